@@ -1,0 +1,111 @@
+//! The command line as it is typed: one file a verb.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use image_core::image::record::ImageName;
+
+pub mod check;
+pub mod images;
+pub mod inspect;
+pub mod restore;
+pub mod rm;
+pub mod save;
+pub mod show;
+pub mod verify;
+
+/// Saves the used parts of disks into a repository, and restores them, grown, onto others.
+#[derive(Parser, Debug)]
+#[command(name = "keiki", version, max_term_width = 80)]
+#[command(
+    after_help = "Example:\n  keiki --repo /backup save /dev/sda --name server\n  keiki --repo /backup restore server /dev/sdb"
+)]
+pub struct Cli {
+    /// What every verb takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Options of every command")]
+pub struct Global {
+    /// The repository: the folder where images are kept
+    #[arg(
+        long,
+        env = "KEIKI_REPO",
+        hide_env_values = true,
+        value_name = "LOCATION",
+        global = true
+    )]
+    pub repo: Option<PathBuf>,
+    /// Print one JSON object on standard output, and nothing else there
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// How progress is shown on standard error
+    #[arg(long, value_enum, default_value_t = ProgressKind::Auto, value_name = "KIND", global = true)]
+    pub progress: ProgressKind,
+    /// Write progress to this file descriptor instead of standard error
+    #[arg(long, value_name = "N", global = true)]
+    pub progress_fd: Option<i32>,
+    /// Say only what matters
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    pub verbose: u8,
+}
+
+/// Checks that a word can mean an image: `NAME`, `NAME@ID` or `NAME@2026-11-20`.
+///
+/// # Errors
+/// What is wrong with it, in words.
+fn image(text: &str) -> Result<String, String> {
+    let (name, which) = text.split_once('@').unwrap_or((text, "0"));
+    name.parse::<ImageName>().map_err(|error| error.to_string())?;
+    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_id = !which.is_empty() && which.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let day: Vec<&str> = which.split('-').collect();
+    let is_day = day.iter().map(|part| part.len()).eq([4, 2, 2]) && day.into_iter().all(digits);
+    if is_id || is_day {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{which:?} is neither the beginning of an image id nor a day like 2026-11-20"))
+}
+
+/// How progress is shown.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProgressKind {
+    /// A bar on a terminal, plain lines elsewhere
+    Auto,
+    /// A bar
+    Bar,
+    /// A line now and then
+    Plain,
+    /// One JSON object a line
+    Jsonl,
+    /// Nothing
+    None,
+}
+
+/// The verbs; each one's help stands in its own file.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    Inspect(inspect::Inspect),
+    Save(save::Save),
+    Images(images::Images),
+    Show(show::Show),
+    Verify(verify::Verify),
+    Restore(restore::Restore),
+    Rm(rm::Rm),
+    Check(check::Check),
+    /// Serves a volume of a restore target to a filesystem tool
+    #[command(name = "__serve-view", hide = true)]
+    ServeView {
+        /// Where
+        mountpoint: PathBuf,
+    },
+}

@@ -1,0 +1,99 @@
+//! `keiki restore`.
+
+use clap::{Args, ValueEnum};
+use image_core::restore;
+use image_core::units::Bytes;
+
+/// Restore an image onto disks, partitions or files
+///
+/// What is on them is lost. The plan is shown first, and each target that exists is confirmed.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  keiki restore server /dev/sdb\n  \
+    keiki restore server /dev/sdb --grow vg0/root=rest --dry-run\n  \
+    keiki restore server copy.img --size 200GiB")]
+pub struct Restore {
+    /// NAME (its newest), NAME@ID or NAME@2026-11-20
+    #[arg(value_parser = super::image)]
+    pub image: String,
+    /// One for each disk of the image, in the order of `keiki show`; a file that
+    /// does not exist is made
+    #[arg(value_name = "TARGET")]
+    pub targets: Vec<String>,
+    /// Restore this volume only, onto one partition, logical volume or file
+    #[arg(long, value_name = "ID")]
+    pub volume: Option<String>,
+    /// Put a disk of the image onto this target: `d0=/dev/nvme0n1`
+    #[arg(long, value_name = "DISK=TARGET")]
+    pub map: Vec<String>,
+    /// Size of target files that do not exist yet [default: that of the saved disk]
+    #[arg(long)]
+    pub size: Option<Bytes>,
+    /// Who gets new space: auto, none, proportional, or by name, repeatable:
+    /// VOLUME=+20GiB, VOLUME=+50%, VOLUME=rest, VOLUME=fixed [default: auto]
+    #[arg(long, value_name = "WHO")]
+    pub grow: Vec<String>,
+    /// Space that was free on the source may be given away too
+    #[arg(long)]
+    pub use_free: bool,
+    /// What happens to bytes that the image does not use
+    #[arg(long, value_enum, default_value_t = Unused::Keep, value_name = "HOW")]
+    pub unused: Unused,
+    /// Read back what was written
+    #[arg(long, value_enum, default_value_t = ReadBack::Full, value_name = "HOW")]
+    pub verify: ReadBack,
+    /// Confirm a target in advance, repeatable: its serial or WWN, or its path
+    /// where it has neither
+    #[arg(long, value_name = "X")]
+    pub confirm: Vec<String>,
+    /// Restore although another disk of this machine carries the same volume group
+    #[arg(long)]
+    pub keep_ids: bool,
+    /// Print the plan and stop; nothing is written
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Sector size of target files
+    #[arg(long, value_name = "SIZE")]
+    pub sector_size: Option<Bytes>,
+}
+
+/// What happens to the bytes of the target that the image does not use.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unused {
+    /// They stay as they are (old signatures are removed in any case)
+    Keep,
+    /// The device is told that they are not needed
+    Discard,
+    /// They are overwritten with zeros
+    Zero,
+}
+
+impl From<Unused> for restore::Unused {
+    fn from(typed: Unused) -> Self {
+        match typed {
+            Unused::Keep => Self::Keep,
+            Unused::Discard => Self::Discard,
+            Unused::Zero => Self::Zero,
+        }
+    }
+}
+
+/// How much of what was written is read back.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReadBack {
+    /// All of it
+    Full,
+    /// One window in a hundred, the first and the last
+    Sample,
+    /// Nothing
+    None,
+}
+
+impl From<ReadBack> for restore::ReadBack {
+    fn from(typed: ReadBack) -> Self {
+        match typed {
+            ReadBack::Full => Self::Full,
+            ReadBack::Sample => Self::Sample,
+            ReadBack::None => Self::None,
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! `keiki rm`.
+
+use clap::Args;
+
+/// Forget an image
+///
+/// What it took in the repository is not freed: this version has no prune yet.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  keiki rm server@3f2a\n  keiki rm server --all")]
+pub struct Rm {
+    /// NAME, NAME@ID or NAME@2026-11-20
+    #[arg(value_parser = super::image)]
+    pub image: String,
+    /// Forget all images of that name
+    #[arg(long)]
+    pub all: bool,
+}

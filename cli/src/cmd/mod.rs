@@ -1,0 +1,108 @@
+//! The verbs: resolve what was typed, plan, show, do, say what was done.
+
+pub mod check;
+pub mod images;
+pub mod inspect;
+pub mod restore;
+pub mod rm;
+pub mod save;
+pub mod show;
+pub mod source;
+pub mod target;
+pub mod verify;
+pub mod view;
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use image_core::error::Error;
+use image_core::repo::{Local, Repository};
+
+use crate::args::{Cli, Global, Verb};
+use crate::exit::Exit;
+use crate::output;
+use crate::output::progress::Progress;
+
+/// A mistake on the command line that only shows once it is looked at: exit code 2.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Carries out what was typed.
+///
+/// # Errors
+/// Whatever ended it; [`complain`] turns it into words and an exit code.
+pub fn run(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
+    let global = &cli.global;
+    match &cli.verb {
+        Verb::Inspect(args) => inspect::run(global, args, progress),
+        Verb::Save(args) => save::run(global, args, progress),
+        Verb::Images(_) => images::run(global, progress),
+        Verb::Show(args) => show::run(global, args, progress),
+        Verb::Verify(args) => verify::run(global, args, progress),
+        Verb::Restore(args) => restore::run(global, args, progress),
+        Verb::Rm(args) => rm::run(global, args),
+        Verb::Check(args) => check::run(global, args, progress),
+        Verb::ServeView { .. } => Ok(Exit::Done),
+    }
+}
+
+/// Tells the user what went wrong, and returns the exit code for it.
+pub fn complain(global: &Global, error: &anyhow::Error) -> Exit {
+    let (exit, kind, subject) = match (error.downcast_ref::<Error>(), error.downcast_ref::<Usage>())
+    {
+        (Some(error), _) => (Exit::of(error), error.kind(), error.subject()),
+        (None, Some(_)) => (Exit::Usage, "usage", ""),
+        (None, None) => (Exit::Failed, "io", ""),
+    };
+    let message = message(error);
+    // Standard output may be what failed.
+    if !global.json || output::json(&error_json(kind, &message, subject)).is_err() {
+        output::talk(&format!("error: {message}"));
+    }
+    exit
+}
+
+/// The chain of causes, down to the library's error, which names its own cause.
+fn message(error: &anyhow::Error) -> String {
+    let mut parts = Vec::new();
+    for cause in error.chain() {
+        parts.push(cause.to_string());
+        if cause.is::<Error>() {
+            break;
+        }
+    }
+    let denied = |error: &Error| matches!(error, Error::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied);
+    let hint = if error.downcast_ref().is_some_and(denied) { "; try it as root" } else { "" };
+    parts.join(": ") + hint
+}
+
+/// An error as `--json` prints it.
+pub fn error_json(kind: &str, message: &str, subject: &str) -> serde_json::Value {
+    serde_json::json!({"error": {"kind": kind, "message": message, "where": subject}})
+}
+
+/// Opens the repository that the command line names.
+///
+/// # Errors
+/// [`Usage`] where none is named.
+pub fn repository(global: &Global) -> anyhow::Result<Repository> {
+    Ok(Repository::open(Arc::new(Local::new(location(global)?)))?)
+}
+
+/// The location that the command line names.
+///
+/// # Errors
+/// [`Usage`] where none is named.
+pub fn location(global: &Global) -> anyhow::Result<&std::path::Path> {
+    let missing =
+        || Usage("which repository? Name its folder with --repo, or set KEIKI_REPO".to_owned());
+    Ok(global.repo.as_deref().ok_or_else(missing)?)
+}

@@ -1,0 +1,453 @@
+//! `keiki restore`: an image onto disks, partitions or files.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use image_core::error::Error;
+use image_core::exec::Call;
+use image_core::exec::real::Machine;
+use image_core::grow::{self, Growth, Obstacle};
+use image_core::image::manifest::Root;
+use image_core::io::Medium;
+use image_core::plan::growth::Policy;
+use image_core::plan::restore::{self as planning, Request, RestorePlan, Target};
+use image_core::repo::ImageInfo;
+use image_core::report::Report;
+use image_core::restore::{self, Job, Restored};
+use image_core::survey::carriers::{self, Carrier};
+use image_core::units::Bytes;
+use serde_json::json;
+
+use super::target::{self, Candidate};
+use super::{Usage, location, repository};
+use crate::args::Global;
+use crate::args::restore::Restore;
+use crate::exit::Exit;
+use crate::output::{self, progress::Progress};
+
+/// Runs the verb.
+///
+/// # Errors
+/// Any: then the targets have no partition table, or were not touched.
+pub fn run(global: &Global, args: &Restore, progress: &Progress) -> anyhow::Result<Exit> {
+    let began = Instant::now();
+    let repo = repository(global)?;
+    let image = repo.resolve(&args.image, progress)?;
+    let mut root = repo.root(&image)?;
+    if let Some(volume) = &args.volume {
+        root = only(&root, volume)?;
+    }
+    let repository_path = location(global)?;
+    let names = names(&root, args)?;
+    let mut candidates = Vec::new();
+    for (_, name) in &names {
+        candidates.push(Candidate::look(name, repository_path)?);
+    }
+    let mut request = Request {
+        targets: targets(&root, &names, &candidates, args),
+        policy: policy(args)?,
+        blocked: BTreeMap::new(),
+    };
+    refuse_doubles(&candidates)?;
+    let plan = plan(&root, &mut request, &|growths| grow::check(&Machine, growths))?;
+    let targets: Vec<String> = candidates.iter().map(Candidate::describe).collect();
+    let words = output::plan::text(&plan, &root, &targets);
+    if args.dry_run {
+        if global.json {
+            output::json(&json!({"plan": plan}))?;
+        } else {
+            output::say(&words)?;
+            plan.warnings.iter().for_each(|warning| progress.warning(warning));
+        }
+        return Ok(Exit::Done);
+    }
+    if !global.quiet {
+        progress.talk(&words);
+    }
+    plan.warnings.iter().for_each(|warning| progress.warning(warning));
+    let blocks: Vec<_> = candidates
+        .iter()
+        .filter(|candidate| candidate.info.as_ref().is_some_and(|info| info.sector_size.is_some()))
+        .map(|candidate| candidate.path.clone())
+        .collect();
+    if !blocks.is_empty() {
+        judge_carriers(
+            &carriers::find(&restore::identifiers(&root), &blocks)?,
+            args.keep_ids,
+            progress,
+        )?;
+    }
+    progress.finish();
+    target::confirm(&candidates, &args.confirm)?;
+    let mut targets = Vec::new();
+    for (candidate, target) in candidates.iter().zip(&plan.targets) {
+        let device = candidate.claim(target.size, target.sector_size, repository_path)?;
+        targets.push(Arc::new(device) as Arc<dyn Medium>);
+    }
+    let job = Job {
+        repo: &repo,
+        root: &root,
+        plan: &plan,
+        targets,
+        unused: args.unused.into(),
+        read_back: args.verify.into(),
+        runner: &Machine,
+        server: Call::new(
+            std::env::current_exe().context("cannot find this program itself")?,
+            ["__serve-view"],
+        ),
+    };
+    let restored = restore::restore(&job, progress).map_err(|error| match error {
+        // Refused before anything was written.
+        Error::Refused(_) => anyhow::Error::new(error),
+        _ => unfinished(&plan, error),
+    })?;
+    progress.finish();
+    tell(global, args, (&image, &root, &plan), &restored, began.elapsed().as_secs_f64())?;
+    Ok(exit(&root, &restored))
+}
+
+/// What a restore that did not end leaves behind, said before the reason.
+fn unfinished(plan: &RestorePlan, error: Error) -> anyhow::Error {
+    let paths: Vec<String> = plan.targets.iter().map(|t| t.path.display().to_string()).collect();
+    let left = format!("the restore did not end, and {} cannot be used", paths.join(", "));
+    anyhow::Error::new(error).context(left)
+}
+
+fn exit(root: &Root, restored: &Restored) -> Exit {
+    let unreadable = root.volumes.iter().any(|volume| !volume.unreadable.is_empty());
+    match restored {
+        _ if !restored.damaged.is_empty() => Exit::Damaged,
+        _ if unreadable => Exit::Unreadable,
+        _ if !restored.steps.is_empty() => Exit::StepsRemain,
+        _ => Exit::Done,
+    }
+}
+
+fn tell(
+    global: &Global,
+    args: &Restore,
+    (image, root, plan): (&ImageInfo, &Root, &RestorePlan),
+    restored: &Restored,
+    seconds: f64,
+) -> anyhow::Result<()> {
+    output::damage::tell(&restored.damaged);
+    let targets: Vec<_> = plan.targets.iter().map(|target| &target.path).collect();
+    if global.json {
+        let damaged = output::damage::objects(&restored.damaged);
+        return output::json(&json!({"image": args.image, "targets": targets,
+            "written_bytes": restored.written, "skipped_bytes": restored.skipped,
+            "grown": restored.grown, "verified": restored.verified, "damaged": damaged,
+            "steps": restored.steps, "warnings": plan.warnings, "seconds": seconds}));
+    }
+    let paths: Vec<String> = targets.iter().map(|path| path.display().to_string()).collect();
+    let paths = paths.join(", ");
+    if !restored.damaged.is_empty() {
+        return output::say(&format!(
+            "{paths}: {} is DAMAGED in the repository; all that it still has was written, but no \
+             partition table: the disk does not boot",
+            output::damage::volumes(&restored.damaged)
+        ));
+    }
+    if global.quiet {
+        return restored.steps.iter().try_for_each(|step| still_to_do(step));
+    }
+    let checked = if restored.verified { ", read back and equal" } else { "" };
+    output::say(&format!(
+        "restored {} to {paths}: {} written{checked}, in {seconds:.1} s",
+        output::image(image),
+        restored.written
+    ))?;
+    for grown in &restored.grown {
+        let entry = root.volumes.iter().find(|volume| volume.id == grown.id);
+        let how = match entry.map(|entry| entry.content.as_str()) {
+            Some(content) if grown.filesystem_grown => format!("its {content} fills it"),
+            Some("LVM2_member") => "its volume group has the space".to_owned(),
+            _ => "its content did NOT grow".to_owned(),
+        };
+        output::say(&format!("{} grew from {} to {}: {how}", grown.id, grown.from, grown.to))?;
+    }
+    restored.steps.iter().try_for_each(|step| still_to_do(step))
+}
+
+fn still_to_do(step: &str) -> anyhow::Result<()> {
+    output::say(&format!("still to do: {step}"))
+}
+
+/// The image reduced to one volume, which then restores like an image of that volume alone.
+fn only(root: &Root, name: &str) -> Result<Root, Error> {
+    let mut volume = planning::resolve(root, name)?.clone();
+    if volume.is_container {
+        return Err(Error::refused(format!(
+            "{} only holds other volumes; restore those, or the whole disk",
+            volume.id
+        )));
+    }
+    // Alone, it starts where its target does.
+    (volume.disk, volume.container, volume.offset) = (None, None, Bytes::ZERO);
+    Ok(Root { disks: Vec::new(), volumes: vec![volume], volume_groups: Vec::new(), ..root.clone() })
+}
+
+/// Which target is named for each disk or loose volume of the image.
+fn names(root: &Root, args: &Restore) -> anyhow::Result<Vec<(String, String)>> {
+    let mut mapped = BTreeMap::new();
+    for map in &args.map {
+        let (slot, target) = map.split_once('=').ok_or_else(|| {
+            Usage(format!("--map {map} is not DISK=TARGET (example: d0=/dev/sdb)"))
+        })?;
+        if mapped.insert(slot.to_owned(), target.to_owned()).is_some() {
+            return Err(Usage(format!("--map names {slot} twice")).into());
+        }
+    }
+    let slots = planning::slots(root);
+    if let Some(unknown) = mapped.keys().find(|slot| !slots.contains(&slot.as_str())) {
+        let have = slots.join(", ");
+        return Err(Usage(format!("the image has no disk {unknown}; it has {have}")).into());
+    }
+    let mut given = args.targets.iter().cloned();
+    let mut names = Vec::new();
+    for slot in &slots {
+        let name = mapped.get(*slot).cloned().or_else(|| given.next());
+        let missing = || {
+            let have = slots.join(", ");
+            Usage(format!("where does {slot} go? The image holds {have}; name a target for each"))
+        };
+        names.push(((*slot).to_owned(), name.ok_or_else(missing)?));
+    }
+    if let Some(extra) = given.next() {
+        return Err(Usage(format!(
+            "{extra} is one target too many: the image holds {}",
+            slots.join(", ")
+        ))
+        .into());
+    }
+    Ok(names)
+}
+
+fn policy(args: &Restore) -> Result<Policy, Usage> {
+    let mut policy = Policy { use_free: args.use_free, ..Policy::default() };
+    for argument in &args.grow {
+        policy.add(argument).map_err(|why| Usage(format!("--grow {argument}: {why}")))?;
+    }
+    Ok(policy)
+}
+
+fn targets(
+    root: &Root,
+    names: &[(String, String)],
+    candidates: &[Candidate],
+    args: &Restore,
+) -> Vec<Target> {
+    names
+        .iter()
+        .zip(candidates)
+        .map(|((slot, _), candidate)| {
+            let disk = root.disks.iter().find(|disk| disk.id == *slot);
+            let volume = root.volumes.iter().find(|volume| volume.id == *slot);
+            let source_size =
+                disk.map(|disk| disk.size).or(volume.map(|volume| volume.size)).unwrap_or_default();
+            let file_sectors =
+                args.sector_size.or(disk.map(|disk| disk.sector_size)).unwrap_or(Bytes::new(512));
+            let info = candidate.info.as_ref();
+            Target {
+                slot: slot.clone(),
+                path: candidate.path.clone(),
+                size: info.map_or(args.size.unwrap_or(source_size), |info| info.size),
+                sector_size: info.and_then(|info| info.sector_size).unwrap_or(file_sectors),
+                creates: info.is_none(),
+            }
+        })
+        .collect()
+}
+
+/// Plans, and plans again without the growth that this machine has no tools for, as `check` knows it.
+fn plan(
+    root: &Root,
+    request: &mut Request,
+    check: &dyn Fn(&[Growth]) -> Vec<Obstacle>,
+) -> Result<RestorePlan, Error> {
+    loop {
+        let plan = planning::plan(root, request)?;
+        let obstacles = check(&restore::growths(&plan)?);
+        if obstacles.is_empty() {
+            return Ok(plan);
+        }
+        let mut blocked: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for obstacle in obstacles {
+            let asked = plan.grow.iter().any(|growth| growth.id == obstacle.volume && growth.asked);
+            if asked || request.blocked.contains_key(&obstacle.volume) {
+                return Err(Error::refused(obstacle.to_string()));
+            }
+            blocked.entry(obstacle.volume).or_default().push(obstacle.why);
+        }
+        request.blocked.extend(blocked.into_iter().map(|(id, whys)| (id, whys.join("; "))));
+    }
+}
+
+/// Two attached disks with one identifier: a warning; with one volume group: a refusal, unless the user
+/// wants it so.
+fn judge_carriers(carriers: &[Carrier], keep_ids: bool, report: &dyn Report) -> Result<(), Error> {
+    for carrier in carriers {
+        let path = carrier.path.display();
+        if carrier.volume_group.is_some() && !keep_ids {
+            return Err(Error::refused(format!(
+                "{path} carries {} too; detach it first, or add --keep-ids and detach one of the two \
+                 before booting",
+                carrier.what
+            )));
+        }
+        report.warning(&format!(
+            "{path} carries {} too: detach one of the two before booting",
+            carrier.what
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses one target named twice.
+fn refuse_doubles(candidates: &[Candidate]) -> Result<(), Error> {
+    for (at, candidate) in candidates.iter().enumerate() {
+        for other in candidates.iter().skip(at + 1) {
+            if std::path::absolute(&candidate.path).ok() == std::path::absolute(&other.path).ok() {
+                let path = candidate.path.display();
+                return Err(Error::refused(format!("{path} is named as a target twice")));
+            }
+            if candidate.info.is_some() && other.info.is_some() {
+                image_core::disk::claim::distinct(&candidate.path, &other.path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use image_core::image::manifest::VolumeEntry;
+    use serde_json::json;
+
+    use image_core::error::Error;
+    use image_core::extent::Extent;
+    use image_core::image::manifest::Root;
+    use image_core::pipeline::write::Damage;
+    use image_core::units::Bytes;
+
+    use super::{
+        Exit, Growth, Obstacle, Restore, Restored, Target, exit, names, only, plan, planning,
+        policy,
+    };
+    use crate::args::{Cli, Verb};
+
+    fn volume(id: &str, disk: &str, growth: Option<&str>) -> VolumeEntry {
+        let volume = json!({"id": id, "disk": disk, "kind": "disk", "offset": 0, "size": 10 << 20,
+            "content": "ext4", "used_bytes": 0, "min_bytes": 10 << 20, "state": "clean",
+            "growth": growth, "is_container": false, "unreadable": [], "segments": [null]});
+        serde_json::from_value(volume).unwrap()
+    }
+
+    /// Two disks with an ext4 each.
+    fn root() -> Root {
+        let mut root = Root::empty("test");
+        for id in ["d0", "d1"] {
+            let disk = json!({"id": id, "path": "/dev/x", "size": 10 << 20, "sector_size": 512});
+            root.disks.push(serde_json::from_value(disk).unwrap());
+            root.volumes.push(volume(id, id, Some("resize2fs")));
+        }
+        root
+    }
+
+    fn typed(words: &[&str]) -> Restore {
+        let words = ["keiki", "restore", "image"].iter().chain(words);
+        match Cli::try_parse_from(words).unwrap().verb {
+            Verb::Restore(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn named(words: &[&str]) -> Result<Vec<String>, String> {
+        let names = names(&root(), &typed(words)).map_err(|error| error.to_string())?;
+        Ok(names.into_iter().map(|(slot, target)| format!("{slot}={target}")).collect())
+    }
+
+    #[test]
+    fn targets_go_to_disks_in_order_unless_they_are_mapped() {
+        assert_eq!(named(&["a", "b"]).unwrap(), ["d0=a", "d1=b"]);
+        assert_eq!(named(&["--map", "d0=b", "a"]).unwrap(), ["d0=b", "d1=a"]);
+        for (words, why) in [
+            (&["a"][..], "name a target for each"),
+            (&["a", "b", "c"], "one target too many"),
+            (&["a", "--map", "d7=b"], "no disk d7"),
+            (&["a", "--map", "d0"], "is not DISK=TARGET"),
+            (&["a", "--map", "d0=b", "--map", "d0=c"], "d0 twice"),
+        ] {
+            let error = named(words).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_graver_exit_code_counts() {
+        let mut root = root();
+        let mut restored = Restored::default();
+        assert_eq!(exit(&root, &restored), Exit::Done);
+        restored.steps.push("grow it".to_owned());
+        assert_eq!(exit(&root, &restored), Exit::StepsRemain);
+        root.volumes[0].unreadable = vec![Extent::first(Bytes::new(512))];
+        assert_eq!(exit(&root, &restored), Exit::Unreadable);
+        restored.damaged.push(Damage {
+            volume: "d0".to_owned(),
+            range: Extent::first(Bytes::MIB),
+            pack: String::new(),
+            offset: Bytes::ZERO,
+            why: String::new(),
+        });
+        assert_eq!(exit(&root, &restored), Exit::Damaged);
+    }
+
+    #[test]
+    fn one_volume_of_a_disk_stands_alone() {
+        let mut root = root();
+        root.volumes[1].offset = Bytes::MIB;
+        let alone = only(&root, "d1").unwrap();
+        assert_eq!((alone.disks.len(), alone.volumes.len()), (0, 1));
+        assert_eq!(alone.volumes[0].offset, Bytes::ZERO);
+        root.volumes[1].is_container = true;
+        assert!(matches!(only(&root, "d1"), Err(Error::Refused(_))));
+        assert!(matches!(only(&root, "d2"), Err(Error::Refused(_))));
+    }
+
+    #[test]
+    fn missing_tools_stop_only_what_was_asked_for() {
+        let lacks = |growths: &[Growth]| -> Vec<Obstacle> {
+            let why = ["e2fsck is missing", "resize2fs is missing"];
+            let obstacle = |growth: &Growth, why: &str| Obstacle {
+                volume: growth.volume.clone(),
+                why: why.to_owned(),
+            };
+            growths.iter().flat_map(|growth| why.map(|why| obstacle(growth, why))).collect()
+        };
+        let planned = |words: &[&str]| {
+            let target = |slot: &str| Target {
+                slot: slot.to_owned(),
+                path: slot.into(),
+                size: Bytes::mib(20),
+                sector_size: Bytes::new(512),
+                creates: true,
+            };
+            let mut request = planning::Request {
+                targets: vec![target("d0"), target("d1")],
+                policy: policy(&typed(words)).unwrap(),
+                ..planning::Request::default()
+            };
+            plan(&root(), &mut request, &lacks)
+        };
+        let plan = planned(&[]).unwrap();
+        assert!(plan.grow.is_empty() && plan.warnings.len() == 2, "{:?}", plan.warnings);
+        assert!(plan.warnings[0].contains("e2fsck is missing; resize2fs is missing"));
+        let why = planned(&["--grow", "d1=rest"]).unwrap_err();
+        assert!(matches!(&why, Error::Refused(_)), "{why}");
+        assert!(why.to_string().contains("d1 cannot be grown: e2fsck is missing"), "{why}");
+    }
+}

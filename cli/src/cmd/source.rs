@@ -1,0 +1,78 @@
+//! What a person means by a source: a disk, a partition, an image file, a volume inside one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image_core::disk::{claim, inventory, table};
+use image_core::error::Error;
+use image_core::io::device::Device;
+use image_core::survey::Input;
+use image_core::survey::model::Hardware;
+use image_core::units::Bytes;
+
+/// A path, and a volume inside it where one is named (`disk.img:2`, `disk.img:vg0/root`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Named {
+    /// The disk, partition or file.
+    pub path: PathBuf,
+    /// The volume inside it.
+    pub volume: Option<String>,
+}
+
+/// Understands `sda1`, `/dev/sda1`, `vg0/root`, `disk.img`, `disk.img:2`.
+///
+/// # Errors
+/// [`Error::Refused`] where there is nothing of that name.
+pub fn find(text: &str) -> Result<Named, Error> {
+    let whole = |path: PathBuf| Named { path, volume: None };
+    let path = PathBuf::from(text);
+    if path.exists() {
+        return Ok(whole(path));
+    }
+    let node = Path::new("/dev").join(text);
+    if !path.is_absolute() && node.exists() {
+        return Ok(whole(node));
+    }
+    if let Some((file, volume)) = text.rsplit_once(':')
+        && !volume.is_empty()
+        && Path::new(file).exists()
+    {
+        return Ok(Named { path: PathBuf::from(file), volume: Some(volume.to_owned()) });
+    }
+    Err(Error::refused(format!("there is no disk, partition or file {text}")))
+}
+
+/// Opens the sources for a survey.
+///
+/// # Errors
+/// [`Error::Refused`] where one is mounted read-write, in use, or holds the repository; nothing of this is
+/// asked where no repository is named.
+pub fn open(
+    sources: &[String],
+    sector_size: Option<Bytes>,
+    repository: Option<&Path>,
+) -> anyhow::Result<Vec<Input>> {
+    let mut inputs = Vec::new();
+    for source in sources {
+        let named = find(source)?;
+        if repository.is_some() {
+            claim::source_in_use(&named.path, repository)?;
+        }
+        let info = inventory::describe(&named.path)?;
+        let mut device = Device::open_source(&named.path, sector_size)?;
+        if !device.is_block_device() && sector_size.is_none() {
+            let detected = table::detect_sector_size(&device);
+            if detected.is_some_and(|size| size != device.sector_size()) {
+                device = Device::open_source(&named.path, detected)?;
+            }
+        }
+        inputs.push(Input {
+            path: named.path,
+            source: Arc::new(device),
+            hardware: Hardware { model: info.model, serial: info.serial, wwn: info.wwn },
+            select: named.volume,
+            whole: info.whole,
+        });
+    }
+    Ok(inputs)
+}

@@ -1,0 +1,67 @@
+//! What people and scripts read: tables, progress, JSON.
+
+pub mod damage;
+pub mod plan;
+pub mod progress;
+pub mod table;
+
+use std::io::Write;
+
+use anyhow::Context;
+use image_core::error::Error;
+use image_core::repo::ImageInfo;
+use image_core::units::Bytes;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// An image as a person names it: `server@3f2a9c0b7d11`.
+pub fn image(image: &ImageInfo) -> String {
+    let id = image.id.to_string();
+    format!("{}@{}", image.record.name, id.get(..12).unwrap_or(&id))
+}
+
+/// `1 pack`, `2 packs`.
+pub fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+/// A size that a person may have to type, or to compare with another: `838860800 bytes (800 MiB)`.
+pub fn exact(size: Bytes) -> String {
+    format!("{} bytes ({size})", size.get())
+}
+
+/// The smallest target that would do, and which volume sets it.
+pub fn smallest((size, by): &(Bytes, Option<String>)) -> String {
+    let by = by.as_ref().map_or(String::new(), |id| format!(", set by {id}"));
+    format!("    the smallest target that would do: {}{by}", exact(*size))
+}
+
+/// Names a damaged file of the repository on standard error, and returns it as `--json` prints it.
+pub fn damaged_file(error: &Error) -> Value {
+    talk(&format!("damaged: {error}"));
+    json!({"where": error.subject(), "message": error.to_string()})
+}
+
+/// Prints `value` as the one JSON object on standard output.
+///
+/// # Errors
+/// A closed or full pipe: the caller fails.
+pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string(value)?;
+    say(&text)
+}
+
+/// Prints a text on standard output.
+///
+/// # Errors
+/// A closed or full pipe: the caller fails.
+pub fn say(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).context("cannot write to standard output")
+}
+
+/// Prints a text on standard error; nobody can be told if that fails.
+pub fn talk(text: &str) {
+    drop(writeln!(std::io::stderr().lock(), "{text}"));
+}

@@ -1,0 +1,54 @@
+//! A restore's plan as a before/after table.
+
+use image_core::image::manifest::Root;
+use image_core::plan::restore::RestorePlan;
+
+use super::exact;
+use super::table::Table;
+
+/// The plan in words; `targets` says for each one that exists what it is and holds.
+pub fn text(plan: &RestorePlan, root: &Root, targets: &[String]) -> String {
+    let mut parts = Vec::new();
+    for (target, what) in plan.targets.iter().zip(targets) {
+        parts.push(if target.creates {
+            let path = target.path.display();
+            format!("{} -> {path}: a new file of {}", target.slot, exact(target.size))
+        } else {
+            format!("{} -> {what}", target.slot)
+        });
+    }
+    parts.push(String::new());
+    let mut table = Table::new(&["volume", "content", ">before", ">after", ">change", "starts at"]);
+    for volume in &plan.volumes {
+        let entry = root.volumes.get(volume.entry);
+        let content = entry.map_or("", |entry| entry.content.as_str());
+        let change = if volume.to > volume.from {
+            format!("+{}", volume.to - volume.from)
+        } else {
+            String::new()
+        };
+        let moved = entry.is_some_and(|entry| entry.offset != volume.offset);
+        let start = match entry.map(|entry| entry.kind.as_str()) {
+            Some("lv") => String::new(),
+            _ if entry.is_none_or(|entry| entry.disk.is_none()) => String::new(),
+            _ if moved => format!("{} (moved)", volume.offset),
+            _ => volume.offset.to_string(),
+        };
+        table.row([
+            volume.id.clone(),
+            content.to_owned(),
+            volume.from.to_string(),
+            volume.to.to_string(),
+            change,
+            start,
+        ]);
+    }
+    parts.push(table.render());
+    let tools = if plan.tools.is_empty() {
+        String::new()
+    } else {
+        format!(", using {}", plan.tools.join(", "))
+    };
+    parts.push(format!("\n{} of data are to be written{tools}", plan.writes));
+    parts.join("\n")
+}

@@ -1,0 +1,335 @@
+//! ext2, ext3 and ext4: which bytes their block bitmaps mark as used.
+//!
+//! Answers: identity and state of an ext filesystem (or of an external journal of one), and the map of its
+//! used blocks, proven by every checksum there is, by every group's free count and by their sum.
+//! Refuses: dirty journals, recorded errors, unknown feature flags, multiple-mount protection that says
+//! "in use", volumes that end before their filesystem, and every contradiction.
+//!
+//! - [`superblock`], [`features`]: identity; where everything else starts.
+//! - [`layout`]: where groups, descriptors and backups lie. - [`volume`]: reads blocks by these figures.
+//! - [`group_desc`], [`block_bitmap`]: the map. - [`checksum`]: CRC-32C and CRC-16 as ext uses them.
+//! - [`journal`], [`inode`], [`mmp`]: whether the map may be believed.
+#![deny(clippy::as_conversions)]
+
+mod block_bitmap;
+mod checksum;
+mod features;
+mod group_desc;
+mod inode;
+mod journal;
+mod layout;
+mod mmp;
+#[cfg(test)]
+mod sample;
+mod superblock;
+mod volume;
+
+use std::sync::Arc;
+
+use self::features::{compat, incompat, ro_compat};
+use self::journal::Journal;
+use self::superblock::Superblock;
+use self::volume::Volume;
+use super::{Filesystem, GrowthTool, Identity, State};
+use crate::error::{Error, Result};
+use crate::extent::{Extent, ExtentSet};
+use crate::io::BlockSource;
+use crate::units::Bytes;
+
+/// Opens the ext filesystem on `source`; `None` where there is none.
+///
+/// # Errors
+/// Where its magic is there, but checksum, revision or size forbid to believe its identity.
+pub fn probe(source: &Arc<dyn BlockSource>) -> Result<Option<Box<dyn Filesystem>>> {
+    let Some(superblock) = Superblock::read(source)? else { return Ok(None) };
+    let identity = superblock.identity()?;
+    Ok(Some(Box::new(Ext { source: Arc::clone(source), superblock, identity })))
+}
+
+struct Ext {
+    source: Arc<dyn BlockSource>,
+    superblock: Superblock,
+    identity: Identity,
+}
+
+impl Filesystem for Ext {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn state(&self) -> Result<State> {
+        if let Some(reason) = self.refused_by_superblock()? {
+            return Ok(State::Raw(reason));
+        }
+        let volume = Volume::new(&self.source, &self.superblock)?;
+        if let Some(user) = mmp::user(&volume)? {
+            return Ok(State::Raw(format!("multiple-mount protection says that {user:?} uses it")));
+        }
+        self.journal_state(&volume)
+    }
+
+    fn used(&self) -> Result<ExtentSet> {
+        match self.state()? {
+            State::Clean => {}
+            State::Raw(reason) => return Err(Error::refused(reason)),
+            _ => return Err(Error::refused(DIRTY)),
+        }
+        let volume = Volume::new(&self.source, &self.superblock)?;
+        let allocation = block_bitmap::read(&volume)?;
+        self.compare_free_blocks(allocation.free_blocks)?;
+        let mut used = allocation.used;
+        // The boot block and the superblock behind it, which no bitmap covers with 1 KiB blocks.
+        used.insert(Extent::first(Bytes::BLOCK));
+        Ok(used.rounded_out(Bytes::BLOCK, self.source.size()))
+    }
+
+    /// resize2fs 1.47 makes all of them larger (tried with each feature, e2fsck being content), except:
+    /// bigalloc, which it only touches when forced; an orphan file where descriptors have no room to grow,
+    /// because it moves that file and leaves its checksums behind (fixed in 1.47.1); what can only be
+    /// mounted read-only; and what it does not know.
+    fn growth(&self) -> Option<GrowthTool> {
+        let features = self.superblock.features;
+        let read_only = ro_compat::READONLY | ro_compat::SHARED_BLOCKS;
+        let room = features.has_compat(compat::RESIZE_INODE)
+            || features.has_incompat(incompat::META_BG)
+            || !features.has_compat(compat::ORPHAN_FILE);
+        let able = room
+            && !features.has_ro_compat(ro_compat::BIGALLOC | read_only)
+            && !features.has_incompat(incompat::JOURNAL_DEV)
+            && features.unknown().is_none();
+        able.then_some(GrowthTool::Resize2fs)
+    }
+}
+
+/// Why a journal that could be replayed keeps the map from being believed.
+const DIRTY: &str = "the journal is dirty (needs_recovery)";
+
+impl Ext {
+    /// What in the superblock alone keeps the map from being believed.
+    fn refused_by_superblock(&self) -> Result<Option<String>> {
+        const VALID: u16 = 1;
+        const ERRORS: u16 = 2;
+        let features = self.superblock.features;
+        let state = self.superblock.fields().le16(0x3A)?;
+        let missing = self.identity.size.saturating_sub(self.source.size());
+        Ok(if features.has_incompat(incompat::JOURNAL_DEV) {
+            Some("it is the journal of another filesystem".to_owned())
+        } else if let Some(unknown) = features.unknown() {
+            Some(format!("{unknown} is not supported"))
+        } else if state & ERRORS != 0 {
+            Some("it has recorded errors (s_state); e2fsck should see it".to_owned())
+        } else if state & VALID == 0 {
+            Some("it was not unmounted cleanly (s_state)".to_owned())
+        } else if !missing.is_zero() {
+            Some(format!("its volume ends {} bytes before the filesystem", missing.get()))
+        } else {
+            None
+        })
+    }
+
+    fn journal_state(&self, volume: &Volume<'_>) -> Result<State> {
+        let features = self.superblock.features;
+        let needs_recovery = features.has_incompat(incompat::RECOVER);
+        let raw = |reason: &str| Ok(State::Raw(reason.to_owned()));
+        if !features.has_compat(compat::HAS_JOURNAL) {
+            return match needs_recovery {
+                true => raw("needs_recovery is set, but there is no journal"),
+                false => Ok(State::Clean),
+            };
+        }
+        let inode = self.superblock.fields().le32(0xE0)?;
+        if inode == 0 {
+            return match needs_recovery {
+                true => raw("the journal is dirty and lies on another device"),
+                false => Ok(State::Clean),
+            };
+        }
+        let journal = Journal::read(volume, inode)?;
+        if journal.aborted {
+            return raw("the journal was aborted (s_errno); e2fsck should see it");
+        }
+        match needs_recovery || journal.started {
+            true if journal.fast_commit => raw("the journal is dirty and has fast commits"),
+            true => Ok(State::Replayable),
+            false => Ok(State::Clean),
+        }
+    }
+
+    /// The superblock's count must be the bitmaps' one; with orphans left it may be an older one, because
+    /// then the journal was replayed, but nobody has counted since.
+    fn compare_free_blocks(&self, counted: u64) -> Result<()> {
+        let (fields, found) = (self.superblock.fields(), self.superblock.free_blocks_count()?);
+        let orphans = fields.le32(0xE8)? != 0
+            || self.superblock.features.has_ro_compat(ro_compat::ORPHAN_PRESENT);
+        if found == counted || orphans {
+            return Ok(());
+        }
+        let expected = format!("{counted} as the block bitmaps say");
+        Err(fields.corrupt("s_free_blocks_count", 0x0C, expected, found))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, LazyLock};
+
+    use proptest::prelude::*;
+
+    use super::probe;
+    use super::sample::Sample;
+    use crate::extent::{Extent, ExtentSet};
+    use crate::fs::{GrowthTool, State};
+    use crate::io::memory::Memory;
+    use crate::io::{BlockSink, BlockSource};
+    use crate::units::Bytes;
+
+    fn raw(reason: &str) -> State {
+        State::Raw(reason.to_owned())
+    }
+
+    #[test]
+    fn doubts_of_the_superblock_are_named() {
+        let sample = Sample::new("");
+        assert_eq!(sample.state(), State::Clean);
+        for (damaged, reason) in [
+            (
+                sample.clone().flags(0x3A, 2),
+                "it has recorded errors (s_state); e2fsck should see it",
+            ),
+            (sample.clone().superblock(0x3A, &[0]), "it was not unmounted cleanly (s_state)"),
+            (sample.clone().flags(0x5C, 0x40), "compat feature 0x40 is not supported"),
+            (sample.clone().flags(0x60, 0x400_0000), "incompat feature 0x4000000 is not supported"),
+            (sample.clone().flags(0x64, 0x80), "ro_compat feature 0x80 is not supported"),
+            (sample.clone().flags(0x60, 8), "it is the journal of another filesystem"),
+            (
+                sample.clone().flags(0x60, 4).superblock(0xE0, &[0; 4]),
+                "the journal is dirty and lies on another device",
+            ),
+            (
+                sample.clone().superblock(0x5C, &[0x28]).flags(0x60, 4),
+                "needs_recovery is set, but there is no journal",
+            ),
+            (
+                Sample { bytes: sample.bytes[..(6 << 20) - 512].to_vec() },
+                "its volume ends 512 bytes before the filesystem",
+            ),
+        ] {
+            assert_eq!(damaged.state(), raw(reason));
+            assert_eq!(damaged.refusal(), reason);
+        }
+    }
+
+    #[test]
+    fn a_dirty_journal_can_be_replayed_but_not_mapped() {
+        let dirty = Sample::new("").flags(0x60, 4);
+        assert_eq!(dirty.state(), State::Replayable);
+        assert_eq!(dirty.refusal(), "the journal is dirty (needs_recovery)");
+    }
+
+    #[test]
+    fn the_map_ends_where_the_filesystem_ends() {
+        let mut sample = Sample::new("");
+        let used = sample.open().used().unwrap();
+        assert!(used.contains(Extent::first(Bytes::BLOCK)));
+        sample.bytes.resize((6 << 20) + 7000, 0xA5);
+        assert_eq!(sample.open().used().unwrap(), used);
+    }
+
+    /// Bits that are read to make the map: superblock, descriptors, bitmaps of groups that have one.
+    fn mapped_bits(sample: &Sample, desc: usize) -> Vec<(usize, u8)> {
+        let bitmaps = (0..6).filter(|group| sample.bytes[2048 + group * desc + 0x12] & 2 == 0);
+        let bitmaps = bitmaps.flat_map(|group| {
+            let table = sample.le32(2048 + group * desc);
+            let at = usize::try_from(table).unwrap() * 1024;
+            at..at + 128
+        });
+        let bytes = (1024..2048).chain(2048..2048 + 6 * desc).chain(bitmaps);
+        bytes.flat_map(|at| (0..8).map(move |bit| (at, 1 << bit))).collect()
+    }
+
+    /// What `probe` and `used` make of the sample with this one bit flipped.
+    fn flipped(
+        memory: &Arc<Memory>,
+        at: usize,
+        bit: u8,
+    ) -> Option<crate::error::Result<ExtentSet>> {
+        let flip = || {
+            let byte = memory.read(Bytes::from(at), 1).unwrap()[0];
+            memory.write_at(Bytes::from(at), &[byte ^ bit]).unwrap();
+        };
+        flip();
+        let source: Arc<dyn BlockSource> = memory.clone();
+        let used = probe(&source).transpose().map(|opened| opened.and_then(|fs| fs.used()));
+        flip();
+        used
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found_by_a_checksum() {
+        let sample = Sample::new("");
+        let pristine = sample.open().used().unwrap();
+        let memory = Arc::new(Memory::new(sample.bytes.clone()));
+        for (at, bit) in mapped_bits(&sample, 64) {
+            match flipped(&memory, at, bit) {
+                // The magic, without which it is no ext at all.
+                None => assert!((1024 + 0x38..1024 + 0x3A).contains(&at), "byte {at} bit {bit}"),
+                Some(Err(_)) => {}
+                // The flag that says that there are checksums: the counters still hold.
+                Some(Ok(used)) => {
+                    assert_eq!((at, bit), (1024 + 0x65, 4));
+                    assert_eq!(used, pristine);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn without_checksums_a_flipped_bit_of_the_map_is_found_by_the_counters() {
+        let sample = Sample::new("^metadata_csum,^64bit");
+        let pristine = sample.open().used().unwrap();
+        let memory = Arc::new(Memory::new(sample.bytes.clone()));
+        for (at, bit) in mapped_bits(&sample, 32).into_iter().filter(|(at, _)| *at >= 2048) {
+            if let Some(Ok(used)) = flipped(&memory, at, bit) {
+                assert!(pristine.subtract(&used).is_empty(), "byte {at} bit {bit}");
+            }
+        }
+    }
+
+    static SAMPLES: LazyLock<[Sample; 2]> =
+        LazyLock::new(|| [Sample::new(""), Sample::new("^metadata_csum,^64bit")]);
+
+    proptest! {
+        #[test]
+        fn no_superblock_or_descriptor_makes_it_panic(
+            sample in 0..2_usize,
+            fields in prop::collection::vec((0..0x280_usize, any::<[u8; 4]>()), 0..4),
+            descs in prop::collection::vec((0..6_usize, 0..61_usize, any::<[u8; 4]>()), 0..4),
+        ) {
+            let sample = descs.iter().fold(SAMPLES[sample].clone(), |sample, (group, at, bytes)| {
+                sample.desc(*group, *at, bytes)
+            });
+            let sample = fields.iter().fold(sample, |sample, (at, bytes)| {
+                sample.superblock(*at, bytes)
+            });
+            if let Ok(Some(filesystem)) = probe(&sample.superblock(0x38, &[0x53, 0xEF]).source()) {
+                drop(filesystem.state());
+                drop(filesystem.used());
+                filesystem.growth();
+            }
+        }
+    }
+
+    #[test]
+    fn growth_is_offered_where_resize2fs_is_safe() {
+        for (features, tool) in [
+            ("resize_inode,orphan_file", Some(GrowthTool::Resize2fs)),
+            ("meta_bg,orphan_file", Some(GrowthTool::Resize2fs)),
+            ("orphan_file", None),
+            ("bigalloc", None),
+        ] {
+            assert_eq!(Sample::new(features).open().growth(), tool, "{features}");
+        }
+        assert_eq!(Sample::new("").flags(0x60, 8).open().growth(), None);
+        assert_eq!(Sample::new("").flags(0x64, 0x1000).open().growth(), None);
+    }
+}

@@ -1,0 +1,63 @@
+//! A container seen through changes that are not written to it.
+
+use super::BlockSource;
+use crate::error::Result;
+use crate::extent::{Extent, ExtentSet};
+use crate::units::Bytes;
+
+/// `inner` with some ranges reading as zeros: a gap without the partition table's own bytes.
+#[derive(Debug)]
+pub struct Masked<T> {
+    inner: T,
+    zeros: ExtentSet,
+}
+
+impl<T> Masked<T> {
+    /// `inner`, whose bytes in `zeros` read as zero.
+    pub fn new(inner: T, zeros: ExtentSet) -> Self {
+        Self { inner, zeros }
+    }
+}
+
+impl<T: BlockSource> BlockSource for Masked<T> {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+    fn size(&self) -> Bytes {
+        self.inner.size()
+    }
+    fn sector_size(&self) -> Bytes {
+        self.inner.sector_size()
+    }
+    fn read_at(&self, offset: Bytes, buffer: &mut [u8]) -> Result<()> {
+        self.inner.read_at(offset, buffer)?;
+        let range = Extent::new(offset, offset.saturating_add(Bytes::of(buffer)));
+        for zero in self.zeros.within(range).map(|zero| zero.relative_to(offset)) {
+            if let (Some(start), Some(end)) = (zero.start.index(), zero.end.index())
+                && let Some(part) = buffer.get_mut(start..end)
+            {
+                part.fill(0);
+            }
+        }
+        Ok(())
+    }
+    fn allocated(&self, range: Extent) -> Result<ExtentSet> {
+        self.inner.allocated(range)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Masked;
+    use crate::extent::Extent;
+    use crate::io::{BlockSource, memory::Memory};
+    use crate::units::Bytes;
+
+    #[test]
+    fn masked_bytes_read_as_zero_and_no_others() {
+        let zeros = Extent::new(Bytes::new(3), Bytes::new(6)).into();
+        let masked = Masked::new(Memory::new(vec![7; 10]), zeros);
+        assert_eq!(masked.read(Bytes::ZERO, 10).unwrap(), [7, 7, 7, 0, 0, 0, 7, 7, 7, 7]);
+        assert_eq!(masked.read(Bytes::new(4), 3).unwrap(), [0, 0, 7]);
+    }
+}

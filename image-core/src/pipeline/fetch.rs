@@ -1,0 +1,85 @@
+//! The windows of one table segment, and the chunks that they need, from any feed.
+
+use std::collections::HashMap;
+
+use crate::error::Result;
+use crate::image::SEGMENT_WINDOWS;
+use crate::image::chunk::WindowState;
+use crate::image::hash::{ChunkId, Hash};
+use crate::image::manifest::VolumeEntry;
+use crate::image::segment::{SegmentReader, segment_span};
+use crate::repo::{Lost, Repository, WantSet};
+use crate::units::Bytes;
+
+/// One table segment, decoded.
+pub struct Segment {
+    /// Its name.
+    pub hash: Hash,
+    /// Its windows: number within the volume, and state.
+    pub windows: Vec<(u64, WindowState)>,
+    /// Which windows (by index in `windows`) need a chunk.
+    pub wanted: HashMap<ChunkId, Vec<usize>>,
+}
+
+impl Segment {
+    /// Reads and checks segment `number` of `volume`.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Corrupt`] naming the volume where the segment is damaged or missing.
+    pub fn load(
+        repo: &Repository,
+        volume: &VolumeEntry,
+        number: u64,
+        hash: Hash,
+        window: Bytes,
+    ) -> Result<Self> {
+        let read = || -> Result<Self> {
+            let bytes = repo.segment(hash)?;
+            let span = segment_span(number, window, volume.size).len();
+            let first = number * SEGMENT_WINDOWS;
+            let mut segment = Self { hash, windows: Vec::new(), wanted: HashMap::new() };
+            for entry in SegmentReader::new(&bytes, window, span)? {
+                let (index, state) = entry?;
+                if let Some(id) = state.chunk {
+                    segment.wanted.entry(id).or_default().push(segment.windows.len());
+                }
+                segment.windows.push((first + index, state));
+            }
+            Ok(segment)
+        };
+        read().map_err(|error| error.on(&volume.id))
+    }
+
+    /// Bytes that the segment's windows use.
+    pub fn used_bytes(&self) -> Bytes {
+        let used = |state: &WindowState| {
+            state.data.total() + state.zero.total() + state.unreadable.total()
+        };
+        self.windows.iter().map(|(_, state)| used(state)).sum()
+    }
+
+    /// Forgets all windows but the volume's first.
+    pub fn keep_first_window(&mut self) {
+        self.windows.retain(|(number, _)| *number == 0);
+        let first = self.windows.len();
+        self.wanted.retain(|_, windows| {
+            windows.retain(|at| *at < first);
+            !windows.is_empty()
+        });
+    }
+
+    /// The chunk `id` as lost, if its plain bytes are not as many as a window that needs it has data.
+    pub(super) fn misfit(&self, id: &ChunkId, plain_len: Bytes) -> Option<Lost> {
+        let windows = self.wanted.get(id).into_iter().flatten();
+        let mut states = windows.filter_map(|at| self.windows.get(*at)).map(|(_, state)| state);
+        let state = states.find(|state| state.plain_len() != plain_len)?;
+        let (expected, found) = (state.plain_len().get(), plain_len.get());
+        let why = format!("chunk {id}: expected {expected} plain bytes, found {found}");
+        Some(Lost { id: *id, pack: None, offset: None, why })
+    }
+
+    /// The ids that are wanted.
+    pub fn want_set(&self) -> WantSet {
+        WantSet::new(self.hash, self.wanted.keys().copied())
+    }
+}

@@ -1,0 +1,279 @@
+//! Hashes and compresses windows on all cores and hands them on in order.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::read::{self, Piece, Volume};
+use crate::error::{Error, Result};
+use crate::extent::Extent;
+use crate::image::chunk::{self, WindowState};
+use crate::image::codec::{Codec, Encoder};
+use crate::image::hash::ChunkId;
+use crate::report::Report;
+use crate::units::Bytes;
+
+/// How windows are packed.
+pub struct Packing<'a> {
+    /// Window size.
+    pub window: Bytes,
+    /// zstd level.
+    pub level: i32,
+    /// Number of worker threads.
+    pub workers: usize,
+    /// Whether the repository has a chunk already: it is not compressed again.
+    pub known: &'a (dyn Fn(&ChunkId) -> bool + Sync),
+}
+
+/// One result, in the order of volumes and windows.
+pub enum Packed<'a> {
+    /// A window and, unless its chunk is known or empty, the chunk's stored form.
+    Window {
+        /// Index of the volume.
+        volume: usize,
+        /// Number of the window in it.
+        number: u64,
+        /// What it holds.
+        state: WindowState,
+        /// Its chunk, where it is new.
+        stored: Option<Stored<'a>>,
+    },
+    /// Windows that read as zero.
+    Zeros {
+        /// Index of the volume.
+        volume: usize,
+        /// Number of the first window.
+        first: u64,
+        /// How many windows.
+        count: u64,
+    },
+}
+
+/// The stored form of a chunk.
+pub struct Stored<'a> {
+    /// How it is stored.
+    pub codec: Codec,
+    /// Number of plain bytes.
+    pub plain_len: Bytes,
+    /// The stored bytes.
+    pub bytes: &'a [u8],
+}
+
+/// A piece of work; its two buffers go round between the threads, so their number bounds the memory and
+/// how far the workers can run ahead of the order.
+#[derive(Default)]
+struct Job {
+    order: u64,
+    volume: usize,
+    what: Work,
+    window: Vec<u8>,
+    stored: Vec<u8>,
+    codec: Option<(Codec, Bytes)>,
+}
+
+#[derive(Default)]
+enum Work {
+    #[default]
+    Idle,
+    Read {
+        number: u64,
+        length: usize,
+        used: Vec<Extent>,
+    },
+    Done {
+        number: u64,
+        state: WindowState,
+    },
+    Zeros {
+        first: u64,
+        count: u64,
+    },
+}
+
+/// Buffers for each worker: one being read, one being packed, one waiting for its turn.
+const JOBS_PER_WORKER: usize = 3;
+
+/// Reads the used bytes of `volumes` and hands every window to `store`, in order.
+///
+/// # Errors
+/// The first error of reading, packing or `store`; [`Error::Interrupted`] when the user asked to stop.
+pub fn run(
+    volumes: &[Volume<'_>],
+    packing: &Packing<'_>,
+    report: &dyn Report,
+    store: &mut dyn FnMut(Packed<'_>) -> Result<()>,
+) -> Result<()> {
+    let workers = packing.workers.max(1);
+    let jobs = workers * JOBS_PER_WORKER;
+    let (free_in, free) = bounded::<Job>(jobs);
+    let (read_in, read_out) = bounded::<Job>(jobs);
+    let (done_in, done) = bounded::<Result<Job>>(jobs);
+    let window = packing.window.index().unwrap_or(0);
+    for _ in 0..jobs {
+        let job = Job { window: vec![0; window], ..Job::default() };
+        free_in.send(job).map_err(|_| Error::Interrupted)?;
+    }
+    let failed = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let failed = &failed;
+        for _ in 0..workers {
+            let (read_out, done_in) = (read_out.clone(), done_in.clone());
+            scope.spawn(move || work(volumes, packing, &read_out, &done_in, failed));
+        }
+        drop(read_out);
+        scope.spawn(move || {
+            if let Err(error) = dispatch(volumes, packing, report, &free, &read_in) {
+                failed.store(true, Ordering::Relaxed);
+                drop(done_in.send(Err(error)));
+            }
+        });
+        let result = in_order(&done, &free_in, packing.window, report, store);
+        // A failure here closes both ends, so that no thread waits for a buffer for ever.
+        failed.fetch_or(result.is_err(), Ordering::Relaxed);
+        drop(done);
+        drop(free_in);
+        result
+    })
+}
+
+/// Cuts the volumes into jobs, as buffers come back.
+fn dispatch(
+    volumes: &[Volume<'_>],
+    packing: &Packing<'_>,
+    report: &dyn Report,
+    free: &Receiver<Job>,
+    read_in: &Sender<Job>,
+) -> Result<()> {
+    let mut order = 0;
+    for (at, volume) in volumes.iter().enumerate() {
+        read::windows(volume, packing.window, &mut |piece| {
+            report.checkpoint()?;
+            // A closed channel means that another thread failed; its error is the one that counts.
+            let mut job = free.recv().map_err(|_| Error::Interrupted)?;
+            job.order = order;
+            job.volume = at;
+            job.codec = None;
+            job.what = match piece {
+                Piece::Window { number, length, used } => Work::Read { number, length, used },
+                Piece::Zeros { first, count } => Work::Zeros { first, count },
+            };
+            order += 1;
+            read_in.send(job).map_err(|_| Error::Interrupted)
+        })?;
+    }
+    Ok(())
+}
+
+/// Tells that a thread panicked; without a word from it the others would wait for ever.
+struct LastWord<'a>(&'a Sender<Result<Job>>);
+
+impl Drop for LastWord<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let source = std::io::Error::other("a worker panicked");
+            drop(self.0.send(Err(Error::io("window", "pack", source))));
+        }
+    }
+}
+
+fn work(
+    volumes: &[Volume<'_>],
+    packing: &Packing<'_>,
+    jobs: &Receiver<Job>,
+    done: &Sender<Result<Job>>,
+    failed: &AtomicBool,
+) {
+    let _last_word = LastWord(done);
+    let mut encoder = Encoder::new(packing.level);
+    for mut job in jobs {
+        if failed.load(Ordering::Relaxed) {
+            return;
+        }
+        let packed = match &mut encoder {
+            Ok(encoder) => pack(volumes, packing, encoder, &mut job),
+            Err(error) => Err(Error::unsupported(error.to_string())),
+        };
+        let stop = packed.is_err();
+        if done.send(packed.map(|()| job)).is_err() || stop {
+            return;
+        }
+    }
+}
+
+fn pack(
+    volumes: &[Volume<'_>],
+    packing: &Packing<'_>,
+    encoder: &mut Encoder,
+    job: &mut Job,
+) -> Result<()> {
+    let Work::Read { number, length, used } = &job.what else { return Ok(()) };
+    let Some(volume) = volumes.get(job.volume) else { return Ok(()) };
+    let buffer = job.window.get_mut(..*length).unwrap_or_default();
+    read::fill(volume.source, Bytes::new(packing.window.get() * number), used, buffer)?;
+    let (mut state, plain_len) = chunk::compact(buffer, used, &[]);
+    let plain = buffer.get(..plain_len).unwrap_or_default();
+    if !plain.is_empty() {
+        let id = ChunkId::of(plain);
+        if !(packing.known)(&id) {
+            let codec = encoder.encode(plain, &mut job.stored)?;
+            job.codec = Some((codec, Bytes::of(plain)));
+        }
+        state.chunk = Some(id);
+    }
+    job.what = Work::Done { number: *number, state };
+    Ok(())
+}
+
+/// Puts the results back into order and stores them.
+fn in_order(
+    done: &Receiver<Result<Job>>,
+    free: &Sender<Job>,
+    window: Bytes,
+    report: &dyn Report,
+    store: &mut dyn FnMut(Packed<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut waiting = BTreeMap::new();
+    let mut next = 0;
+    for job in done {
+        let job = job?;
+        waiting.insert(job.order, job);
+        while let Some(mut job) = waiting.remove(&next) {
+            next += 1;
+            hand_on(&mut job, window, report, store)?;
+            // The dispatcher may have ended: then nobody needs the buffer any more.
+            drop(free.try_send(job));
+        }
+    }
+    Ok(())
+}
+
+fn hand_on(
+    job: &mut Job,
+    window: Bytes,
+    report: &dyn Report,
+    store: &mut dyn FnMut(Packed<'_>) -> Result<()>,
+) -> Result<()> {
+    match std::mem::take(&mut job.what) {
+        Work::Done { number, state } => {
+            let used = state.data.total() + state.zero.total() + state.unreadable.total();
+            let stored = job.codec.take().map(|(codec, plain_len)| Stored {
+                codec,
+                plain_len,
+                bytes: &job.stored,
+            });
+            store(Packed::Window { volume: job.volume, number, state, stored })?;
+            report.advance(used);
+        }
+        Work::Zeros { first, count } => {
+            store(Packed::Zeros { volume: job.volume, first, count })?;
+            report.advance(Bytes::new(window.get().saturating_mul(count)));
+        }
+        Work::Idle | Work::Read { .. } => {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,19 @@
+//! Plans: what a verb is going to do, as values that are shown, confirmed, executed and tested.
+//!
+//! Pure: nothing here reads or writes a disk. Refuses what would not fit or not be safe.
+//!
+//! - [`restore`]: the plan of a restore; `planner` works it out, `group` its volume groups, and `whole`
+//!   checks the result.
+//! - [`growth`]: who gets new space. - [`fit`]: where partitions lie on a disk of another size.
+//! - [`refuse`]: what would be unusable.
+
+pub mod fit;
+mod group;
+pub mod growth;
+mod planner;
+pub mod refuse;
+pub mod restore;
+mod whole;
+
+#[cfg(test)]
+mod tests;

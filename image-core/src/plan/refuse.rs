@@ -1,0 +1,34 @@
+//! What a plan refuses because the result could not be used.
+
+use super::restore::Target;
+use crate::error::{Error, Result};
+use crate::image::manifest::VolumeEntry;
+use crate::units::Bytes;
+
+/// Refuses a filesystem on sectors that are larger than it can live with.
+///
+/// # Errors
+/// [`Error::Refused`] naming the volume.
+pub fn sector_size(volume: &VolumeEntry, target: &Target) -> Result<()> {
+    match volume.sector_limit {
+        Some(limit) if limit < target.sector_size => Err(Error::refused(format!(
+            "{} has sectors of {} bytes, but {} ({}) only works with sectors of up to {} bytes",
+            target.path.display(),
+            target.sector_size.get(),
+            volume.id,
+            volume.content,
+            limit.get()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A target that is smaller than the `least` bytes that the volume `id` asks for.
+pub fn too_small(target: &Target, id: &str, least: Bytes) -> Error {
+    Error::refused(format!(
+        "{} is too small: it has {}, and {id} needs a target of {least} ({} bytes) at least",
+        target.path.display(),
+        target.size,
+        least.get()
+    ))
+}

@@ -1,0 +1,208 @@
+//! The plan of a restore: what lies where on the targets, who grows, what is written.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::growth::Policy;
+use super::planner::Planner;
+use super::whole;
+use crate::disk::table::Table;
+use crate::error::{Error, Result};
+use crate::extent::Extent;
+use crate::fs::GrowthTool;
+use crate::image::manifest::{Root, VolumeEntry};
+use crate::lvm::label::PvHead;
+use crate::lvm::model::Vg;
+use crate::units::Bytes;
+
+/// A disk, partition or file that is going to be overwritten.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct Target {
+    /// Which disk or loose volume of the image goes there.
+    pub slot: String,
+    /// Its path.
+    pub path: PathBuf,
+    /// Its size.
+    pub size: Bytes,
+    /// Its logical sector size.
+    pub sector_size: Bytes,
+    /// Whether it is a file that is created.
+    pub creates: bool,
+}
+
+/// What the user asked for.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Request {
+    /// One for each disk and loose volume of the image.
+    pub targets: Vec<Target>,
+    /// Who grows.
+    pub policy: Policy,
+    /// Volumes that cannot be grown here, and why (a tool is missing).
+    pub blocked: BTreeMap<String, String>,
+}
+
+/// Where a volume lies on the targets.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// `extent` of the target with this index.
+    Target(usize, Extent),
+    /// The logical volume of this name in the group with this index.
+    Lv(usize, String),
+}
+
+/// What happens to one volume.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct VolumePlan {
+    /// Its id in the image.
+    pub id: String,
+    /// Its size on the source.
+    pub from: Bytes,
+    /// Its size on the target.
+    pub to: Bytes,
+    /// Where it starts in its container on the target.
+    pub offset: Bytes,
+    /// Where it lies.
+    #[serde(skip)]
+    pub place: Place,
+    /// Its index in the image's root.
+    #[serde(skip)]
+    pub entry: usize,
+}
+
+/// A filesystem that is made larger.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct GrowthPlan {
+    /// The volume's id.
+    pub id: String,
+    /// By which tool.
+    pub tool: GrowthTool,
+    /// Its size on the source.
+    pub from: Bytes,
+    /// Its size on the target.
+    pub to: Bytes,
+    /// Whether the user named it, so that it may not be left out.
+    pub asked: bool,
+}
+
+/// A volume group as it is written on the targets.
+#[derive(Clone, Debug)]
+pub struct GroupPlan {
+    /// Its new metadata.
+    pub vg: Vg,
+    /// Its physical volumes in the order of the metadata.
+    pub pvs: Vec<PvPlan>,
+}
+
+/// A physical volume as it is written.
+#[derive(Clone, Debug)]
+pub struct PvPlan {
+    /// Its label and areas on the source.
+    pub head: PvHead,
+    /// The target that it lies on.
+    pub target: usize,
+    /// Where on that target.
+    pub extent: Extent,
+    /// Whether it has another size than on the source.
+    pub grown: bool,
+}
+
+/// Everything that a restore is going to do.
+#[derive(Clone, Serialize, Debug)]
+pub struct RestorePlan {
+    /// What is overwritten.
+    pub targets: Vec<Target>,
+    /// Every volume of the image.
+    pub volumes: Vec<VolumePlan>,
+    /// Bytes of data that are written, at most.
+    pub writes: Bytes,
+    /// Filesystems that are made larger.
+    pub grow: Vec<GrowthPlan>,
+    /// Programs that this needs.
+    pub tools: Vec<String>,
+    /// What the user should know before agreeing.
+    pub warnings: Vec<String>,
+    /// The new partition table of each target.
+    #[serde(skip)]
+    pub tables: Vec<Option<Table>>,
+    /// The new volume groups.
+    #[serde(skip)]
+    pub groups: Vec<GroupPlan>,
+}
+
+/// Plans the restore of the image `root`.
+///
+/// # Errors
+/// [`Error::Refused`] where something does not fit, [`Error::Corrupt`] for a root that contradicts itself.
+pub fn plan(root: &Root, request: &Request) -> Result<RestorePlan> {
+    let planner = Planner::new(root, request)?;
+    let mut plan = RestorePlan {
+        targets: request.targets.clone(),
+        volumes: Vec::new(),
+        writes: Bytes::ZERO,
+        grow: Vec::new(),
+        tools: Vec::new(),
+        warnings: Vec::new(),
+        tables: Vec::new(),
+        groups: Vec::new(),
+    };
+    for index in 0..request.targets.len() {
+        planner.target(index, &mut plan)?;
+    }
+    for group in &root.volume_groups {
+        planner.group(group, &mut plan)?;
+    }
+    whole::check(root, &plan)?;
+    planner.finish(&mut plan)?;
+    Ok(plan)
+}
+
+/// Looks up the id of the volume that a person calls `name`.
+///
+/// # Errors
+/// [`Error::Refused`] naming the volumes that there are.
+pub fn resolve<'a>(root: &'a Root, name: &str) -> Result<&'a VolumeEntry> {
+    let with_disk = root.disks.first().map(|disk| format!("{}:{name}", disk.id));
+    let only_disk = root.disks.len() == 1;
+    root.volumes
+        .iter()
+        .find(|volume| volume.id == name || (only_disk && Some(&volume.id) == with_disk.as_ref()))
+        .ok_or_else(|| {
+            let ids: Vec<&str> = root.volumes.iter().map(|volume| volume.id.as_str()).collect();
+            Error::refused(format!("the image has no volume {name}; it has {}", ids.join(", ")))
+        })
+}
+
+/// The disks and loose volumes of an image, in the order in which targets are named for them.
+pub fn slots(root: &Root) -> Vec<&str> {
+    let disks = root.disks.iter().map(|disk| disk.id.as_str());
+    let loose = root
+        .volumes
+        .iter()
+        .filter(|volume| volume.disk.is_none() && volume.container.is_none())
+        .map(|volume| volume.id.as_str());
+    disks.chain(loose).collect()
+}
+
+/// The smallest target for a disk or loose volume of the image, and the volume that sets it.
+pub fn min_target(root: &Root, slot: &str) -> (Bytes, Option<String>) {
+    let Some(disk) = root.disks.iter().find(|disk| disk.id == slot) else {
+        let loose = root.volumes.iter().find(|volume| volume.id == slot);
+        return loose.map_or((Bytes::ZERO, None), |v| (v.min_bytes, Some(v.id.clone())));
+    };
+    let table: Option<Table> =
+        disk.table.as_ref().and_then(|table| serde_json::from_value(table.clone()).ok());
+    let usable = table.as_ref().map_or(disk.size, |t| t.usable_end(disk.size, disk.sector_size));
+    let end = |volume: &VolumeEntry| match volume.kind.as_str() {
+        "disk" if !volume.is_container => volume.min_bytes,
+        // What a gap has behind the usable space is the table's own.
+        "gap" => volume.offset.saturating_add(volume.size).min(usable),
+        _ => volume.offset.saturating_add(volume.size),
+    };
+    let volumes = root.volumes.iter().filter(|volume| volume.disk.as_deref() == Some(slot));
+    let last = volumes.max_by_key(|volume| end(volume));
+    let tail = table.map_or(Bytes::ZERO, |table| table.tail_bytes(disk.sector_size));
+    let id = last.map(|volume| volume.id.clone());
+    (last.map_or(Bytes::ZERO, end).saturating_add(tail), id)
+}

@@ -1,0 +1,170 @@
+//! What every place for a repository must do, run on all of them.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use super::read::is_missing;
+use super::write::{Session, Write};
+use super::{Local, Memory, Repository, sample};
+use crate::error::Error;
+use crate::extent::Extent;
+use crate::report::Quiet;
+use crate::units::Bytes;
+
+const MAX: Bytes = Bytes::mib(1);
+
+fn on_every_place(test: impl Fn(Arc<dyn Write>)) {
+    let folder = tempfile::tempdir().unwrap();
+    test(Arc::new(Local::new(folder.path().join("new/repository"))));
+    test(Arc::new(Memory::new()));
+}
+
+fn with_folders(files: &Arc<dyn Write>) -> Session {
+    for folder in ["", "tmp", "packs"] {
+        files.make_folder(folder).unwrap();
+        files.make_folder(folder).unwrap();
+    }
+    Session::new(Arc::clone(files))
+}
+
+fn kind(error: &Error) -> Option<ErrorKind> {
+    match error {
+        Error::Io { source, .. } => Some(source.kind()),
+        _ => None,
+    }
+}
+
+#[test]
+fn files_are_put_whole_and_replaced() {
+    on_every_place(|files| {
+        let session = with_folders(&files);
+        for bytes in [&b"first"[..], b"second one", b""] {
+            session.put("packs/a", bytes).unwrap();
+            assert_eq!(files.get("packs/a", MAX).unwrap(), bytes);
+        }
+        session.put("top", b"x").unwrap();
+        let names = |folder| -> Vec<(String, Bytes)> {
+            files.list(folder).unwrap().into_iter().map(|file| (file.name, file.size)).collect()
+        };
+        assert_eq!(names("packs"), [("a".to_owned(), Bytes::ZERO)]);
+        assert_eq!(names(""), [("top".to_owned(), Bytes::new(1))]);
+        assert!(names("tmp").is_empty(), "no draft is left");
+        assert!(names("nowhere").is_empty());
+    });
+}
+
+#[test]
+fn reads_are_exact_and_bounded() {
+    on_every_place(|files| {
+        with_folders(&files).put("packs/a", b"0123456789").unwrap();
+        let range =
+            |start, end| files.range("packs/a", Extent::new(Bytes::new(start), Bytes::new(end)));
+        assert_eq!(range(3, 6).unwrap(), b"345");
+        assert_eq!(range(0, 10).unwrap(), b"0123456789");
+        assert_eq!(range(4, 4).unwrap(), b"");
+        assert_eq!(kind(&range(5, 11).unwrap_err()), Some(ErrorKind::UnexpectedEof));
+        assert_eq!(kind(&range(0, u64::MAX).unwrap_err()), Some(ErrorKind::UnexpectedEof));
+        assert_eq!(files.get("packs/a", Bytes::new(10)).unwrap().len(), 10);
+        assert!(matches!(files.get("packs/a", Bytes::new(9)), Err(Error::Corrupt { .. })));
+    });
+}
+
+#[test]
+fn missing_files_are_not_found() {
+    on_every_place(|files| {
+        with_folders(&files);
+        assert!(is_missing(&files.get("packs/a", MAX).unwrap_err()));
+        assert!(is_missing(&files.range("packs/a", Extent::first(MAX)).unwrap_err()));
+        assert!(is_missing(&files.delete("packs/a").unwrap_err()));
+        assert!(is_missing(&files.rename("packs/a", "packs/b").unwrap_err()));
+    });
+}
+
+#[test]
+fn created_files_are_new() {
+    on_every_place(|files| {
+        let session = with_folders(&files);
+        files.create("tmp/a").unwrap();
+        assert_eq!(kind(&files.create("tmp/a").err().unwrap()), Some(ErrorKind::AlreadyExists));
+        session.delete("tmp/a").unwrap();
+        files.create("tmp/a").unwrap();
+        let name = session.draft().map(drop).and_then(|()| files.list("tmp")).unwrap();
+        assert_eq!(name.len(), 1, "a dropped draft is removed");
+    });
+}
+
+#[test]
+fn names_that_some_filesystem_would_change_are_refused() {
+    on_every_place(|files| {
+        with_folders(&files);
+        for wrong in ["../a", "packs/A", "packs/a.", "packs/nul", ".."] {
+            assert!(matches!(files.create(wrong), Err(Error::Refused(_))), "{wrong}");
+            assert!(matches!(files.get(wrong, MAX), Err(Error::Refused(_))), "{wrong}");
+        }
+    });
+}
+
+#[test]
+fn images_come_back_and_are_stored_once() {
+    on_every_place(|files| {
+        assert!(!Repository::exists(files.as_ref()).unwrap());
+        assert!(matches!(Repository::open(files.clone()), Err(Error::Refused(_))));
+        let repository = Repository::create(files.clone()).unwrap();
+        assert!(matches!(Repository::create(files.clone()), Err(Error::Refused(_))));
+        let data = sample::data(1, 40);
+        let first = sample::save(&repository, "web", &data).unwrap();
+        let packs = files.list("packs").unwrap().len();
+
+        let mut changed = data.clone();
+        changed[0] ^= 1;
+        let repository = Repository::open(files.clone()).unwrap();
+        let again = sample::save(&repository, "web", &data).unwrap();
+        assert_eq!(files.list("packs").unwrap().len(), packs, "nothing new was stored");
+        let second = sample::save(&repository, "web", &changed).unwrap();
+        assert_eq!(again.record.root, first.record.root);
+        assert_eq!(second.record.parent, Some(again.id));
+
+        let reader = Repository::open_read_only(files.clone()).unwrap();
+        assert_eq!(reader.resolve("WEB", &Quiet::default()).unwrap(), second);
+        for (image, bytes) in [(&first, &data), (&second, &changed)] {
+            let (restored, lost) = sample::restore(&reader, image).unwrap();
+            assert!(&restored == bytes && lost.is_empty(), "{lost:?}");
+        }
+        assert!(sample::save(&reader, "web", &data).is_err(), "it can only be read");
+        assert!(reader.remove(&[first]).is_err());
+    });
+}
+
+#[test]
+fn usage_tells_shared_from_unique() {
+    let repository = sample::repository(Memory::new());
+    let data = sample::data(1, 40);
+    let mut changed = data.clone();
+    changed[0] ^= 1;
+    let images = [&data, &changed].map(|bytes| sample::save(&repository, "web", bytes).unwrap());
+    let usage = repository.usage(&images, &Quiet::default()).unwrap();
+    // 40 windows: one is zero; the first and the fourth are equal only in the image that was not changed.
+    let windows = |count| sample::WINDOW.checked_mul(count).unwrap();
+    assert_eq!(usage[0].stored_bytes, windows(38));
+    assert_eq!(usage[0].unique_bytes, windows(0));
+    assert_eq!(usage[1].stored_bytes, windows(39));
+    assert_eq!(usage[1].unique_bytes, windows(1));
+    let one = repository.usage(&images[1..], &Quiet::default()).unwrap();
+    assert_eq!(one, [usage[1]]);
+}
+
+#[test]
+fn removed_images_leave_orphans() {
+    let files = Memory::new();
+    let repository = sample::repository(files.clone());
+    let keep = sample::save(&repository, "keep", &sample::data(1, 8)).unwrap();
+    let gone = sample::save(&repository, "gone", &sample::data(2, 8)).unwrap();
+    repository.remove(std::slice::from_ref(&gone)).unwrap();
+    assert!(repository.resolve("gone", &Quiet::default()).is_err());
+    let report = repository.check(Default::default(), &Quiet::default()).unwrap();
+    assert!(report.damaged.is_empty() && report.rebuilt.is_empty(), "{report:?}");
+    let folders: Vec<_> =
+        report.orphans.iter().map(|path| path.split('/').next().unwrap()).collect();
+    assert_eq!(folders, ["locations", "packs", "roots", "tables"], "{report:?}");
+    assert!(sample::restore(&repository, &keep).unwrap().1.is_empty());
+}

@@ -1,0 +1,223 @@
+//! Where the chunks of one table segment lie: so that a restore need not read every pack's trailer.
+//!
+//! A cache: made from the trailers, rebuilt from them, believed only as far as the packs agree.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::error::{Error, Result};
+use crate::fields::Structure;
+use crate::image::hash::{ChunkId, Hash};
+use crate::image::header::{HEADER, check_header, encode_header};
+use crate::image::pack::Entry;
+use crate::repo::index::{PackFile, Slot, is_damage, read_trailer};
+use crate::repo::read::Read;
+use crate::units::Bytes;
+
+/// The largest file of locations that a reader takes.
+pub(super) const MAX_LOCATIONS: Bytes = Bytes::mib(4);
+
+const MAGIC: &[u8; 8] = b"KeikiLoc";
+/// Header, segment, number of packs, number of places.
+const HEAD: usize = HEADER + 40;
+const HASH: usize = 32;
+const PLACE: usize = 12 + Entry::SIZE;
+
+/// Where a chunk's stored bytes begin, and its trailer's entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Place {
+    pub pack: Hash,
+    pub offset: Bytes,
+    pub entry: Entry,
+}
+
+/// The path of a segment's locations.
+pub(super) fn locations_path(segment: Hash) -> String {
+    format!("locations/{segment}")
+}
+
+/// The file's bytes; `places` are in the order of packs and offsets.
+pub(super) fn encode(segment: Hash, places: &[Place]) -> Vec<u8> {
+    let numbers: BTreeMap<Hash, u32> = places.iter().map(|place| (place.pack, 0)).collect();
+    let numbers: BTreeMap<Hash, u32> = numbers.into_keys().zip(0..).collect();
+    let mut bytes = encode_header(MAGIC).to_vec();
+    bytes.extend_from_slice(&segment.0);
+    for count in [numbers.len(), places.len()] {
+        bytes.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
+    }
+    bytes.extend(numbers.keys().flat_map(|pack| pack.0));
+    for place in places {
+        let number = numbers.get(&place.pack).copied().unwrap_or_default();
+        bytes.extend_from_slice(&number.to_le_bytes());
+        bytes.extend_from_slice(&place.offset.get().to_le_bytes());
+        place.entry.encode(&mut bytes);
+    }
+    bytes.extend(Hash::of(&bytes).0);
+    bytes
+}
+
+/// Parses and checks the locations of `segment`.
+pub(super) fn parse(segment: Hash, bytes: &[u8]) -> Result<Vec<Place>> {
+    let (body, hash) = bytes.split_last_chunk::<HASH>().unwrap_or((bytes, &[0; HASH]));
+    let structure = Structure::new("locations", Bytes::ZERO, body);
+    let found = Hash::of(body);
+    if found != Hash(*hash) {
+        return Err(structure.corrupt("hash", body.len(), Hash(*hash).to_string(), found));
+    }
+    check_header(&structure, MAGIC)?;
+    let claimed = Hash(structure.array(HEADER)?);
+    if claimed != segment {
+        return Err(structure.corrupt("segment", HEADER, segment.to_string(), claimed));
+    }
+    let count = |at| structure.le32(at).map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    let (packs, places) = (count(HEADER + 32)?, count(HEADER + 36)?);
+    let first = HASH.checked_mul(packs).and_then(|length| length.checked_add(HEAD));
+    let end =
+        PLACE.checked_mul(places).zip(first).and_then(|(rest, first)| rest.checked_add(first));
+    let (Some(first), true) = (first, end == Some(body.len())) else {
+        let expected = format!("{packs} packs and {places} places");
+        return Err(structure.corrupt("length", HEADER + 32, expected, body.len()));
+    };
+    let place = |number: usize| {
+        let at = first + number * PLACE;
+        let pack = usize::try_from(structure.le32(at)?).unwrap_or(usize::MAX);
+        if pack >= packs {
+            return Err(structure.corrupt("pack number", at, format!("below {packs}"), pack));
+        }
+        let offset = Bytes::new(structure.le64(at + 4)?);
+        let entry = Entry::parse(&structure, at + 12)?;
+        Ok(Place { pack: Hash(structure.array(HEAD + pack * HASH)?), offset, entry })
+    };
+    (0..places).map(place).collect()
+}
+
+/// How chunks are looked up: in which pack and where there, as far as memory allowed to keep that.
+pub(super) struct Lookup<'a> {
+    pub packs: &'a [PackFile],
+    pub complete: bool,
+    pub find: &'a dyn Fn(&ChunkId) -> Option<Slot>,
+}
+
+/// Finds chunks by the packs' trailers; what is in no intact pack is left out.
+pub(super) fn locate(
+    files: &dyn Read,
+    lookup: &Lookup<'_>,
+    ids: impl Iterator<Item = ChunkId>,
+) -> Result<Vec<Place>> {
+    let mut slots: Vec<(Slot, ChunkId)> = Vec::new();
+    let mut rest = HashSet::new();
+    for id in ids {
+        match (lookup.find)(&id) {
+            Some(slot) => slots.push((slot, id)),
+            None => {
+                rest.insert(id);
+            }
+        }
+    }
+    slots.sort_unstable();
+    slots.dedup();
+    let mut places = Vec::with_capacity(slots.len());
+    for of_one_pack in slots.chunk_by(|one, other| one.0.pack == other.0.pack) {
+        let mut wanted: HashSet<ChunkId> = of_one_pack.iter().map(|(_, id)| *id).collect();
+        let number = of_one_pack.first().and_then(|(slot, _)| usize::try_from(slot.pack).ok());
+        if let Some(pack) = number.and_then(|number| lookup.packs.get(number)) {
+            take_places(files, *pack, &mut places, |id| wanted.remove(id))?;
+        }
+    }
+    if !lookup.complete {
+        for pack in lookup.packs {
+            if rest.is_empty() {
+                break;
+            }
+            take_places(files, *pack, &mut places, |id| rest.remove(id))?;
+        }
+    }
+    places.sort_unstable_by_key(|place| (place.pack, place.offset));
+    Ok(places)
+}
+
+fn take_places(
+    files: &dyn Read,
+    pack: PackFile,
+    places: &mut Vec<Place>,
+    mut wanted: impl FnMut(&ChunkId) -> bool,
+) -> Result<()> {
+    let trailer = match read_trailer(files, pack) {
+        Err(error) if is_damage(&error) => return Ok(()),
+        other => other?,
+    };
+    let chunks = trailer.chunks.into_iter().filter(|(_, entry)| wanted(&entry.id));
+    places.extend(chunks.map(|(offset, entry)| Place { pack: pack.name, offset, entry }));
+    Ok(())
+}
+
+/// Reads the locations of a segment.
+///
+/// # Errors
+/// `Corrupt` where the file is damaged, `Io` of kind `NotFound` where there is none.
+pub(super) fn read(files: &dyn Read, segment: Hash) -> Result<Vec<Place>> {
+    let path = locations_path(segment);
+    let bytes = files.get(&path, MAX_LOCATIONS)?;
+    parse(segment, &bytes).map_err(|error: Error| error.on(&path))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Place, encode, parse};
+    use crate::image::codec::Codec;
+    use crate::image::hash::{ChunkId, Hash};
+    use crate::image::header::encode_header;
+    use crate::image::pack::Entry;
+    use crate::units::Bytes;
+
+    fn place((pack, offset): (u8, u64)) -> Place {
+        let entry = Entry {
+            id: ChunkId([pack; 32]),
+            stored_hash: Hash([7; 32]),
+            codec: Codec::ZSTD,
+            cipher: 0,
+            plain_len: 9,
+            stored_len: 5,
+        };
+        Place { pack: Hash([pack; 32]), offset: Bytes::new(offset), entry }
+    }
+
+    proptest! {
+        #[test]
+        fn locations_round_trip(mut places in prop::collection::vec((0u8..5, any::<u64>()), 0..20)) {
+            places.sort_unstable();
+            let places: Vec<Place> = places.into_iter().map(place).collect();
+            let bytes = encode(Hash([1; 32]), &places);
+            prop_assert_eq!(parse(Hash([1; 32]), &bytes).unwrap(), places);
+            prop_assert!(parse(Hash([2; 32]), &bytes).is_err(), "of another segment");
+        }
+
+        #[test]
+        fn hostile_locations_never_panic(counts: (u32, u32), tail in prop::collection::vec(any::<u8>(), 0..300)) {
+            let mut bytes = encode_header(super::MAGIC).to_vec();
+            bytes.extend([1; 32]);
+            bytes.extend(counts.0.to_le_bytes());
+            bytes.extend(counts.1.to_le_bytes());
+            bytes.extend(tail);
+            bytes.extend(Hash::of(&bytes).0);
+            prop_assert!(parse(Hash([1; 32]), &bytes).is_err() || counts == (0, 0));
+        }
+
+        #[test]
+        fn hostile_places_never_panic(pack in 0u32..3, bytes in prop::array::uniform32(any::<u8>())) {
+            let mut file = encode(Hash([1; 32]), &[place((1, 2))]);
+            file.truncate(file.len() - 32);
+            let at = file.len() - super::PLACE;
+            file[at..at + 4].copy_from_slice(&pack.to_le_bytes());
+            let end = file.len();
+            file[end - 32..].copy_from_slice(&bytes);
+            file.extend(Hash::of(&file).0);
+            if pack > 0 {
+                prop_assert!(parse(Hash([1; 32]), &file).is_err());
+            } else {
+                let _ = parse(Hash([1; 32]), &file);
+            }
+        }
+    }
+}

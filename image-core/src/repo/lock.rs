@@ -1,0 +1,341 @@
+//! Locks: who works in a repository, as files that every filesystem and every server understands.
+//!
+//! A lock is written, flushed, and only then are the others listed: of two sessions that begin at once
+//! at least one sees the other. A holder on this machine is asked for by its process; any other is
+//! believed for [`STALE`] after its last refresh, by the clock of the machine that keeps the files.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::image::header::{Version, encode_json, parse_json, seal, unseal};
+use crate::image::time::Timestamp;
+use crate::repo::read::{FileInfo, Read, is_missing};
+use crate::repo::write::{Session, session_of};
+use crate::units::Bytes;
+
+/// How often a lock is written anew.
+const REFRESH: Duration = Duration::from_secs(5 * 60);
+
+/// After this time without a refresh another machine's lock is worth nothing.
+const STALE: Duration = Duration::from_secs(30 * 60);
+
+/// The largest lock that a reader takes.
+const MAX_LOCK: Bytes = Bytes::kib(16);
+
+const ATTEMPTS: u64 = 3;
+
+/// What a session may do beside others.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "lowercase")]
+pub enum LockKind {
+    /// Adds files or removes records; any number of these at a time.
+    Shared,
+    /// Removes or rewrites what others may rely on; alone.
+    Exclusive,
+}
+
+/// Who holds a lock; the file's content.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+struct Holder {
+    #[serde(flatten)]
+    version: Version,
+    host: String,
+    boot_id: Option<String>,
+    pid_namespace: Option<String>,
+    pid: u32,
+    process_start: Option<u64>,
+    kind: LockKind,
+    time: Timestamp,
+}
+
+impl Holder {
+    fn this(kind: LockKind) -> Self {
+        let pid = std::process::id();
+        Self {
+            version: Version::CURRENT,
+            host: host_name(),
+            boot_id: boot_id(),
+            pid_namespace: pid_namespace(),
+            pid,
+            process_start: process_start(pid),
+            kind,
+            time: Timestamp::now(),
+        }
+    }
+
+    fn encode(&self) -> Result<Vec<u8>> {
+        encode_json(self).map(seal)
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self> {
+        parse_json("lock", unseal("lock", bytes)?)
+    }
+
+    /// Whether its process would be visible here; a container has processes of its own.
+    fn is_here(&self) -> bool {
+        self.boot_id.is_some() && self.boot_id == boot_id() && self.pid_namespace == pid_namespace()
+    }
+
+    /// For one whose process would be visible: whether it is gone, or its number was given away.
+    fn is_gone(&self) -> bool {
+        process_start(self.pid) != self.process_start
+    }
+}
+
+/// This machine's name.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The kernel makes one at every boot (random(4)).
+fn boot_id() -> Option<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned())
+}
+
+fn pid_namespace() -> Option<String> {
+    fs::read_link("/proc/self/ns/pid").ok().map(|link| link.to_string_lossy().into_owned())
+}
+
+/// When a process began, in clock ticks after boot: field 22 of its stat file (proc_pid_stat(5)). A dead one
+/// that nobody asked for its exit code yet (states Z and X) holds nothing any more.
+fn process_start(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses and may hold anything.
+    let (_, behind_name) = stat.rsplit_once(')')?;
+    let mut fields = behind_name.split_whitespace();
+    let state = fields.next()?;
+    let start = fields.nth(18)?;
+    if matches!(state, "Z" | "X") { None } else { start.parse().ok() }
+}
+
+/// A lock that is held; dropping it gives it back.
+pub struct Lock {
+    session: Arc<Session>,
+    path: String,
+    refresher: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+impl Lock {
+    /// Takes a lock, or backs off: another holder is an error that names it.
+    pub fn take(session: &Arc<Session>, kind: LockKind) -> Result<Self> {
+        let mut attempt = 1;
+        loop {
+            let lock = Self::write(session, kind)?;
+            let Some(other) = lock.conflict(kind)? else { return lock.refreshed(kind) };
+            drop(lock);
+            if attempt == ATTEMPTS {
+                return Err(Error::refused(format!(
+                    "the repository {} is in use by {other}",
+                    session.files().location()
+                )));
+            }
+            attempt += 1;
+            // Two sessions that met must not meet again at the next attempt.
+            let [jitter, ..] = *uuid::Uuid::new_v4().as_bytes();
+            thread::sleep(Duration::from_millis(50 + u64::from(jitter)));
+        }
+    }
+
+    fn write(session: &Arc<Session>, kind: LockKind) -> Result<Self> {
+        let path = format!("locks/{}", session.unique_name());
+        let mut file = session.files().create(&path)?;
+        let lock = Self { session: Arc::clone(session), path, refresher: None };
+        file.append(&Holder::this(kind).encode()?)?;
+        file.flush()?;
+        session.files().flush_folder("locks")?;
+        Ok(lock)
+    }
+
+    /// Another holder that does not go together with `kind`; stale locks are removed on the way.
+    fn conflict(&self, kind: LockKind) -> Result<Option<String>> {
+        let files = self.session.files();
+        let locks = files.list("locks")?;
+        let own = self.path.trim_start_matches("locks/");
+        let Some(now) = locks.iter().find(|lock| lock.name == own).map(|lock| lock.modified) else {
+            return Err(self.lost());
+        };
+        for other in locks.iter().filter(|lock| lock.name != own) {
+            let path = format!("locks/{}", other.name);
+            let holder = match files.get(&path, MAX_LOCK) {
+                Err(error) if is_missing(&error) => continue,
+                other => Holder::parse(&other?),
+            };
+            let age = now.duration_since(other.modified).unwrap_or_default();
+            if is_stale(holder.as_ref().ok(), age) {
+                match files.delete(&path) {
+                    Err(error) if !is_missing(&error) => return Err(error),
+                    _ => continue,
+                }
+            }
+            match holder {
+                Ok(holder) if kind == LockKind::Shared && holder.kind == LockKind::Shared => {}
+                Ok(holder) => {
+                    let Holder { pid, host, time, .. } = holder;
+                    return Ok(Some(format!("process {pid} on {host} since {time}")));
+                }
+                Err(_) => return Ok(Some(format!("the unreadable lock {path}"))),
+            }
+        }
+        Ok(None)
+    }
+
+    fn refreshed(mut self, kind: LockKind) -> Result<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let (session, path) = (Arc::clone(&self.session), self.path.clone());
+        let refresh = move || {
+            while stopped.recv_timeout(REFRESH) == Err(RecvTimeoutError::Timeout) {
+                // A refresh that fails is tried again; `held` tells whether the lock was lost meanwhile.
+                if exists(session.files().as_ref(), &path).unwrap_or(false) {
+                    let _ = Holder::this(kind).encode().and_then(|b| session.put(&path, &b));
+                }
+            }
+        };
+        let thread = thread::Builder::new()
+            .name("lock".to_owned())
+            .spawn(refresh)
+            .map_err(|error| Error::io("lock", "start its thread", error))?;
+        self.refresher = Some((stop, thread));
+        Ok(self)
+    }
+
+    /// Whether others still see this lock; a machine that slept for long may have lost it.
+    pub fn held(&self) -> Result<()> {
+        if exists(self.session.files().as_ref(), &self.path)? { Ok(()) } else { Err(self.lost()) }
+    }
+
+    fn lost(&self) -> Error {
+        Error::refused(format!("the lock {} was removed by another session", self.path))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.refresher.take() {
+            drop(stop);
+            let _ = thread.join();
+        }
+        // A lock that stays is stale as soon as this process is gone.
+        let _ = self.session.files().delete(&self.path);
+    }
+}
+
+fn exists(files: &(impl Read + ?Sized), path: &str) -> Result<bool> {
+    match files.get(path, MAX_LOCK) {
+        Err(error) if is_missing(&error) => Ok(false),
+        other => other.map(|_| true),
+    }
+}
+
+fn is_stale(holder: Option<&Holder>, age: Duration) -> bool {
+    match holder {
+        Some(holder) if holder.is_here() => holder.is_gone(),
+        _ => age > STALE,
+    }
+}
+
+/// Drafts whose session holds no lock any more; the caller holds a lock, so dead locks are gone.
+pub fn leftovers(files: &(impl Read + ?Sized)) -> Result<Vec<FileInfo>> {
+    // Drafts first: a session that begins after this has made its lock before its first draft.
+    let mut drafts = files.list("tmp")?;
+    let locks = files.list("locks")?;
+    let alive = |draft: &FileInfo| {
+        locks.iter().any(|lock| session_of(&lock.name) == session_of(&draft.name))
+    };
+    drafts.retain(|draft| !alive(draft));
+    Ok(drafts)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::{Holder, Lock, LockKind, leftovers};
+    use crate::error::Error;
+    use crate::repo::memory::Memory;
+    use crate::repo::read::Read;
+    use crate::repo::write::{Session, Write};
+
+    fn session(files: &Memory) -> Arc<Session> {
+        for folder in ["locks", "tmp"] {
+            files.make_folder(folder).unwrap();
+        }
+        Arc::new(Session::new(Arc::new(files.clone())))
+    }
+
+    fn foreign(files: &Memory, change: impl FnOnce(&mut Holder)) {
+        let mut holder = Holder::this(LockKind::Exclusive);
+        change(&mut holder);
+        files.create("locks/other.0").unwrap().append(&holder.encode().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn shared_locks_go_together_exclusive_ones_do_not() {
+        let files = Memory::new();
+        let (one, two) = (session(&files), session(&files));
+        let first = Lock::take(&one, LockKind::Shared).unwrap();
+        let second = Lock::take(&two, LockKind::Shared).unwrap();
+        let error = Lock::take(&two, LockKind::Exclusive).err().unwrap();
+        assert!(matches!(error, Error::Refused(_)), "{error}");
+        drop((first, second));
+        let alone = Lock::take(&two, LockKind::Exclusive).unwrap();
+        let error = Lock::take(&one, LockKind::Shared).err().unwrap().to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        alone.held().unwrap();
+        drop(alone);
+        assert!(files.list("locks").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_dead_process_of_this_machine_holds_nothing() {
+        let files = Memory::new();
+        let session = session(&files);
+        // The same process number, begun at another time.
+        foreign(&files, |holder| holder.process_start = Some(1));
+        Lock::take(&session, LockKind::Exclusive).unwrap();
+        foreign(&files, |_| {});
+        files.age("locks/other.0", Duration::from_secs(86_400));
+        assert!(Lock::take(&session, LockKind::Exclusive).is_err(), "it is alive, however old");
+    }
+
+    #[test]
+    fn another_machine_is_believed_for_half_an_hour() {
+        let files = Memory::new();
+        let session = session(&files);
+        foreign(&files, |holder| holder.boot_id = Some("another boot".into()));
+        files.age("locks/other.0", Duration::from_secs(29 * 60));
+        assert!(Lock::take(&session, LockKind::Shared).is_err());
+        files.age("locks/other.0", Duration::from_secs(2 * 60));
+        Lock::take(&session, LockKind::Shared).unwrap();
+    }
+
+    #[test]
+    fn an_unreadable_lock_counts_until_it_is_stale() {
+        let files = Memory::new();
+        let session = session(&files);
+        files.create("locks/other.0").unwrap().append(b"torn").unwrap();
+        assert!(Lock::take(&session, LockKind::Shared).is_err());
+        files.age("locks/other.0", Duration::from_secs(31 * 60));
+        let lock = Lock::take(&session, LockKind::Shared).unwrap();
+        files.delete(&lock.path).unwrap();
+        assert!(lock.held().is_err());
+    }
+
+    #[test]
+    fn drafts_without_a_lock_are_leftovers() {
+        let files = Memory::new();
+        let session = session(&files);
+        let _lock = Lock::take(&session, LockKind::Shared).unwrap();
+        let _draft = session.draft().unwrap();
+        files.create("tmp/dead.4").unwrap();
+        let names: Vec<_> = leftovers(&files).unwrap().into_iter().map(|file| file.name).collect();
+        assert_eq!(names, ["dead.4"]);
+    }
+}

@@ -1,0 +1,284 @@
+//! A repository: a plain directory of immutable files that hold images.
+//!
+//! Answers: which images there are, what a user's words mean, where chunks lie; stores new ones so that an
+//! image exists or does not. Refuses: files whose BLAKE3 does not match, a repository of a newer format, a
+//! lock that another holds. The truth is records, roots, tables and the packs' trailers; `catalog` and
+//! `locations/` are caches and rebuilt.
+//!
+//! - `read.rs` `write.rs` what is asked of a place for files; drafts · `local.rs` `memory.rs` such places
+//! - `lock.rs` who else works here · `catalog.rs` the list for places that cannot list
+//! - `index.rs` known chunks by the trailers · `locations.rs` where a table's chunks lie
+//! - `images.rs` images by name · `usage.rs` what they take · `save.rs` a save's side of it
+//! - `feed.rs` `batch.rs` chunks back, verified · `check.rs` every file's own hash, orphans
+mod batch;
+mod catalog;
+mod check;
+mod feed;
+mod images;
+mod index;
+mod local;
+mod locations;
+mod lock;
+mod memory;
+mod read;
+mod save;
+mod usage;
+mod write;
+
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
+mod sample;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use check::{CheckOptions, CheckReport};
+pub use feed::{ChunkFeed, Delivery, Lost, PackFeed, WantSet};
+pub use images::{ImageInfo, Images};
+pub use local::Local;
+pub use lock::host_name;
+pub use memory::{Memory, Unflushed};
+pub use read::{FileInfo, Read};
+pub use save::{Added, Known, Saver};
+pub use usage::Usage;
+pub use write::{Append, Write};
+
+use crate::error::{Error, Result};
+use crate::image::hash::{ChunkId, Hash};
+use crate::image::header::{Version, encode_json, parse_json, seal, unseal};
+use crate::image::manifest::{MAX_ROOT, Root, VolumeEntry};
+use crate::image::segment::{MAX_SEGMENT, SegmentReader, segment_span};
+use crate::image::time::Timestamp;
+use crate::report::Report;
+use crate::units::Bytes;
+use lock::{Lock, LockKind};
+use read::is_missing;
+use write::Session;
+
+/// The file that makes a folder a repository.
+const HEADER: &str = "keiki";
+const MAX_HEADER: Bytes = Bytes::kib(64);
+
+/// Every folder of a repository; `trash` is reserved for packs that nothing needs any more.
+const FOLDERS: [&str; 8] =
+    ["images", "roots", "tables", "packs", "locations", "locks", "tmp", "trash"];
+
+/// What the repository's own file says.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+struct Header {
+    #[serde(flatten)]
+    version: Version,
+    id: String,
+    created: Timestamp,
+}
+
+/// A repository that was opened; clones are the same one.
+#[derive(Clone)]
+pub struct Repository {
+    files: Arc<dyn Read>,
+    session: Option<Arc<Session>>,
+    header: Header,
+}
+
+impl Repository {
+    /// Makes a new repository in an empty place; its folder is made where it does not exist.
+    ///
+    /// # Errors
+    /// `Refused` where there are other files or a repository already.
+    pub fn create(files: Arc<dyn Write>) -> Result<Self> {
+        let there = files.list("")?;
+        if let Some(file) = there.first() {
+            return Err(Error::refused(format!(
+                "{} is no place for a new repository: it has the file {}",
+                files.location(),
+                file.name
+            )));
+        }
+        files.make_folder("")?;
+        FOLDERS.iter().try_for_each(|folder| files.make_folder(folder))?;
+        let header = Header {
+            version: Version::CURRENT,
+            id: uuid::Uuid::new_v4().to_string(),
+            created: Timestamp::now(),
+        };
+        let session = Session::new(Arc::clone(&files));
+        session.put(HEADER, &seal(encode_json(&header)?))?;
+        Ok(Self { files, session: Some(Arc::new(session)), header })
+    }
+
+    /// Opens a repository that is there.
+    ///
+    /// # Errors
+    /// `Refused` where there is none; `Corrupt` where its header is damaged; `Unsupported` where it is of a
+    /// newer format.
+    pub fn open(files: Arc<dyn Write>) -> Result<Self> {
+        let header = read_header(files.as_ref())?;
+        let session = Some(Arc::new(Session::new(Arc::clone(&files))));
+        Ok(Self { files, session, header })
+    }
+
+    /// Opens a repository that is only read, be it for where it is kept.
+    pub fn open_read_only(files: Arc<dyn Read>) -> Result<Self> {
+        let header = read_header(files.as_ref())?;
+        Ok(Self { files, session: None, header })
+    }
+
+    /// Whether a place holds a repository, damaged or not.
+    pub fn exists(files: &dyn Read) -> Result<bool> {
+        match files.get(HEADER, MAX_HEADER) {
+            Err(error) if is_missing(&error) => Ok(false),
+            Err(error) if index::is_damage(&error) => Ok(true),
+            other => other.map(|_| true),
+        }
+    }
+
+    /// The place, for messages.
+    pub fn location(&self) -> String {
+        self.files.location()
+    }
+
+    /// The repository's own id: a UUID.
+    pub fn id(&self) -> &str {
+        &self.header.id
+    }
+
+    /// The session for changes; there is none without the right and the knowledge to write.
+    fn session(&self) -> Result<&Arc<Session>> {
+        self.header.version.writable().map_err(|error| error.on(&self.location()))?;
+        self.session.as_ref().ok_or_else(|| {
+            Error::refused(format!("the repository {} can only be read", self.location()))
+        })
+    }
+
+    /// All images, by their records.
+    pub fn images(&self) -> Result<Images> {
+        Images::read(self.files.as_ref())
+    }
+
+    /// The image that `NAME`, `NAME@IDPREFIX` or `NAME@2026-11-20` means; see [`Images::resolve`].
+    ///
+    /// Damaged records are warned of: one of them may have been the newest.
+    pub fn resolve(&self, text: &str, report: &dyn Report) -> Result<ImageInfo> {
+        let images = self.images()?;
+        for error in &images.damaged {
+            report.warning(&format!("{error}; what this record named is not listed"));
+        }
+        images.resolve(text).cloned()
+    }
+
+    /// An image's root; errors name the file and the image.
+    pub fn root(&self, image: &ImageInfo) -> Result<Root> {
+        let hash = image.record.root;
+        let path = root_path(hash);
+        let read = || Root::parse(&read_named(self.files.as_ref(), &path, hash, MAX_ROOT)?);
+        read().map_err(|error| named(error.on(&path), image))
+    }
+
+    /// A table segment's bytes, as its hash says.
+    pub fn segment(&self, hash: Hash) -> Result<Vec<u8>> {
+        read_named(self.files.as_ref(), &table_path(hash), hash, MAX_SEGMENT)
+    }
+
+    /// The distinct chunks of segment `number` of a volume.
+    fn segment_chunks(
+        &self,
+        window: Bytes,
+        volume: &VolumeEntry,
+        number: u64,
+        hash: Hash,
+    ) -> Result<HashSet<ChunkId>> {
+        let bytes = self.segment(hash)?;
+        let span = segment_span(number, window, volume.size).len();
+        let chunks = || -> Result<HashSet<ChunkId>> {
+            let windows = SegmentReader::new(&bytes, window, span)?;
+            windows.filter_map(|next| next.map(|(_, state)| state.chunk).transpose()).collect()
+        };
+        chunks().map_err(|error| error.on(&table_path(hash)))
+    }
+
+    /// Begins a save: takes a shared lock and learns which chunks are known.
+    pub fn saver(&self, report: &dyn Report) -> Result<Saver> {
+        Saver::new(self, report)
+    }
+
+    /// A feed of this repository's chunks for images whose root says `window`.
+    pub fn feed(&self, window: Bytes) -> Result<PackFeed> {
+        PackFeed::new(Arc::clone(&self.files), window)
+    }
+
+    /// Forgets images: removes their records; what only they needed stays until it is pruned.
+    pub fn remove(&self, images: &[ImageInfo]) -> Result<()> {
+        let session = self.session()?;
+        let _lock = Lock::take(session, LockKind::Shared)?;
+        for image in images {
+            session.delete(&images::record_path(image.id))?;
+        }
+        catalog::write(session)
+    }
+
+    /// What each image takes; see [`Usage`].
+    pub fn usage(&self, images: &[ImageInfo], report: &dyn Report) -> Result<Vec<Usage>> {
+        usage::usage(self, images, report)
+    }
+
+    /// Looks after the repository; see [`CheckReport`].
+    pub fn check(&self, options: CheckOptions, report: &dyn Report) -> Result<CheckReport> {
+        check::check(self, options, report)
+    }
+}
+
+fn root_path(hash: Hash) -> String {
+    format!("roots/{hash}")
+}
+
+fn table_path(hash: Hash) -> String {
+    format!("tables/{hash}")
+}
+
+/// Reads a file that is named by its own hash; errors name it.
+fn read_named(files: &dyn Read, path: &str, hash: Hash, max: Bytes) -> Result<Vec<u8>> {
+    let bytes = files.get(path, max)?;
+    let found = Hash::of(&bytes);
+    if found == hash {
+        return Ok(bytes);
+    }
+    let expected = "the hash that is its name";
+    Err(Error::corrupt("file", Bytes::ZERO, expected, found.to_string()).on(path))
+}
+
+fn read_header(files: &dyn Read) -> Result<Header> {
+    let bytes = match files.get(HEADER, MAX_HEADER) {
+        Err(error) if is_missing(&error) => {
+            return Err(Error::refused(format!("there is no repository at {}", files.location())));
+        }
+        other => other?,
+    };
+    let parse = || parse_json("repository header", unseal("repository header", &bytes)?);
+    parse().map_err(|error: Error| error.on(&format!("{}/{HEADER}", files.location())))
+}
+
+/// The same error, naming the image too.
+fn named(error: Error, image: &ImageInfo) -> Error {
+    match error {
+        Error::Corrupt { subject, structure, offset, expected, found } => {
+            let subject = format!("image {}, {subject}", image.record.name);
+            Error::Corrupt { subject, structure, offset, expected, found }
+        }
+        Error::Io { subject, action, offset, source } => {
+            let subject = format!("image {}, {subject}", image.record.name);
+            Error::Io { subject, action, offset, source }
+        }
+        Error::Unsupported { subject, what } => {
+            let subject = format!("image {}, {subject}", image.record.name);
+            Error::Unsupported { subject, what }
+        }
+        other => other,
+    }
+}

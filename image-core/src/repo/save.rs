@@ -1,0 +1,238 @@
+//! A save's side of the repository: chunks into packs, then tables, root, and the record last.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::error::{Error, Result};
+use crate::image::codec::Codec;
+use crate::image::hash::{ChunkId, Hash};
+use crate::image::manifest::Root;
+use crate::image::pack::PackBuilder;
+use crate::image::record::Record;
+use crate::repo::index::{Index, PackFile, Slot, list_packs, pack_path};
+use crate::repo::locations::{self, Lookup, locate, locations_path};
+use crate::repo::lock::{Lock, LockKind, leftovers};
+use crate::repo::write::Draft;
+use crate::repo::{ImageInfo, Repository, catalog, images, root_path, table_path};
+use crate::report::{Report, Stage};
+use crate::units::Bytes;
+
+/// What became of a chunk that was offered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Added {
+    /// It was stored.
+    New,
+    /// The repository had it already.
+    Known,
+}
+
+/// The chunks that need not be stored: those of the repository's packs and those of this save.
+///
+/// Every worker may ask at any time.
+pub struct Known {
+    index: Index,
+    relied: Vec<AtomicBool>,
+    fresh: RwLock<HashMap<ChunkId, Slot>>,
+}
+
+impl Known {
+    fn new(index: Index) -> Self {
+        let relied = index.packs.iter().map(|_| AtomicBool::new(false)).collect();
+        Self { index, relied, fresh: RwLock::default() }
+    }
+
+    /// Whether the chunk is stored already; if so, this save relies on it, and on its pack.
+    pub fn contains(&self, id: &ChunkId) -> bool {
+        let Some(slot) = self.find(id) else { return false };
+        if let Some(relied) = usize::try_from(slot.pack).ok().and_then(|at| self.relied.get(at)) {
+            relied.store(true, Ordering::Relaxed);
+        }
+        true
+    }
+
+    fn find(&self, id: &ChunkId) -> Option<Slot> {
+        let fresh = self.fresh.read().unwrap_or_else(PoisonError::into_inner);
+        self.index.find(id).or_else(|| fresh.get(id).copied())
+    }
+
+    /// Notes a new chunk; beyond the index's limit it is forgotten, and perhaps stored again.
+    fn insert(&self, id: ChunkId, slot: Slot) -> bool {
+        let mut fresh = self.fresh.write().unwrap_or_else(PoisonError::into_inner);
+        let room = self.index.has_room_beside(fresh.len());
+        if room {
+            fresh.insert(id, slot);
+        }
+        room
+    }
+}
+
+/// One save into a repository. Dropped before its record was put, it leaves packs for the next save.
+pub struct Saver {
+    repository: Repository,
+    lock: Lock,
+    known: Arc<Known>,
+    all_remembered: bool,
+    open: Option<OpenPack>,
+    written: Vec<PackFile>,
+}
+
+struct OpenPack {
+    draft: Draft,
+    builder: PackBuilder,
+}
+
+impl Saver {
+    pub(super) fn new(repository: &Repository, report: &dyn Report) -> Result<Self> {
+        let session = repository.session()?;
+        let lock = Lock::take(session, LockKind::Shared)?;
+        for leftover in leftovers(session.files().as_ref())? {
+            session.delete(&format!("tmp/{}", leftover.name))?;
+        }
+        report.stage(Stage::Index, None);
+        let index = Index::build(repository.files.as_ref(), report)?;
+        for (_, error) in &index.damaged {
+            report.warning(&format!("{error}; its chunks are stored again"));
+        }
+        Ok(Self {
+            repository: repository.clone(),
+            lock,
+            all_remembered: index.complete,
+            known: Arc::new(Known::new(index)),
+            open: None,
+            written: Vec::new(),
+        })
+    }
+
+    /// The chunks that need not be compressed and added.
+    pub fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known)
+    }
+
+    /// Stores a chunk in the pack that is open, unless it is known.
+    ///
+    /// After an error the save cannot be finished: [`Saver::put_root`] would miss chunks.
+    pub fn add(
+        &mut self,
+        id: ChunkId,
+        codec: Codec,
+        plain_len: Bytes,
+        stored: &[u8],
+    ) -> Result<Added> {
+        if self.known.contains(&id) {
+            return Ok(Added::Known);
+        }
+        // Taken out: after an error it is dropped, and with it the draft.
+        let mut pack = match self.open.take() {
+            Some(pack) => pack,
+            None => {
+                OpenPack { draft: self.repository.session()?.draft()?, builder: PackBuilder::new() }
+            }
+        };
+        let entry = pack.builder.add(id, codec, plain_len, stored)?;
+        pack.draft.append(stored)?;
+        let slot = Slot { pack: self.pack_number(), entry };
+        self.all_remembered &= self.known.insert(id, slot);
+        let full = pack.builder.is_full();
+        self.open = Some(pack);
+        if full {
+            self.finish_packs()?;
+        }
+        Ok(Added::New)
+    }
+
+    fn pack_number(&self) -> u32 {
+        u32::try_from(self.known.index.packs.len() + self.written.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Closes the pack that is open and makes it durable.
+    pub fn finish_packs(&mut self) -> Result<()> {
+        let Some(OpenPack { mut draft, builder }) = self.open.take() else { return Ok(()) };
+        let data_len = builder.data_len();
+        let (name, tail) = builder.finish();
+        draft.append(&tail)?;
+        draft.finish(&pack_path(name))?;
+        self.written.push(PackFile { name, size: data_len + Bytes::of(&tail) });
+        Ok(())
+    }
+
+    /// Stores a table segment; its name.
+    pub fn put_segment(&mut self, bytes: &[u8]) -> Result<Hash> {
+        let hash = Hash::of(bytes);
+        self.repository.session()?.put(&table_path(hash), bytes)?;
+        Ok(hash)
+    }
+
+    /// Stores the root, after every chunk of its tables was found in a durable pack; its name.
+    ///
+    /// # Errors
+    /// `Corrupt` where a table or a chunk is missing: nothing looks like an image then.
+    pub fn put_root(&mut self, root: &Root) -> Result<Hash> {
+        self.finish_packs()?;
+        let bytes = root.encode()?;
+        Root::parse(&bytes)?;
+        let mut seen = HashSet::new();
+        for (volume, number, segment) in root.segments() {
+            if seen.insert(segment) {
+                let repository = &self.repository;
+                let ids = repository.segment_chunks(root.window, volume, number, segment)?;
+                self.put_locations(segment, &ids)?;
+            }
+        }
+        let hash = Hash::of(&bytes);
+        self.repository.session()?.put(&root_path(hash), &bytes)?;
+        Ok(hash)
+    }
+
+    fn put_locations(&self, segment: Hash, ids: &HashSet<ChunkId>) -> Result<()> {
+        let mut packs = self.known.index.packs.clone();
+        packs.extend(&self.written);
+        let find = |id: &ChunkId| self.known.find(id);
+        let lookup = Lookup { packs: &packs, complete: self.all_remembered, find: &find };
+        let files = self.repository.files.as_ref();
+        let places = locate(files, &lookup, ids.iter().copied())?;
+        if places.len() != ids.len() {
+            let found = format!("{} of them in no intact pack", ids.len() - places.len());
+            let expected = format!("{} chunks", ids.len());
+            let error = Error::corrupt("table segment", Bytes::ZERO, expected, found);
+            return Err(error.on(&table_path(segment)));
+        }
+        let bytes = locations::encode(segment, &places);
+        self.repository.session()?.put(&locations_path(segment), &bytes)
+    }
+
+    /// Stores the record: from now on the image exists. The catalog is only a cache, so what goes wrong
+    /// with it is a warning.
+    ///
+    /// # Errors
+    /// `Refused` where the lock, the root or a pack that this image needs went away meanwhile.
+    pub fn put_record(self, record: Record, report: &dyn Report) -> Result<ImageInfo> {
+        self.lock.held()?;
+        self.recheck_packs()?;
+        let bytes = record.encode()?;
+        Record::parse(&bytes)?;
+        let info = ImageInfo { id: Hash::of(&bytes), record };
+        self.repository.root(&info)?;
+        let session = self.repository.session()?;
+        session.put(&images::record_path(info.id), &bytes)?;
+        if let Err(error) = catalog::write(session) {
+            report.warning(&format!("the catalog was not written: {error}"));
+        }
+        Ok(info)
+    }
+
+    fn recheck_packs(&self) -> Result<()> {
+        let packs = list_packs(self.repository.files.as_ref())?;
+        let there: HashSet<Hash> = packs.into_iter().map(|pack| pack.name).collect();
+        let relied = self.known.index.packs.iter().zip(&self.known.relied);
+        let relied = relied.filter(|(_, relied)| relied.load(Ordering::Relaxed));
+        let needed = relied.map(|(pack, _)| pack).chain(&self.written);
+        match needed.into_iter().find(|pack| !there.contains(&pack.name)) {
+            None => Ok(()),
+            Some(gone) => Err(Error::refused(format!(
+                "{} went away during the save; save again",
+                pack_path(gone.name)
+            ))),
+        }
+    }
+}

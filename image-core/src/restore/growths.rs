@@ -1,0 +1,65 @@
+//! What filesystem tools have to do for a plan, and where.
+
+use super::no_target;
+use crate::error::Result;
+use crate::fs::GrowthTool;
+use crate::grow::Growth;
+use crate::lvm::model::SegmentKind;
+use crate::plan::restore::{Place, RestorePlan, VolumePlan};
+use crate::units::Bytes;
+use crate::view::{self, Layout};
+
+/// The growths of a plan; swap areas need no tool.
+///
+/// # Errors
+/// [`crate::error::Error::Refused`] for a plan that contradicts itself.
+pub fn growths(plan: &RestorePlan) -> Result<Vec<Growth>> {
+    let mut growths = Vec::new();
+    for growth in plan.grow.iter().filter(|growth| growth.tool != GrowthTool::Swap) {
+        let volume = plan.volumes.iter().find(|volume| volume.id == growth.id);
+        let layout = layout(plan, volume.ok_or_else(no_target)?)?;
+        growths.push(Growth { volume: growth.id.clone(), tool: growth.tool, layout });
+    }
+    Ok(growths)
+}
+
+/// Where a planned volume lies in files and devices.
+fn layout(plan: &RestorePlan, volume: &VolumePlan) -> Result<Layout> {
+    let place = |target: usize, offset: Bytes| -> Result<view::Place> {
+        let target = plan.targets.get(target).ok_or_else(no_target)?;
+        Ok(view::Place { path: target.path.clone(), offset })
+    };
+    let (group, name) = match &volume.place {
+        Place::Target(at, extent) => {
+            let place = place(*at, extent.start)?;
+            return Layout::new(vec![view::Piece::linear(Bytes::ZERO, extent.len(), place)]);
+        }
+        Place::Lv(group, name) => (plan.groups.get(*group).ok_or_else(no_target)?, name),
+    };
+    let vg = &group.vg;
+    let mut pieces = Vec::new();
+    for segment in &vg.lv(name).ok_or_else(no_target)?.segments {
+        let SegmentKind::Striped { stripe_size, stripes } = &segment.kind else {
+            return Err(no_target());
+        };
+        let mut places = Vec::new();
+        for (pv, pe) in stripes {
+            let (pv, model) = group.pvs.get(*pv).zip(vg.pvs.get(*pv)).ok_or_else(no_target)?;
+            places.push(place(pv.target, pv.extent.start + model.pe_start + vg.extents(*pe))?);
+        }
+        let length = vg.extents(segment.extent_count);
+        let stripe_size = if places.len() > 1 { *stripe_size } else { length };
+        let volume_offset = vg.extents(segment.start_extent);
+        pieces.push(view::Piece { volume_offset, length, stripe_size, places });
+    }
+    Layout::new(pieces)
+}
+
+/// What the user has to do where a growth failed.
+pub(super) fn by_hand(tool: GrowthTool, id: &str) -> String {
+    match tool {
+        GrowthTool::Resize2fs => format!("grow {id}: e2fsck -f DEVICE && resize2fs DEVICE"),
+        GrowthTool::XfsGrowfs => format!("grow {id}: mount it, then xfs_growfs MOUNTPOINT"),
+        GrowthTool::Swap => format!("make {id} anew: mkswap DEVICE"),
+    }
+}

@@ -1,0 +1,73 @@
+//! What must be different on the target: swap headers for another size, hidden sectors of a FAT that
+//! moved.
+
+use super::Job;
+use crate::error::Result;
+use crate::fs::{fat, swap};
+use crate::image::manifest::VolumeEntry;
+use crate::io::memory::Memory;
+use crate::pipeline::write::{Damage, Patch, Target};
+use crate::plan::restore::{Place, VolumePlan};
+use crate::report::Quiet;
+use crate::units::Bytes;
+
+/// The patches of one volume, and what kept its first window from being read for them.
+///
+/// # Errors
+/// Of the repository; [`crate::error::Error::Refused`] for a swap area too small to be one.
+pub(super) fn of(job: &Job<'_>, volume: &VolumePlan) -> Result<(Vec<Patch>, Vec<Damage>)> {
+    let Some(entry) = job.root.volumes.get(volume.entry) else { return Ok(Default::default()) };
+    let resized = entry.content == "swap" && entry.state == "clean" && volume.to != volume.from;
+    let moved = if entry.content == "vfat" { moved(job, volume, entry) } else { None };
+    if !resized && moved.is_none() {
+        return Ok(Default::default());
+    }
+    let (saved, damage) = first_window(job, entry)?;
+    let changes = match moved {
+        Some((old, new)) => fat::relocated(&saved, old, new),
+        None => swap_header(&saved, volume)?,
+    };
+    let mut patches = Vec::new();
+    for (offset, bytes) in changes {
+        // A copy of a FAT's boot sector behind the first window stays as it is.
+        let old = offset.index().and_then(|at| saved.get(at..at.checked_add(bytes.len())?));
+        patches.extend(old.map(|old| Patch { offset, saved: old.to_vec(), bytes }));
+    }
+    Ok((patches, damage))
+}
+
+/// The sectors at which a partition started and starts, where both are known and differ. A volume that
+/// stood alone, or does now, does not know.
+fn moved(job: &Job<'_>, volume: &VolumePlan, entry: &VolumeEntry) -> Option<(u32, u32)> {
+    let Place::Target(at, extent) = &volume.place else { return None };
+    let disk = job.root.disks.iter().find(|disk| Some(&disk.id) == entry.disk.as_ref())?;
+    let number = |start: Bytes, sector: Bytes| u32::try_from(start.units(sector)).ok();
+    let old = number(entry.offset, disk.sector_size)?;
+    let new = number(extent.start, job.targets.get(*at)?.sector_size())?;
+    (old != new).then_some((old, new))
+}
+
+/// The header of a swap area for a volume of another size; nothing where there is none to be made anew.
+fn swap_header(saved: &[u8], volume: &VolumePlan) -> Result<Vec<(Bytes, Vec<u8>)>> {
+    let first = Memory::new(saved.to_vec());
+    let Some(header) = swap::Header::read(&first, volume.from)? else { return Ok(Vec::new()) };
+    Ok(vec![(Bytes::ZERO, header.resized(volume.to)?.to_bytes())])
+}
+
+/// The first window of a saved volume, zeros where nothing was saved.
+fn first_window(job: &Job<'_>, entry: &VolumeEntry) -> Result<(Vec<u8>, Vec<Damage>)> {
+    let window = job.root.window;
+    let bytes = Memory::new(vec![0; window.index().unwrap_or(0)]);
+    let Some(Some(hash)) = entry.segments.first() else {
+        return Ok((bytes.into_bytes(), Vec::new()));
+    };
+    let damage = match Damage::or_segment(job.repo, entry, 0, *hash, window)? {
+        Err(damage) => vec![damage],
+        Ok(mut segment) => {
+            segment.keep_first_window();
+            let target = Target { id: &entry.id, window, patches: &[] };
+            target.write(&segment, &bytes, &mut job.repo.feed(window)?, &Quiet::default())?
+        }
+    };
+    Ok((bytes.into_bytes(), damage))
+}

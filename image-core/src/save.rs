@@ -1,0 +1,365 @@
+//! Saving: what a survey found goes into a repository as one image.
+//!
+//! survey, then windows to chunks, chunks to packs, states to table segments, the root, and the record
+//! last: without it there is no image.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::exec::{Call, Runner};
+use crate::extent::{Extent, ExtentSet};
+use crate::fs::State;
+use crate::image::chunk::WindowState;
+use crate::image::hash::Hash;
+use crate::image::header::Version;
+use crate::image::manifest::{DiskEntry, PvEntry, Root, VolumeEntry, VolumeGroupEntry};
+use crate::image::record::{ImageName, Record};
+use crate::image::segment::{SegmentWriter, segment_count, segment_span};
+use crate::image::time::Timestamp;
+use crate::image::{SEGMENT_WINDOWS, WINDOW};
+use crate::pipeline::pack::{self, Packed, Packing};
+use crate::pipeline::{estimate, read};
+use crate::repo::{Added, ImageInfo, Saver};
+use crate::report::{Report, Stage};
+use crate::survey::model::{Group, Survey, Volume};
+use crate::units::Bytes;
+
+/// What a save needs to know besides the survey.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Name of the image.
+    pub name: ImageName,
+    /// zstd level.
+    pub level: i32,
+    /// Worker threads.
+    pub workers: usize,
+    /// The newest image of that name: nothing depends on it but which image counts as newer.
+    pub parent: Option<Hash>,
+    /// This machine's name.
+    pub host: String,
+    /// Program and version, for the root.
+    pub tool: String,
+    /// How the saving machine boots, where it saves disks of its own.
+    pub firmware: Firmware,
+}
+
+/// How a machine boots: advice for whoever makes a restored disk boot again.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Firmware {
+    /// `uefi` or `bios`.
+    pub boot_mode: Option<String>,
+    /// What efibootmgr(8) says of the boot entries.
+    pub efibootmgr: Option<String>,
+}
+
+impl Firmware {
+    /// Asks this machine. A machine without efibootmgr has no entries to tell.
+    pub fn of_this_machine(runner: &dyn Runner) -> Self {
+        let uefi = Path::new("/sys/firmware/efi").exists();
+        let entries = || {
+            runner.find("efibootmgr")?;
+            let outcome = runner.run(&Call::new("efibootmgr", ["-v"])).ok()?;
+            outcome.success().then(|| outcome.text())
+        };
+        Self {
+            boot_mode: Some(if uefi { "uefi" } else { "bios" }.to_owned()),
+            efibootmgr: if uefi { entries() } else { None },
+        }
+    }
+}
+
+/// A volume that was copied whole.
+#[derive(Clone, PartialEq, Eq, Serialize, Debug)]
+pub struct RawVolume {
+    /// Its id.
+    pub id: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a save did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Saved {
+    /// The image.
+    pub image: ImageInfo,
+    /// How many volumes it has.
+    pub volumes: usize,
+    /// Bytes in use.
+    pub used_bytes: Bytes,
+    /// Bytes that were read and are not zero.
+    pub read_bytes: Bytes,
+    /// Chunks that the repository did not have.
+    pub new_chunks: u64,
+    /// Chunks that it had.
+    pub known_chunks: u64,
+    /// Bytes that the new chunks take there.
+    pub stored_bytes: Bytes,
+    /// Volumes that were copied whole, with the reason.
+    pub raw_volumes: Vec<RawVolume>,
+}
+
+/// Roughly what a save of `survey` would store.
+///
+/// # Errors
+/// [`Error::Io`] where a source cannot be read.
+pub fn estimate(survey: &Survey, saver: &Saver, level: i32, report: &dyn Report) -> Result<Bytes> {
+    report.stage(Stage::Estimate, None);
+    let used: Vec<_> = survey.volumes.iter().map(Volume::used).collect();
+    let known = saver.known();
+    let known = |id: &_| known.contains(id);
+    estimate::stored_bytes(&to_read(survey, &used), WINDOW, level, &known, report)
+}
+
+fn to_read<'a>(survey: &'a Survey, used: &'a [ExtentSet]) -> Vec<read::Volume<'a>> {
+    let both = survey.volumes.iter().zip(used);
+    both.map(|(volume, used)| read::Volume { source: &volume.source, used }).collect()
+}
+
+/// Saves everything in `survey`.
+///
+/// # Errors
+/// Any: then there is no image, but what was stored is used by the next save.
+pub fn save(
+    survey: &Survey,
+    saver: Saver,
+    request: &Request,
+    report: &dyn Report,
+) -> Result<Saved> {
+    let used: Vec<_> = survey.volumes.iter().map(Volume::used).collect();
+    let volumes = to_read(survey, &used);
+    let total = used.iter().map(|used| used.total()).sum();
+    report.stage(Stage::Save, Some(total));
+    let index = saver.known();
+    let known = |id: &_| index.contains(id);
+    let packing =
+        Packing { window: WINDOW, level: request.level, workers: request.workers, known: &known };
+    let mut tables = Tables::new(survey, saver);
+    let packed = pack::run(&volumes, &packing, report, &mut |packed| tables.take(packed))
+        .and_then(|()| tables.finish());
+    if let Err(error) = packed {
+        // For the next save, which need not store it again; where this fails too it is lost.
+        drop(tables.saver.finish_packs());
+        return Err(error);
+    }
+    let Tables { mut saver, segments, counts, .. } = tables;
+    let root =
+        root(survey, &used.iter().map(|used| used.total()).collect::<Vec<_>>(), segments, request)?;
+    let root_hash = saver.put_root(&root)?;
+    report.checkpoint()?;
+    let record = Record {
+        version: Version::CURRENT,
+        name: request.name.clone(),
+        created: Timestamp::now(),
+        host: request.host.clone(),
+        parent: request.parent,
+        root: root_hash,
+        used_bytes: root.used_bytes(),
+    };
+    let image = saver.put_record(record, report)?;
+    let raw_volumes = survey
+        .volumes
+        .iter()
+        .filter_map(|volume| {
+            let reason = volume.reason()?.to_owned();
+            Some(RawVolume { id: volume.id.clone(), reason })
+        })
+        .collect();
+    Ok(Saved {
+        image,
+        volumes: survey.volumes.len(),
+        used_bytes: total,
+        read_bytes: counts.read,
+        new_chunks: counts.new,
+        known_chunks: counts.known,
+        stored_bytes: counts.stored,
+        raw_volumes,
+    })
+}
+
+#[derive(Default)]
+struct Counts {
+    read: Bytes,
+    new: u64,
+    known: u64,
+    stored: Bytes,
+}
+
+/// Turns window states into table segments, volume by volume.
+struct Tables<'a> {
+    survey: &'a Survey,
+    saver: Saver,
+    current: Option<(usize, u64, SegmentWriter)>,
+    segments: Vec<BTreeMap<u64, Hash>>,
+    counts: Counts,
+}
+
+impl<'a> Tables<'a> {
+    fn new(survey: &'a Survey, saver: Saver) -> Self {
+        let segments = vec![BTreeMap::new(); survey.volumes.len()];
+        Self { survey, saver, current: None, segments, counts: Counts::default() }
+    }
+
+    fn take(&mut self, packed: Packed<'_>) -> Result<()> {
+        match packed {
+            Packed::Window { volume, number, state, stored } => {
+                self.counts.read += state.plain_len();
+                if let Some(id) = &state.chunk {
+                    let added = stored.as_ref().map_or(Ok(Added::Known), |stored| {
+                        self.saver.add(*id, stored.codec, stored.plain_len, stored.bytes)
+                    })?;
+                    match added {
+                        Added::New => {
+                            self.counts.new += 1;
+                            self.counts.stored +=
+                                stored.map_or(Bytes::ZERO, |s| Bytes::of(s.bytes));
+                        }
+                        Added::Known => self.counts.known += 1,
+                    }
+                }
+                self.push(volume, number, &state)
+            }
+            Packed::Zeros { volume, first, count } => {
+                let zero = Extent::first(WINDOW).into();
+                let state = WindowState { zero, ..WindowState::default() };
+                (first..first + count).try_for_each(|number| self.push(volume, number, &state))
+            }
+        }
+    }
+
+    fn push(&mut self, volume: usize, number: u64, state: &WindowState) -> Result<()> {
+        let (segment, index) = (number / SEGMENT_WINDOWS, number % SEGMENT_WINDOWS);
+        if self.current.as_ref().is_none_or(|(v, s, _)| (*v, *s) != (volume, segment)) {
+            self.finish()?;
+            let size = self.survey.volumes.get(volume).map_or(Bytes::ZERO, Volume::size);
+            let writer = SegmentWriter::new(WINDOW, segment_span(segment, WINDOW, size).len());
+            self.current = Some((volume, segment, writer));
+        }
+        match &mut self.current {
+            Some((_, _, writer)) => writer.push(index, state),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        let Some((volume, segment, writer)) = self.current.take() else { return Ok(()) };
+        if let (Some(bytes), Some(list)) = (writer.finish()?, self.segments.get_mut(volume)) {
+            list.insert(segment, self.saver.put_segment(&bytes)?);
+        }
+        Ok(())
+    }
+}
+
+/// The root of an image of everything in `survey`.
+fn root(
+    survey: &Survey,
+    used: &[Bytes],
+    segments: Vec<BTreeMap<u64, Hash>>,
+    request: &Request,
+) -> Result<Root> {
+    let mut root = Root::empty(request.tool.clone());
+    root.boot_mode.clone_from(&request.firmware.boot_mode);
+    root.efibootmgr.clone_from(&request.firmware.efibootmgr);
+    for slot in survey.slots.iter().filter(|slot| slot.whole) {
+        root.disks.push(DiskEntry {
+            id: slot.id.clone(),
+            path: slot.path.display().to_string(),
+            size: slot.source.size(),
+            sector_size: slot.source.sector_size(),
+            model: slot.hardware.model.clone(),
+            serial: slot.hardware.serial.clone(),
+            wwn: slot.hardware.wwn.clone(),
+            table: slot.table.as_ref().map(value).transpose()?,
+        });
+    }
+    for ((volume, used), segments) in survey.volumes.iter().zip(used).zip(segments) {
+        root.volumes.push(volume_entry(survey, volume, *used, segments));
+    }
+    for group in &survey.groups {
+        root.volume_groups.push(group_entry(group)?);
+    }
+    Ok(root)
+}
+
+fn volume_entry(
+    survey: &Survey,
+    volume: &Volume,
+    used: Bytes,
+    segments: BTreeMap<u64, Hash>,
+) -> VolumeEntry {
+    let slot = volume.slot.and_then(|at| survey.slots.get(at));
+    let in_group = |name: &&String| survey.groups.iter().any(|group| group.vg.name == **name);
+    let disk = slot.filter(|slot| slot.whole).map(|slot| slot.id.clone());
+    // A volume that was picked out of its disk or group stands alone: it restores onto one target.
+    let container = match volume.slot {
+        Some(_) => disk.clone().filter(|disk| *disk != volume.id),
+        None => volume.group.as_ref().filter(in_group).cloned(),
+    };
+    let count = segment_count(WINDOW, volume.size());
+    let needs = volume.needs.as_ref();
+    VolumeEntry {
+        id: volume.id.clone(),
+        offset: if disk.is_some() { volume.extent.start } else { Bytes::ZERO },
+        disk,
+        container,
+        kind: name_of(&volume.kind),
+        name: volume.name.clone(),
+        size: volume.size(),
+        content: volume.content.clone(),
+        label: volume.label.clone(),
+        uuid: volume.uuid.clone(),
+        used_bytes: used,
+        min_bytes: volume.min_bytes(),
+        state: state_name(&volume.state).to_owned(),
+        reason: volume.reason().map(str::to_owned),
+        block_size: needs.map(|needs| needs.block_size),
+        sector_limit: needs.map(|needs| needs.sector_limit),
+        growth: needs.and_then(|needs| needs.growth).map(|tool| name_of(&tool)),
+        last_mounted: needs.and_then(|needs| needs.last_mounted.clone()),
+        is_container: volume.is_container(),
+        unreadable: Vec::new(),
+        segments: (0..count).map(|number| segments.get(&number).copied()).collect(),
+    }
+}
+
+fn group_entry(group: &Group) -> Result<VolumeGroupEntry> {
+    let mut pvs = Vec::new();
+    for pv in &group.pvs {
+        let head = value(&pv.head)?;
+        pvs.push(PvEntry { uuid: pv.head.uuid.clone(), volume: pv.volume.clone(), head });
+    }
+    let vg = &group.vg;
+    Ok(VolumeGroupEntry {
+        name: vg.name.clone(),
+        uuid: vg.uuid.clone(),
+        extent_size: vg.extent_size,
+        text: group.text.clone(),
+        pvs,
+        lvs: vg.lvs.iter().map(|lv| format!("{}/{}", vg.name, lv.name)).collect(),
+    })
+}
+
+/// The state as JSON names it.
+pub fn state_name(state: &State) -> &'static str {
+    match state {
+        State::Clean => "clean",
+        State::Replayable => "replayable",
+        State::Hibernated => "hibernated",
+        State::Locked => "locked",
+        State::Raw(_) => "raw",
+    }
+}
+
+/// The name that serde gives a unit variant.
+pub fn name_of(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => String::new(),
+    }
+}
+
+fn value(value: &impl Serialize) -> Result<serde_json::Value> {
+    serde_json::to_value(value).map_err(|error| Error::unsupported(error.to_string()))
+}

@@ -1,0 +1,82 @@
+//! Other block devices of this machine that carry the identifiers of an image: after a restore there
+//! would be two of each.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::disk::{inventory, table};
+use crate::error::{Error, Result};
+use crate::io::Source;
+use crate::io::device::Device;
+use crate::lvm::label;
+
+/// The identifiers that matter.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Identifiers {
+    /// Volume groups: name and UUID.
+    pub volume_groups: Vec<(String, String)>,
+    /// Disk GUIDs and MBR signatures.
+    pub tables: Vec<String>,
+}
+
+/// A device that carries one of them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Carrier {
+    /// The device.
+    pub path: PathBuf,
+    /// The volume group, or none for a disk identifier.
+    pub volume_group: Option<String>,
+    /// What it carries, in words.
+    pub what: String,
+}
+
+/// The disks and partitions of this machine, other than `except` and what lies on them, that carry one of
+/// `identifiers`. Devices that cannot be read carry nothing.
+///
+/// # Errors
+/// [`Error::Io`] where the machine's devices cannot be listed.
+pub fn find(identifiers: &Identifiers, except: &[PathBuf]) -> Result<Vec<Carrier>> {
+    let except: Vec<PathBuf> =
+        except.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect();
+    let mut carriers = Vec::new();
+    for disk in inventory::disks()? {
+        let on_target = |path: &Path| except.iter().any(|target| target == path);
+        let partitions = disk.partitions.iter().map(|partition| partition.path.as_path());
+        if on_target(&disk.path) {
+            continue;
+        }
+        for path in std::iter::once(disk.path.as_path()).chain(partitions) {
+            if !on_target(path)
+                && let Ok(device) = Device::open_source(path, None)
+            {
+                look(Arc::new(device), path, identifiers, &mut carriers)?;
+            }
+        }
+    }
+    Ok(carriers)
+}
+
+fn look(
+    source: Source,
+    path: &Path,
+    identifiers: &Identifiers,
+    carriers: &mut Vec<Carrier>,
+) -> Result<()> {
+    let mut add = |volume_group: Option<String>, what: String| {
+        carriers.push(Carrier { path: path.to_owned(), volume_group, what });
+    };
+    match table::read(&source) {
+        Ok(Some(found)) if identifiers.tables.iter().any(|id| id == found.table.id()) => {
+            add(None, format!("the disk identifier {}", found.table.id()));
+        }
+        Err(Error::Interrupted) => return Err(Error::Interrupted),
+        _ => {}
+    }
+    if let Ok(Some(head)) = label::read(&source)
+        && let Some(stamp) = head.vg
+        && let Some((name, _)) = identifiers.volume_groups.iter().find(|(_, id)| *id == stamp.uuid)
+    {
+        add(Some(name.clone()), format!("the volume group {name} ({})", stamp.uuid));
+    }
+    Ok(())
+}

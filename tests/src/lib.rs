@@ -1,0 +1,38 @@
+//! The harness of the whole-program tests: disks to save, tools that judge, virtual machines.
+//!
+//! Answers: a realistic disk in files, what a tool of another house says of it, whether it boots.
+//! Refuses: to skip. A tool that is missing is an error that says how to get it.
+//!
+//! - [`tool`]: starts programs. [`binary`]: the `keiki` under test. [`fixtures`]: what is made once.
+//! - [`sparse`], [`table`], [`loops`], [`vg`]: files, partitions, loop devices, volume groups without
+//!   device-mapper. [`filesystem`]: makes the filesystems.
+//! - [`volumes`]: every filesystem of some disks. [`tree`]: what one of them holds.
+//! - [`sample_disk`]: a disk in seconds. [`debian`]: a Debian that boots. [`vm`]: boots it.
+//! - [`format_sample`]: an image that is kept with the sources. [`truth`]: the garbage-target truth test of maps.
+//! - [`bench`]: saves and restores by the program. [`proof`]: what a restore has to show. [`contents`]:
+//!   a filesystem of each kind.
+//! - [`truth`]: the garbage-target truth test of maps.
+//! - [`garbage`]: targets full of garbage and old signatures. [`judge`]: the tools of truth.
+//! - [`sources`]: our own sources, for the tests of the house rules.
+
+pub mod bench;
+pub mod binary;
+pub mod contents;
+pub mod debian;
+pub mod filesystem;
+pub mod fixtures;
+pub mod format_sample;
+pub mod garbage;
+pub mod judge;
+pub mod loops;
+pub mod proof;
+pub mod sample_disk;
+pub mod sources;
+pub mod sparse;
+pub mod table;
+pub mod tool;
+pub mod tree;
+pub mod truth;
+pub mod vg;
+pub mod vm;
+pub mod volumes;

@@ -1,0 +1,98 @@
+//! What `--json` prints is frozen: fields may be added to `docs/schema`, never renamed.
+
+use std::fs;
+
+use keiki_tests::sources;
+use serde_json::{Map, Value, json};
+
+use crate::world::{World, flip};
+
+/// The schema for what `keiki ARGS --json` printed.
+pub fn of(args: &[&str], value: &Value) -> &'static str {
+    match args.first().copied() {
+        _ if value.get("error").is_some() => "error",
+        Some("restore") if args.contains(&"--dry-run") => "plan",
+        Some("inspect") => "inspect",
+        Some("save") => "save",
+        Some("images") => "images",
+        Some("show") => "show",
+        Some("verify") => "verify",
+        Some("restore") => "restore",
+        Some("rm") => "rm",
+        Some("check") => "check",
+        other => panic!("no schema for {other:?}"),
+    }
+}
+
+/// Fails unless `value` is as the schema `name` says.
+#[track_caller]
+pub fn check(name: &str, value: &Value) {
+    let wrong = complaints(name, value);
+    assert!(wrong.is_empty(), "{name}: {}\n{value:#}", wrong.join("\n"));
+}
+
+fn schema(name: &str) -> Value {
+    let path = sources::workspace().join(format!("docs/schema/{name}.json"));
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn complaints(name: &str, value: &Value) -> Vec<String> {
+    let validator = jsonschema::validator_for(&schema(name)).unwrap();
+    let errors = validator.iter_errors(value);
+    errors.map(|error| format!("{}: {error}", error.instance_path())).collect()
+}
+
+/// Every field that a schema asks for, as paths into an example; lists are entered by their first entry.
+fn required(schema: &Value, example: &Value, at: &str, out: &mut Vec<(String, String)>) {
+    for name in schema["required"].as_array().into_iter().flatten() {
+        out.push((at.to_owned(), name.as_str().unwrap().to_owned()));
+    }
+    for (name, inner) in schema["properties"].as_object().unwrap_or(&Map::new()) {
+        let (inner, path) = match (&inner["items"], &example[name]) {
+            (Value::Null, _) => (inner, format!("{at}/{name}")),
+            (items, _) => (items, format!("{at}/{name}/0")),
+        };
+        if let Some(value) = example.pointer(path.strip_prefix(at).unwrap()) {
+            required(inner, value, &path, out);
+        }
+    }
+}
+
+#[test]
+fn every_field_is_there_and_a_missing_one_is_noticed() {
+    let world = World::saved();
+    let (disk, target) = (world.text("disk.img"), world.text("target.img"));
+    let examples = [
+        ("inspect", world.json(0, &["inspect", &disk])),
+        ("save", world.json(0, &["save", &disk, "--name", "again"])),
+        ("images", world.json(0, &["images"])),
+        ("show", world.json(0, &["show", "small"])),
+        ("plan", world.json(0, &["restore", "small", &target, "--size", "40MiB", "--dry-run"])),
+        ("restore", world.json(0, &["restore", "small", &target, "--size", "40MiB"])),
+        ("rm", world.json(0, &["rm", "again"])),
+        ("check", world.json(0, &["check", "--rebuild"])),
+        ("error", world.json(3, &["show", "missing"])),
+    ];
+    flip(&world.path("repo").join(&world.files("packs")[0]), 100);
+    let damaged = world.json(4, &["verify", "small"]);
+    let mut checked = 0;
+    for (name, example) in examples.into_iter().chain([("verify", damaged)]) {
+        let mut fields = Vec::new();
+        required(&schema(name), &example, "", &mut fields);
+        for (object, field) in fields {
+            let mut less = example.clone();
+            let object = less.pointer_mut(&object).unwrap().as_object_mut().unwrap();
+            assert!(object.remove(&field).is_some(), "{name} has no {field}");
+            assert!(!complaints(name, &less).is_empty(), "{name} does not miss {field}");
+            checked += 1;
+        }
+    }
+    // As many as the contract names, at least: a schema that asks for nothing proves nothing.
+    assert!(checked > 110, "only {checked} fields");
+}
+
+#[test]
+fn wrong_types_are_noticed() {
+    let record = json!({"error": {"kind": "sad", "message": "", "where": 1}});
+    assert_eq!(complaints("error", &record).len(), 3);
+}
