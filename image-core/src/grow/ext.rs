@@ -17,18 +17,23 @@ pub(super) fn grow(runner: &dyn Runner, server: &Call, layout: &Layout) -> Resul
     let view = View::of(layout, Need::Path, is_root());
     let view = OpenView::open(layout, view, server)?;
     let before = Superblock::ext(view.volume())?;
-    let path = view.path();
-    check(runner, &path)?;
+    let grown = mend_and_resize(runner, &view.path(), layout.size());
+    // Where the view itself failed, the tools saw a broken device, not a broken filesystem.
+    let volume = view.close()?;
+    grown?;
+    outcome("resize2fs", before, Superblock::ext(&volume)?, layout.size())
+}
+
+fn mend_and_resize(runner: &dyn Runner, path: &Path, size: Bytes) -> Result<()> {
+    check(runner, path)?;
     // Always with a size, rounded down; and never with -f: forced on a dirty filesystem it exits with 0
     // and the filesystem is gone.
-    let size = format!("{}K", layout.size().units(Bytes::KIB));
+    let size = format!("{}K", size.units(Bytes::KIB));
     let resized = runner.check(&Call::new("resize2fs", [path.as_os_str(), size.as_ref()]));
     // resize2fs 1.47.0 leaves wrong checksums where it moves an orphan file, and says nothing. Where it
     // fails, only e2fsck knows whether the filesystem is whole.
-    check(runner, &path)?;
-    resized?;
-    let volume = view.close()?;
-    outcome("resize2fs", before, Superblock::ext(&volume)?, layout.size())
+    check(runner, path)?;
+    resized.map(drop)
 }
 
 /// e2fsck(8): the exit code is a sum; 1 = errors were corrected, 2 = and the system should be rebooted

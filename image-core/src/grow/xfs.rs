@@ -24,6 +24,14 @@ pub(super) fn grow(runner: &dyn Runner, server: &Call, layout: &Layout) -> Resul
         view.close()?;
         return Ok(GrowOutcome::Unchanged);
     }
+    let grown = mount_and_grow(runner, &mut view);
+    // Where the view itself failed, the kernel saw a broken device, not a broken filesystem.
+    let volume = view.close()?;
+    grown?;
+    outcome("xfs_growfs", before, Superblock::xfs(&volume)?, layout.size())
+}
+
+fn mount_and_grow(runner: &dyn Runner, view: &mut OpenView) -> Result<()> {
     view.mounted("xfs", OPTIONS, false, |folder| {
         runner.check(&Call::new("xfs_growfs", ["-d".as_ref(), folder.as_os_str()]))
     })
@@ -31,9 +39,7 @@ pub(super) fn grow(runner: &dyn Runner, server: &Call, layout: &Layout) -> Resul
     // umount(2) succeeds though its last writes failed. They come before the record that makes the log
     // clean, and where nobody may write, only a clean log can be mounted.
     view.forbid_writing()?;
-    view.mounted("xfs", OPTIONS, true, |_| Ok(()))?;
-    let volume = view.close()?;
-    outcome("xfs_growfs", before, Superblock::xfs(&volume)?, layout.size())
+    view.mounted("xfs", OPTIONS, true, |_| Ok(()))
 }
 
 /// What the kernel calls "needs cleaning" (EFSCORRUPTED) or a bad checksum (EFSBADCRC) is damage.
