@@ -2,14 +2,15 @@
 //!
 //! Pure: nothing here reads or writes a disk. Refuses what would not fit or not be safe.
 //!
-//! - [`restore`]: the plan of a restore; `planner` works it out, `group` its volume groups, and `whole`
-//!   checks the result.
+//! - [`restore`]: the plan of a restore; `planner` works it out, `partitions` its tables, `group` its volume
+//!   groups, and `whole` checks the result.
 //! - [`growth`]: who gets new space. - [`fit`]: where partitions lie on a disk of another size.
 //! - [`refuse`]: what would be unusable.
 
 pub mod fit;
 mod group;
 pub mod growth;
+mod partitions;
 mod planner;
 pub mod refuse;
 pub mod restore;
