@@ -5,6 +5,7 @@
 // So that test files which packages share can say `image_core` everywhere.
 extern crate self as image_core;
 
+pub mod clone;
 pub mod disk;
 pub mod error;
 pub mod exec;

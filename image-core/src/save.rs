@@ -145,8 +145,7 @@ pub fn save(
         return Err(error);
     }
     let Tables { mut saver, segments, counts, .. } = tables;
-    let root =
-        root(survey, &used.iter().map(|used| used.total()).collect::<Vec<_>>(), segments, request)?;
+    let root = root(survey, &used, segments, &request.tool, &request.firmware)?;
     let root_hash = saver.put_root(&root)?;
     report.checkpoint()?;
     let record = Record {
@@ -204,7 +203,7 @@ impl<'a> Tables<'a> {
 
     fn take(&mut self, packed: Packed<'_>) -> Result<()> {
         match packed {
-            Packed::Window { volume, number, state, stored } => {
+            Packed::Window { volume, number, state, stored, .. } => {
                 self.counts.read += state.plain_len();
                 if let Some(id) = &state.chunk {
                     let added = stored.as_ref().map_or(Ok(Added::Known), |stored| {
@@ -252,16 +251,21 @@ impl<'a> Tables<'a> {
     }
 }
 
-/// The root of an image of everything in `survey`.
-fn root(
+/// The root of an image of everything in `survey`; of each volume its used bytes and its table segments by
+/// number.
+///
+/// # Errors
+/// [`Error::Unsupported`] where something cannot be put down as JSON.
+pub fn root(
     survey: &Survey,
-    used: &[Bytes],
+    used: &[ExtentSet],
     segments: Vec<BTreeMap<u64, Hash>>,
-    request: &Request,
+    tool: &str,
+    firmware: &Firmware,
 ) -> Result<Root> {
-    let mut root = Root::empty(request.tool.clone());
-    root.boot_mode.clone_from(&request.firmware.boot_mode);
-    root.efibootmgr.clone_from(&request.firmware.efibootmgr);
+    let mut root = Root::empty(tool);
+    root.boot_mode.clone_from(&firmware.boot_mode);
+    root.efibootmgr.clone_from(&firmware.efibootmgr);
     for slot in survey.slots.iter().filter(|slot| slot.whole) {
         root.disks.push(DiskEntry {
             id: slot.id.clone(),
@@ -275,7 +279,7 @@ fn root(
         });
     }
     for ((volume, used), segments) in survey.volumes.iter().zip(used).zip(segments) {
-        root.volumes.push(volume_entry(survey, volume, *used, segments));
+        root.volumes.push(volume_entry(survey, volume, used.total(), segments));
     }
     for group in &survey.groups {
         root.volume_groups.push(group_entry(group)?);

@@ -6,6 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use image_core::image::record::ImageName;
 
 pub mod check;
+pub mod clone;
 pub mod images;
 pub mod inspect;
 pub mod restore;
@@ -100,6 +101,7 @@ pub enum Verb {
     Show(show::Show),
     Verify(verify::Verify),
     Restore(restore::Restore),
+    Clone(clone::Clone),
     Rm(rm::Rm),
     Check(check::Check),
     /// Serves a volume of a restore target to a filesystem tool

@@ -22,10 +22,18 @@ pub struct Restore {
     /// Restore this volume only, onto one partition, logical volume or file
     #[arg(long, value_name = "ID")]
     pub volume: Option<String>,
-    /// Put a disk of the image onto this target: `d0=/dev/nvme0n1`
+    /// How it comes onto the targets.
+    #[command(flatten)]
+    pub onto: Onto,
+}
+
+/// What every verb takes that overwrites targets.
+#[derive(Args, Debug)]
+pub struct Onto {
+    /// Put a disk of the image or source onto this target: `d0=/dev/nvme0n1`
     #[arg(long, value_name = "DISK=TARGET")]
     pub map: Vec<String>,
-    /// Size of target files that do not exist yet [default: that of the saved disk]
+    /// Size of target files that do not exist yet [default: that of the source disk]
     #[arg(long)]
     pub size: Option<Bytes>,
     /// Who gets new space: auto, none, proportional, or by name, repeatable:
@@ -35,7 +43,7 @@ pub struct Restore {
     /// Space that was free on the source may be given away too
     #[arg(long)]
     pub use_free: bool,
-    /// What happens to bytes that the image does not use
+    /// What happens to bytes that the source does not use
     #[arg(long, value_enum, default_value_t = Unused::Keep, value_name = "HOW")]
     pub unused: Unused,
     /// Read back what was written
@@ -45,7 +53,7 @@ pub struct Restore {
     /// where it has neither
     #[arg(long, value_name = "X")]
     pub confirm: Vec<String>,
-    /// Restore although another disk of this machine carries the same volume group
+    /// Write although another disk of this machine carries the same volume group
     #[arg(long)]
     pub keep_ids: bool,
     /// Print the plan and stop; nothing is written
@@ -56,7 +64,7 @@ pub struct Restore {
     pub sector_size: Option<Bytes>,
 }
 
-/// What happens to the bytes of the target that the image does not use.
+/// What happens to the bytes of the target that the source does not use.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unused {
     /// They stay as they are (old signatures are removed in any case)

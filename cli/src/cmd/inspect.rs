@@ -17,7 +17,7 @@ use crate::output::{self, progress::Progress, table::Table};
 /// # Errors
 /// Of reading the disks.
 pub fn run(global: &Global, args: &Inspect, progress: &Progress) -> anyhow::Result<Exit> {
-    let inputs = source::open(&args.sources, args.sector_size, None)?;
+    let inputs = source::open(&args.sources, args.sector_size, source::Purpose::Look)?;
     let survey = survey::survey(&inputs, Wishes::default(), progress)?;
     progress.finish();
     if global.json {

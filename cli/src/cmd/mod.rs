@@ -1,6 +1,7 @@
 //! The verbs: resolve what was typed, plan, show, do, say what was done.
 
 pub mod check;
+pub mod clone;
 pub mod images;
 pub mod inspect;
 pub mod restore;
@@ -48,6 +49,7 @@ pub fn run(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
         Verb::Show(args) => show::run(global, args, progress),
         Verb::Verify(args) => verify::run(global, args, progress),
         Verb::Restore(args) => restore::run(global, args, progress),
+        Verb::Clone(args) => clone::run(global, args, progress),
         Verb::Rm(args) => rm::run(global, args),
         Verb::Check(args) => check::run(global, args, progress),
         Verb::ServeView { .. } => Ok(Exit::Done),

@@ -1,6 +1,7 @@
 //! `keiki restore`: an image onto disks, partitions or files.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,17 +14,16 @@ use image_core::image::manifest::Root;
 use image_core::io::Medium;
 use image_core::plan::growth::Policy;
 use image_core::plan::restore::{self as planning, Request, RestorePlan, Target};
-use image_core::repo::ImageInfo;
 use image_core::report::Report;
-use image_core::restore::{self, Job, Restored};
+use image_core::restore::{self, Job, Restored, Stored, Windows};
 use image_core::survey::carriers::{self, Carrier};
 use image_core::units::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::target::{self, Candidate};
 use super::{Usage, location, repository};
 use crate::args::Global;
-use crate::args::restore::Restore;
+use crate::args::restore::{Onto, Restore};
 use crate::exit::Exit;
 use crate::output::{self, progress::Progress};
 
@@ -32,28 +32,72 @@ use crate::output::{self, progress::Progress};
 /// # Errors
 /// Any: then the targets have no partition table, or were not touched.
 pub fn run(global: &Global, args: &Restore, progress: &Progress) -> anyhow::Result<Exit> {
-    let began = Instant::now();
     let repo = repository(global)?;
     let image = repo.resolve(&args.image, progress)?;
     let mut root = repo.root(&image)?;
     if let Some(volume) = &args.volume {
         root = only(&root, volume)?;
     }
-    let repository_path = location(global)?;
-    let names = names(&root, args)?;
+    let origin = Origin {
+        verb: "restore",
+        done: "restored",
+        title: output::image(&image),
+        object: json!({"image": args.image}),
+        root: &root,
+        windows: &Stored { repo: &repo, root: &root },
+        sources: &[],
+        repository: Some(location(global)?),
+    };
+    onto(global, (&args.onto, &args.targets), &origin, progress)
+}
+
+/// What comes onto the targets, and how it is spoken of.
+pub struct Origin<'a> {
+    /// What is done: `restore`.
+    pub verb: &'static str,
+    /// What was done: `restored`.
+    pub done: &'static str,
+    /// The image or the sources, in words.
+    pub title: String,
+    /// The same as fields of the JSON object.
+    pub object: Value,
+    /// What there is.
+    pub root: &'a Root,
+    /// Its data.
+    pub windows: &'a dyn Windows,
+    /// Disks and files that it is read from: none of them may be a target.
+    pub sources: &'a [PathBuf],
+    /// The repository, which no target may hold.
+    pub repository: Option<&'a Path>,
+}
+
+/// Plans, shows the plan, asks, and writes.
+///
+/// # Errors
+/// As [`run`].
+pub fn onto(
+    global: &Global,
+    (args, targets): (&Onto, &[String]),
+    origin: &Origin<'_>,
+    progress: &Progress,
+) -> anyhow::Result<Exit> {
+    let began = Instant::now();
+    let root = origin.root;
+    let names = names(root, targets, &args.map)?;
     let mut candidates = Vec::new();
     for (_, name) in &names {
-        candidates.push(Candidate::look(name, repository_path)?);
+        candidates.push(Candidate::look(name, origin.repository)?);
     }
     let mut request = Request {
-        targets: targets(&root, &names, &candidates, args),
+        targets: planned_targets(root, &names, &candidates, args),
         policy: policy(args)?,
         blocked: BTreeMap::new(),
     };
     refuse_doubles(&candidates)?;
-    let plan = plan(&root, &mut request, &|growths| grow::check(&Machine, growths))?;
+    refuse_sources(origin.sources, &candidates)?;
+    let plan = plan(root, &mut request, &|growths| grow::check(&Machine, growths))?;
     let targets: Vec<String> = candidates.iter().map(Candidate::describe).collect();
-    let words = output::plan::text(&plan, &root, &targets);
+    let words = output::plan::text(&plan, root, &targets);
     if args.dry_run {
         if global.json {
             output::json(&json!({"plan": plan}))?;
@@ -74,7 +118,7 @@ pub fn run(global: &Global, args: &Restore, progress: &Progress) -> anyhow::Resu
         .collect();
     if !blocks.is_empty() {
         judge_carriers(
-            &carriers::find(&restore::identifiers(&root), &blocks)?,
+            &carriers::find(&restore::identifiers(root), &blocks)?,
             args.keep_ids,
             progress,
         )?;
@@ -83,12 +127,12 @@ pub fn run(global: &Global, args: &Restore, progress: &Progress) -> anyhow::Resu
     target::confirm(&candidates, &args.confirm)?;
     let mut targets = Vec::new();
     for (candidate, target) in candidates.iter().zip(&plan.targets) {
-        let device = candidate.claim(target.size, target.sector_size, repository_path)?;
+        let device = candidate.claim(target.size, target.sector_size, origin.repository)?;
         targets.push(Arc::new(device) as Arc<dyn Medium>);
     }
     let job = Job {
-        repo: &repo,
-        root: &root,
+        windows: origin.windows,
+        root,
         plan: &plan,
         targets,
         unused: args.unused.into(),
@@ -102,17 +146,17 @@ pub fn run(global: &Global, args: &Restore, progress: &Progress) -> anyhow::Resu
     let restored = restore::restore(&job, progress).map_err(|error| match error {
         // Refused before anything was written.
         Error::Refused(_) => anyhow::Error::new(error),
-        _ => unfinished(&plan, error),
+        _ => unfinished(origin.verb, &plan, error),
     })?;
     progress.finish();
-    tell(global, args, (&image, &root, &plan), &restored, began.elapsed().as_secs_f64())?;
-    Ok(exit(&root, &restored))
+    tell(global, (origin, &plan), &restored, began.elapsed().as_secs_f64())?;
+    Ok(exit(root, &restored))
 }
 
 /// What a restore that did not end leaves behind, said before the reason.
-fn unfinished(plan: &RestorePlan, error: Error) -> anyhow::Error {
+fn unfinished(verb: &str, plan: &RestorePlan, error: Error) -> anyhow::Error {
     let paths: Vec<String> = plan.targets.iter().map(|t| t.path.display().to_string()).collect();
-    let left = format!("the restore did not end, and {} cannot be used", paths.join(", "));
+    let left = format!("the {verb} did not end, and {} cannot be used", paths.join(", "));
     anyhow::Error::new(error).context(left)
 }
 
@@ -128,8 +172,7 @@ fn exit(root: &Root, restored: &Restored) -> Exit {
 
 fn tell(
     global: &Global,
-    args: &Restore,
-    (image, root, plan): (&ImageInfo, &Root, &RestorePlan),
+    (origin, plan): (&Origin<'_>, &RestorePlan),
     restored: &Restored,
     seconds: f64,
 ) -> anyhow::Result<()> {
@@ -137,10 +180,14 @@ fn tell(
     let targets: Vec<_> = plan.targets.iter().map(|target| &target.path).collect();
     if global.json {
         let damaged = output::damage::objects(&restored.damaged);
-        return output::json(&json!({"image": args.image, "targets": targets,
+        let mut object = json!({"targets": targets,
             "written_bytes": restored.written, "skipped_bytes": restored.skipped,
             "grown": restored.grown, "verified": restored.verified, "damaged": damaged,
-            "steps": restored.steps, "warnings": plan.warnings, "seconds": seconds}));
+            "steps": restored.steps, "warnings": plan.warnings, "seconds": seconds});
+        if let (Value::Object(all), Value::Object(more)) = (&mut object, &origin.object) {
+            all.extend(more.clone());
+        }
+        return output::json(&object);
     }
     let paths: Vec<String> = targets.iter().map(|path| path.display().to_string()).collect();
     let paths = paths.join(", ");
@@ -156,12 +203,11 @@ fn tell(
     }
     let checked = if restored.verified { ", read back and equal" } else { "" };
     output::say(&format!(
-        "restored {} to {paths}: {} written{checked}, in {seconds:.1} s",
-        output::image(image),
-        restored.written
+        "{} {} to {paths}: {} written{checked}, in {seconds:.1} s",
+        origin.done, origin.title, restored.written
     ))?;
     for grown in &restored.grown {
-        let entry = root.volumes.iter().find(|volume| volume.id == grown.id);
+        let entry = origin.root.volumes.iter().find(|volume| volume.id == grown.id);
         let how = match entry.map(|entry| entry.content.as_str()) {
             Some(content) if grown.filesystem_grown => format!("its {content} fills it"),
             Some("LVM2_member") => "its volume group has the space".to_owned(),
@@ -191,9 +237,13 @@ fn only(root: &Root, name: &str) -> Result<Root, Error> {
 }
 
 /// Which target is named for each disk or loose volume of the image.
-fn names(root: &Root, args: &Restore) -> anyhow::Result<Vec<(String, String)>> {
+fn names(
+    root: &Root,
+    targets: &[String],
+    maps: &[String],
+) -> anyhow::Result<Vec<(String, String)>> {
     let mut mapped = BTreeMap::new();
-    for map in &args.map {
+    for map in maps {
         let (slot, target) = map.split_once('=').ok_or_else(|| {
             Usage(format!("--map {map} is not DISK=TARGET (example: d0=/dev/sdb)"))
         })?;
@@ -204,21 +254,21 @@ fn names(root: &Root, args: &Restore) -> anyhow::Result<Vec<(String, String)>> {
     let slots = planning::slots(root);
     if let Some(unknown) = mapped.keys().find(|slot| !slots.contains(&slot.as_str())) {
         let have = slots.join(", ");
-        return Err(Usage(format!("the image has no disk {unknown}; it has {have}")).into());
+        return Err(Usage(format!("there is no disk {unknown}; there is {have}")).into());
     }
-    let mut given = args.targets.iter().cloned();
+    let mut given = targets.iter().cloned();
     let mut names = Vec::new();
     for slot in &slots {
         let name = mapped.get(*slot).cloned().or_else(|| given.next());
         let missing = || {
             let have = slots.join(", ");
-            Usage(format!("where does {slot} go? The image holds {have}; name a target for each"))
+            Usage(format!("where does {slot} go? There is {have}; name a target for each"))
         };
         names.push(((*slot).to_owned(), name.ok_or_else(missing)?));
     }
     if let Some(extra) = given.next() {
         return Err(Usage(format!(
-            "{extra} is one target too many: the image holds {}",
+            "{extra} is one target too many: there is {}",
             slots.join(", ")
         ))
         .into());
@@ -226,7 +276,7 @@ fn names(root: &Root, args: &Restore) -> anyhow::Result<Vec<(String, String)>> {
     Ok(names)
 }
 
-fn policy(args: &Restore) -> Result<Policy, Usage> {
+fn policy(args: &Onto) -> Result<Policy, Usage> {
     let mut policy = Policy { use_free: args.use_free, ..Policy::default() };
     for argument in &args.grow {
         policy.add(argument).map_err(|why| Usage(format!("--grow {argument}: {why}")))?;
@@ -234,11 +284,11 @@ fn policy(args: &Restore) -> Result<Policy, Usage> {
     Ok(policy)
 }
 
-fn targets(
+fn planned_targets(
     root: &Root,
     names: &[(String, String)],
     candidates: &[Candidate],
-    args: &Restore,
+    args: &Onto,
 ) -> Vec<Target> {
     names
         .iter()
@@ -322,6 +372,16 @@ fn refuse_doubles(candidates: &[Candidate]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses a target that is a source, or shares bytes with one.
+fn refuse_sources(sources: &[PathBuf], candidates: &[Candidate]) -> Result<(), Error> {
+    for candidate in candidates.iter().filter(|candidate| candidate.info.is_some()) {
+        for source in sources {
+            image_core::disk::claim::distinct(source, &candidate.path)?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -367,7 +427,9 @@ mod tests {
     }
 
     fn named(words: &[&str]) -> Result<Vec<String>, String> {
-        let names = names(&root(), &typed(words)).map_err(|error| error.to_string())?;
+        let typed = typed(words);
+        let names =
+            names(&root(), &typed.targets, &typed.onto.map).map_err(|error| error.to_string())?;
         Ok(names.into_iter().map(|(slot, target)| format!("{slot}={target}")).collect())
     }
 
@@ -438,7 +500,7 @@ mod tests {
             };
             let mut request = planning::Request {
                 targets: vec![target("d0"), target("d1")],
-                policy: policy(&typed(words)).unwrap(),
+                policy: policy(&typed(words).onto).unwrap(),
                 ..planning::Request::default()
             };
             plan(&root(), &mut request, &lacks)

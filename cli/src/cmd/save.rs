@@ -28,18 +28,11 @@ use crate::output::{self, progress::Progress};
 pub fn run(global: &Global, args: &Save, progress: &Progress) -> anyhow::Result<Exit> {
     let began = Instant::now();
     let path = repository_location(global)?;
-    let inputs = source::open(&args.sources, args.sector_size, Some(path))?;
+    let inputs = source::open(&args.sources, args.sector_size, source::Purpose::Copy(Some(path)))?;
     let wishes = Wishes { all_gaps: args.gaps, strict: args.strict };
     let own = inputs.iter().any(|input| is_block_device(&input.path));
     let survey = survey::survey(&inputs, wishes, progress)?;
-    for warning in &survey.warnings {
-        image_core::report::Report::warning(progress, warning);
-    }
-    for volume in &survey.volumes {
-        if let Some(reason) = volume.reason().filter(|_| !global.quiet) {
-            progress.talk(&format!("{} is saved whole: {reason}", volume.id));
-        }
-    }
+    source::tell(&survey, global, progress);
     let repo = open_or_create(path, global.quiet, progress)?;
     let request = save::Request {
         parent: repo.images()?.newest(&args.name).map(|image| image.id),

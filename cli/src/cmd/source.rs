@@ -6,9 +6,13 @@ use std::sync::Arc;
 use image_core::disk::{claim, inventory, table};
 use image_core::error::Error;
 use image_core::io::device::Device;
+use image_core::report::Report;
 use image_core::survey::Input;
-use image_core::survey::model::Hardware;
+use image_core::survey::model::{Hardware, Survey};
 use image_core::units::Bytes;
+
+use crate::args::Global;
+use crate::output::progress::Progress;
 
 /// A path, and a volume inside it where one is named (`disk.img:2`, `disk.img:vg0/root`).
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,20 +46,28 @@ pub fn find(text: &str) -> Result<Named, Error> {
     Err(Error::refused(format!("there is no disk, partition or file {text}")))
 }
 
+/// What sources are opened for.
+#[derive(Clone, Copy, Debug)]
+pub enum Purpose<'a> {
+    /// Only to be looked at: they may be in use.
+    Look,
+    /// To be copied; into this repository, where there is one.
+    Copy(Option<&'a Path>),
+}
+
 /// Opens the sources for a survey.
 ///
 /// # Errors
-/// [`Error::Refused`] where one is mounted read-write, in use, or holds the repository; nothing of this is
-/// asked where no repository is named.
+/// [`Error::Refused`] where one that is to be copied is mounted read-write, in use, or holds the repository.
 pub fn open(
     sources: &[String],
     sector_size: Option<Bytes>,
-    repository: Option<&Path>,
+    purpose: Purpose<'_>,
 ) -> anyhow::Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for source in sources {
         let named = find(source)?;
-        if repository.is_some() {
+        if let Purpose::Copy(repository) = purpose {
             claim::source_in_use(&named.path, repository)?;
         }
         let info = inventory::describe(&named.path)?;
@@ -75,4 +87,14 @@ pub fn open(
         });
     }
     Ok(inputs)
+}
+
+/// Says what the user should know of a source before it is copied.
+pub fn tell(survey: &Survey, global: &Global, progress: &Progress) {
+    survey.warnings.iter().for_each(|warning| progress.warning(warning));
+    for volume in &survey.volumes {
+        if let Some(reason) = volume.reason().filter(|_| !global.quiet) {
+            progress.talk(&format!("{} is copied whole: {reason}", volume.id));
+        }
+    }
 }

@@ -35,12 +35,12 @@ impl Candidate {
     ///
     /// # Errors
     /// [`Error::Refused`] naming the holder.
-    pub fn look(text: &str, repository: &Path) -> anyhow::Result<Self> {
+    pub fn look(text: &str, repository: Option<&Path>) -> anyhow::Result<Self> {
         let node = Path::new("/dev").join(text);
         let given = PathBuf::from(text);
         let path =
             if !given.is_absolute() && !given.exists() && node.exists() { node } else { given };
-        claim::check_target(&path, Some(repository))?;
+        claim::check_target(&path, repository)?;
         if !path.try_exists().with_context(|| format!("{}", path.display()))? {
             if path.starts_with("/dev") {
                 return Err(Error::refused(format!("there is no device {}", path.display())).into());
@@ -88,12 +88,12 @@ impl Candidate {
         &self,
         size: Bytes,
         sector_size: Bytes,
-        repository: &Path,
+        repository: Option<&Path>,
     ) -> Result<Device, Error> {
         match &self.identity {
             None => Device::create_file(&self.path, size, sector_size),
             Some(identity) => {
-                let device = claim::claim_target(&self.path, Some(sector_size), Some(repository))?;
+                let device = claim::claim_target(&self.path, Some(sector_size), repository)?;
                 device.confirm(identity)?;
                 Ok(device)
             }

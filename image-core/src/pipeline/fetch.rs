@@ -33,21 +33,42 @@ impl Segment {
         hash: Hash,
         window: Bytes,
     ) -> Result<Self> {
-        let read = || -> Result<Self> {
-            let bytes = repo.segment(hash)?;
-            let span = segment_span(number, window, volume.size).len();
-            let first = number * SEGMENT_WINDOWS;
-            let mut segment = Self { hash, windows: Vec::new(), wanted: HashMap::new() };
-            for entry in SegmentReader::new(&bytes, window, span)? {
-                let (index, state) = entry?;
-                if let Some(id) = state.chunk {
-                    segment.wanted.entry(id).or_default().push(segment.windows.len());
-                }
-                segment.windows.push((first + index, state));
-            }
-            Ok(segment)
-        };
+        let read = || Self::parse(hash, &repo.segment(hash)?, number, volume.size, window);
         read().map_err(|error| error.on(&volume.id))
+    }
+
+    /// Checks and decodes segment `number` of a volume of `size` bytes.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Corrupt`].
+    pub fn parse(
+        hash: Hash,
+        bytes: &[u8],
+        number: u64,
+        size: Bytes,
+        window: Bytes,
+    ) -> Result<Self> {
+        let span = segment_span(number, window, size).len();
+        let first = number * SEGMENT_WINDOWS;
+        let mut segment = Self::empty(hash);
+        for entry in SegmentReader::new(bytes, window, span)? {
+            let (index, state) = entry?;
+            segment.push(first + index, state);
+        }
+        Ok(segment)
+    }
+
+    /// A segment without windows.
+    pub fn empty(hash: Hash) -> Self {
+        Self { hash, windows: Vec::new(), wanted: HashMap::new() }
+    }
+
+    /// Adds window `number` of the volume.
+    pub fn push(&mut self, number: u64, state: WindowState) {
+        if let Some(id) = state.chunk {
+            self.wanted.entry(id).or_default().push(self.windows.len());
+        }
+        self.windows.push((number, state));
     }
 
     /// Bytes that the segment's windows use.
@@ -76,6 +97,11 @@ impl Segment {
         let (expected, found) = (state.plain_len().get(), plain_len.get());
         let why = format!("chunk {id}: expected {expected} plain bytes, found {found}");
         Some(Lost { id: *id, pack: None, offset: None, why })
+    }
+
+    /// Whether a window needs the chunk `id`.
+    pub fn wants(&self, id: &ChunkId) -> bool {
+        self.wanted.contains_key(id)
     }
 
     /// The ids that are wanted.

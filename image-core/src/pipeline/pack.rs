@@ -37,6 +37,8 @@ pub enum Packed<'a> {
         number: u64,
         /// What it holds.
         state: WindowState,
+        /// Its chunk's plain bytes.
+        plain: &'a [u8],
         /// Its chunk, where it is new.
         stored: Option<Stored<'a>>,
     },
@@ -263,7 +265,9 @@ fn hand_on(
                 plain_len,
                 bytes: &job.stored,
             });
-            store(Packed::Window { volume: job.volume, number, state, stored })?;
+            let plain = state.plain_len().index().and_then(|length| job.window.get(..length));
+            let plain = plain.unwrap_or_default();
+            store(Packed::Window { volume: job.volume, number, state, plain, stored })?;
             report.advance(used);
         }
         Work::Zeros { first, count } => {

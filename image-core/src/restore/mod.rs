@@ -5,13 +5,14 @@
 //! back; the withheld start of bare volumes; growth; volume group metadata, its labels last; boot code;
 //! backup table, primary table, MBR; flush; let the kernel read the table again.
 //!
-//! `places` gives planned volumes to write to, `patches` says what is written differently, `growths` what
+//! `windows` is where the data comes from, `places` gives planned volumes to write to, `patches` says what is written differently, `growths` what
 //! grows, and `finish` makes the labels and tables.
 
 mod finish;
 mod growths;
 mod patches;
 mod places;
+mod windows;
 
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 pub use growths::growths;
+pub use windows::{Stored, Windows, Work};
 
 use crate::disk::probe;
 use crate::disk::table::Table;
@@ -31,10 +33,8 @@ use crate::fs::GrowthTool;
 use crate::grow;
 use crate::image::manifest::{Root, VolumeEntry};
 use crate::io::{BlockSink, BlockSource, Medium};
-use crate::pipeline::fetch::Segment;
 use crate::pipeline::write::{Damage, Patch, Target};
 use crate::plan::restore::{RestorePlan, VolumePlan};
-use crate::repo::{PackFeed, Repository};
 use crate::report::{Report, Stage};
 use crate::survey::carriers::Identifiers;
 use crate::units::Bytes;
@@ -70,8 +70,8 @@ pub enum ReadBack {
 
 /// What a restore works with.
 pub struct Job<'a> {
-    /// Where the image is.
-    pub repo: &'a Repository,
+    /// Where the data comes from.
+    pub windows: &'a dyn Windows,
     /// The image.
     pub root: &'a Root,
     /// What is done.
@@ -128,6 +128,7 @@ pub fn identifiers(root: &Root) -> Identifiers {
     Identifiers {
         volume_groups: groups.map(|group| (group.name.clone(), group.uuid.clone())).collect(),
         tables: tables.collect(),
+        filesystems: root.volumes.iter().filter_map(|volume| volume.uuid.clone()).collect(),
     }
 }
 
@@ -148,9 +149,6 @@ struct Restore<'a> {
     patches: Vec<Vec<Patch>>,
     result: Restored,
 }
-
-/// What is done with one table segment; the damage that it finds.
-type Work<'w, 'a> = &'w mut dyn FnMut(&Restore<'a>, &Segment, &mut PackFeed) -> Result<Vec<Damage>>;
 
 impl<'a> Restore<'a> {
     /// Makes everything that can fail without a target being written.
@@ -259,35 +257,16 @@ impl<'a> Restore<'a> {
         self.flush()
     }
 
-    /// Hands every table segment of a volume to `work`; one that is damaged is noted.
-    fn segments(
-        &mut self,
-        entry: &VolumeEntry,
-        report: &dyn Report,
-        work: Work<'_, 'a>,
-    ) -> Result<()> {
-        let window = self.job.root.window;
-        for (number, hash) in (0..).zip(&entry.segments) {
-            report.checkpoint()?;
-            let Some(hash) = hash else { continue };
-            let damage = match Damage::or_segment(self.job.repo, entry, number, *hash, window)? {
-                Ok(segment) => work(self, &segment, &mut self.job.repo.feed(window)?)?,
-                Err(damage) => vec![damage],
-            };
-            self.note(damage);
-        }
-        Ok(())
-    }
-
     /// Writes a volume.
     fn write(&mut self, at: usize, report: &dyn Report) -> Result<()> {
         let (Some(volume), Some(entry)) = (self.volume(at), self.entry(at)) else { return Ok(()) };
         let sink = self.places.sink(volume)?;
         let mut written = Bytes::ZERO;
-        self.segments(entry, report, &mut |restore, segment, feed| {
+        let damage = self.job.windows.each(volume.entry, report, &mut |segment, feed| {
             written += segment.used_bytes();
-            restore.target(at, entry).write(segment, sink.as_ref(), feed, report)
+            self.target(at, entry).write(segment, sink.as_ref(), feed, report)
         })?;
+        self.note(damage);
         self.result.written = self.result.written.saturating_add(written);
         let skipped = entry.size.saturating_sub(written);
         self.result.skipped = self.result.skipped.saturating_add(skipped);
@@ -296,10 +275,12 @@ impl<'a> Restore<'a> {
 
     /// Looks whether a volume that is written late can be had at all, before anything depends on it.
     fn look(&mut self, at: usize, report: &dyn Report) -> Result<()> {
-        let Some(entry) = self.entry(at) else { return Ok(()) };
-        self.segments(entry, report, &mut |restore, segment, feed| {
-            restore.target(at, entry).receive(segment, feed, report, &mut |_, _| Ok(()))
-        })
+        let (Some(volume), Some(entry)) = (self.volume(at), self.entry(at)) else { return Ok(()) };
+        let damage = self.job.windows.each(volume.entry, report, &mut |segment, feed| {
+            self.target(at, entry).receive(segment, feed, report, &mut |_, _| Ok(()))
+        })?;
+        self.note(damage);
+        Ok(())
     }
 
     fn target<'t>(&'t self, at: usize, entry: &'t VolumeEntry) -> Target<'t> {
@@ -313,15 +294,12 @@ impl<'a> Restore<'a> {
             return Ok(());
         }
         let sample = self.job.read_back == ReadBack::Sample;
-        let window = self.job.root.window;
         for at in volumes {
             let (Some(volume), Some(entry)) = (self.volume(*at), self.entry(*at)) else { continue };
             let source = self.places.source(volume)?;
-            for (number, hash) in (0..).zip(&entry.segments) {
-                let Some(hash) = hash else { continue };
-                let segment = Segment::load(self.job.repo, entry, number, *hash, window)?;
-                self.target(*at, entry).read_back(&segment, source.as_ref(), sample, report)?;
-            }
+            self.job.windows.again(volume.entry, &mut |segment| {
+                self.target(*at, entry).read_back(segment, source.as_ref(), sample, report)
+            })?;
         }
         Ok(())
     }

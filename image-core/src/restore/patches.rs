@@ -6,9 +6,8 @@ use crate::error::Result;
 use crate::fs::{fat, swap};
 use crate::image::manifest::VolumeEntry;
 use crate::io::memory::Memory;
-use crate::pipeline::write::{Damage, Patch, Target};
+use crate::pipeline::write::{Damage, Patch};
 use crate::plan::restore::{Place, VolumePlan};
-use crate::report::Quiet;
 use crate::units::Bytes;
 
 /// The patches of one volume, and what kept its first window from being read for them.
@@ -22,7 +21,7 @@ pub(super) fn of(job: &Job<'_>, volume: &VolumePlan) -> Result<(Vec<Patch>, Vec<
     if !resized && moved.is_none() {
         return Ok(Default::default());
     }
-    let (saved, damage) = first_window(job, entry)?;
+    let (saved, damage) = job.windows.first(volume.entry)?;
     let changes = match moved {
         Some((old, new)) => fat::relocated(&saved, old, new),
         None => swap_header(&saved, volume)?,
@@ -52,22 +51,4 @@ fn swap_header(saved: &[u8], volume: &VolumePlan) -> Result<Vec<(Bytes, Vec<u8>)
     let first = Memory::new(saved.to_vec());
     let Some(header) = swap::Header::read(&first, volume.from)? else { return Ok(Vec::new()) };
     Ok(vec![(Bytes::ZERO, header.resized(volume.to)?.to_bytes())])
-}
-
-/// The first window of a saved volume, zeros where nothing was saved.
-fn first_window(job: &Job<'_>, entry: &VolumeEntry) -> Result<(Vec<u8>, Vec<Damage>)> {
-    let window = job.root.window;
-    let bytes = Memory::new(vec![0; window.index().unwrap_or(0)]);
-    let Some(Some(hash)) = entry.segments.first() else {
-        return Ok((bytes.into_bytes(), Vec::new()));
-    };
-    let damage = match Damage::or_segment(job.repo, entry, 0, *hash, window)? {
-        Err(damage) => vec![damage],
-        Ok(mut segment) => {
-            segment.keep_first_window();
-            let target = Target { id: &entry.id, window, patches: &[] };
-            target.write(&segment, &bytes, &mut job.repo.feed(window)?, &Quiet::default())?
-        }
-    };
-    Ok((bytes.into_bytes(), damage))
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Job, ReadBack, Restored, Unused, restore};
+use super::{Job, ReadBack, Restored, Stored, Unused, restore};
 use crate::disk::fixtures::{gpt_bytes, wanted};
 use crate::disk::table::{self, MbrTable, Partition, Table};
 use crate::error::{Error, Result};
@@ -131,10 +131,11 @@ fn run_reading(
 ) -> Result<Restored> {
     let plan = planned(&image.root, sizes);
     let targets = (0..sizes.len()).map(|at| power.disk(at) as Arc<dyn Medium>).collect();
-    let (repo, root) = (&image.repo, &image.root);
+    let (windows, root) = (&Stored { repo: &image.repo, root: &image.root }, &image.root);
     let server = Call::new("true", [""; 0]);
     let unused = Unused::Keep;
-    let job = Job { repo, root, plan: &plan, targets, unused, read_back, runner: &Machine, server };
+    let job =
+        Job { windows, root, plan: &plan, targets, unused, read_back, runner: &Machine, server };
     restore(&job, report)
 }
 

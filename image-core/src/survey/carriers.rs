@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::disk::{inventory, table};
+use crate::disk::{inventory, probe, table};
 use crate::error::{Error, Result};
+use crate::fs;
 use crate::io::Source;
 use crate::io::device::Device;
 use crate::lvm::label;
@@ -17,6 +18,8 @@ pub struct Identifiers {
     pub volume_groups: Vec<(String, String)>,
     /// Disk GUIDs and MBR signatures.
     pub tables: Vec<String>,
+    /// UUIDs and serials of filesystems and swap areas.
+    pub filesystems: Vec<String>,
 }
 
 /// A device that carries one of them.
@@ -24,7 +27,7 @@ pub struct Identifiers {
 pub struct Carrier {
     /// The device.
     pub path: PathBuf,
-    /// The volume group, or none for a disk identifier.
+    /// The volume group, or none for another identifier.
     pub volume_group: Option<String>,
     /// What it carries, in words.
     pub what: String,
@@ -78,5 +81,18 @@ fn look(
     {
         add(Some(name.clone()), format!("the volume group {name} ({})", stamp.uuid));
     }
+    let carried = uuid(&source);
+    if let Some(uuid) = carried.filter(|uuid| identifiers.filesystems.contains(uuid)) {
+        add(None, format!("the filesystem UUID {uuid}"));
+    }
     Ok(())
+}
+
+/// What the content of a device calls itself.
+fn uuid(source: &Source) -> Option<String> {
+    if let Ok(Some(filesystem)) = fs::probe(source) {
+        return filesystem.identity().uuid.clone();
+    }
+    let signatures = probe::signatures(source).unwrap_or_default();
+    signatures.into_iter().filter(|signature| !signature.copy).find_map(|signature| signature.uuid)
 }

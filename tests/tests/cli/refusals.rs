@@ -285,3 +285,47 @@ fn loop_a_repository_that_is_too_small_is_refused_before_the_save() {
     assert_eq!(fs::read_dir(format!("{repo}/packs")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(format!("{repo}/tmp")).unwrap().count(), 0);
 }
+
+#[test]
+fn a_source_is_no_target_of_its_own_clone() {
+    let world = World::empty();
+    let disk = world.path("disk.img");
+    small_disk(&disk);
+    let (before, path) = (hash(&disk), disk.to_str().unwrap());
+    let same = path.replace("/disk.img", "/./disk.img");
+    fs::hard_link(&disk, world.path("link.img")).unwrap();
+    let (link, part) = (world.text("link.img"), format!("{path}:1"));
+    for (source, target) in [(path, path), (path, &same), (path, &link), (&part, path)] {
+        let args = ["clone", source, target, "--confirm", target];
+        world.says(3, &args, &["is the same as the source"]);
+    }
+    world.says(3, &["clone", path, "/dev/no-such-disk"], &["no device /dev/no-such-disk"]);
+    world.says(3, &["clone", &world.text("missing"), path], &["there is no disk"]);
+    world.says(2, &["clone", path], &["as many targets"]);
+    let new = world.text("new.img");
+    world.says(3, &["clone", path, &new, "--size", "10MiB"], &["too small", "d0:3"]);
+    assert!(!Path::new(&new).exists());
+    assert_eq!(hash(&disk), before);
+}
+
+#[test]
+fn loop_a_clone_of_what_may_change_is_refused() {
+    let world = World::empty();
+    let file = ext4(&world, "disk.img", Bytes::mib(8));
+    let device = Loop::whole(&file).unwrap();
+    let path = device.device().to_str().unwrap();
+    let new = world.text("new.img");
+    {
+        let mounted = Mounted::new(device.device(), "rw");
+        world.says(3, &["clone", path, &new], &[mounted.text(), "may change"]);
+    }
+    // A file behind a device, and the device, are the same bytes.
+    let file = file.to_str().unwrap();
+    let before = hash(Path::new(file));
+    world.says(3, &["clone", path, file, "--confirm", file], &[file]);
+    world.says(3, &["clone", file, path, "--confirm", path], &["the source"]);
+    assert_eq!(hash(Path::new(file)), before);
+    assert!(!Path::new(&new).exists());
+    let _mounted = Mounted::new(device.device(), "ro,noload");
+    world.ends(0, &["clone", path, &new]);
+}

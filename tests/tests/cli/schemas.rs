@@ -11,13 +11,13 @@ use crate::world::{World, flip};
 pub fn of(args: &[&str], value: &Value) -> &'static str {
     match args.first().copied() {
         _ if value.get("error").is_some() => "error",
-        Some("restore") if args.contains(&"--dry-run") => "plan",
+        Some("restore" | "clone") if args.contains(&"--dry-run") => "plan",
         Some("inspect") => "inspect",
         Some("save") => "save",
         Some("images") => "images",
         Some("show") => "show",
         Some("verify") => "verify",
-        Some("restore") => "restore",
+        Some("restore" | "clone") => "restore",
         Some("rm") => "rm",
         Some("check") => "check",
         other => panic!("no schema for {other:?}"),
@@ -61,7 +61,7 @@ fn required(schema: &Value, example: &Value, at: &str, out: &mut Vec<(String, St
 #[test]
 fn every_field_is_there_and_a_missing_one_is_noticed() {
     let world = World::saved();
-    let (disk, target) = (world.text("disk.img"), world.text("target.img"));
+    let [disk, target, copy] = ["disk.img", "target.img", "copy.img"].map(|name| world.text(name));
     let examples = [
         ("inspect", world.json(0, &["inspect", &disk])),
         ("save", world.json(0, &["save", &disk, "--name", "again"])),
@@ -69,6 +69,8 @@ fn every_field_is_there_and_a_missing_one_is_noticed() {
         ("show", world.json(0, &["show", "small"])),
         ("plan", world.json(0, &["restore", "small", &target, "--size", "40MiB", "--dry-run"])),
         ("restore", world.json(0, &["restore", "small", &target, "--size", "40MiB"])),
+        ("plan", world.json(0, &["clone", &disk, &copy, "--dry-run"])),
+        ("restore", world.json(0, &["clone", &disk, &copy, "--size", "40MiB"])),
         ("rm", world.json(0, &["rm", "again"])),
         ("check", world.json(0, &["check", "--rebuild"])),
         ("error", world.json(3, &["show", "missing"])),

@@ -25,7 +25,7 @@ fn mistakes_on_the_command_line_end_with_2() {
         (vec!["show", "small@yesterday"], "nor a day like"),
         (vec!["restore", "small"], "name a target"),
         (vec!["restore", "small", "a.img", "b.img"], "b.img is one target too many"),
-        (vec!["restore", "small", "a.img", "--map", "d7=b.img"], "no disk d7; it has d0"),
+        (vec!["restore", "small", "a.img", "--map", "d7=b.img"], "no disk d7; there is d0"),
         (vec!["restore", "small", "a.img", "--size", "much"], "much"),
         (vec!["restore", "small", "a.img", "--grow", "1"], "--grow 1"),
         (vec!["images", "--frob"], "--frob"),

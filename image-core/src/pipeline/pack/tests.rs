@@ -224,7 +224,7 @@ proptest! {
         let mut decoder = Decoder::new(WINDOW).unwrap();
         run(&volumes, &packing(workers), &Quiet::default(), &mut |packed| {
             let (volume, first, count, state, stored) = match packed {
-                Packed::Window { volume, number, state, stored } => (volume, number, 1, Some(state), stored),
+                Packed::Window { volume, number, state, stored, .. } => (volume, number, 1, Some(state), stored),
                 Packed::Zeros { volume, first, count } => (volume, first, count, None, None),
             };
             let (bytes, map) = &all[volume];

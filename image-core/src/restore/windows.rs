@@ -1,0 +1,87 @@
+//! Where the windows of a restore come from: an image in a repository, or (see [`crate::clone`]) a source
+//! that is read right now.
+
+use crate::error::Result;
+use crate::image::manifest::Root;
+use crate::io::memory::Memory;
+use crate::pipeline::fetch::Segment;
+use crate::pipeline::write::{Damage, Target};
+use crate::repo::{ChunkFeed, Repository};
+use crate::report::{Quiet, Report};
+
+/// What is done with some windows of a volume and a feed of their chunks; the damage that it finds.
+pub type Work<'w> = &'w mut dyn FnMut(&Segment, &mut dyn ChunkFeed) -> Result<Vec<Damage>>;
+
+/// Gives a restore its windows. Volumes are named by their index in the root.
+pub trait Windows {
+    /// Hands all windows of a volume to `work`, in ascending order, some at a time. Returns the damage that
+    /// `work` found, and what could not even be handed to it.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Io`] where nothing can be read any more, and what `work` returns.
+    fn each(&self, volume: usize, report: &dyn Report, work: Work<'_>) -> Result<Vec<Damage>>;
+
+    /// The states of the windows that the last [`Windows::each`] handed out, to compare a target with.
+    ///
+    /// # Errors
+    /// As [`Windows::each`]; damage is an error here, for it was found before.
+    fn again(&self, volume: usize, work: &mut dyn FnMut(&Segment) -> Result<()>) -> Result<()>;
+
+    /// The first window of a volume, zeros where nothing was saved; and what could not be had of it.
+    ///
+    /// # Errors
+    /// As [`Windows::each`].
+    fn first(&self, volume: usize) -> Result<(Vec<u8>, Vec<Damage>)>;
+}
+
+/// The windows of an image.
+pub struct Stored<'a> {
+    /// Where the image is.
+    pub repo: &'a Repository,
+    /// The image.
+    pub root: &'a Root,
+}
+
+impl Windows for Stored<'_> {
+    fn each(&self, volume: usize, report: &dyn Report, work: Work<'_>) -> Result<Vec<Damage>> {
+        let Some(entry) = self.root.volumes.get(volume) else { return Ok(Vec::new()) };
+        let window = self.root.window;
+        let mut damage = Vec::new();
+        for (number, hash) in (0..).zip(&entry.segments) {
+            report.checkpoint()?;
+            let Some(hash) = hash else { continue };
+            match Damage::or_segment(self.repo, entry, number, *hash, window)? {
+                Ok(segment) => damage.extend(work(&segment, &mut self.repo.feed(window)?)?),
+                Err(lost) => damage.push(lost),
+            }
+        }
+        Ok(damage)
+    }
+
+    fn again(&self, volume: usize, work: &mut dyn FnMut(&Segment) -> Result<()>) -> Result<()> {
+        let Some(entry) = self.root.volumes.get(volume) else { return Ok(()) };
+        for (number, hash) in (0..).zip(&entry.segments) {
+            let Some(hash) = hash else { continue };
+            work(&Segment::load(self.repo, entry, number, *hash, self.root.window)?)?;
+        }
+        Ok(())
+    }
+
+    fn first(&self, volume: usize) -> Result<(Vec<u8>, Vec<Damage>)> {
+        let window = self.root.window;
+        let bytes = Memory::new(vec![0; window.index().unwrap_or(0)]);
+        let Some(entry) = self.root.volumes.get(volume) else { return Ok(Default::default()) };
+        let Some(Some(hash)) = entry.segments.first() else {
+            return Ok((bytes.into_bytes(), Vec::new()));
+        };
+        let damage = match Damage::or_segment(self.repo, entry, 0, *hash, window)? {
+            Err(damage) => vec![damage],
+            Ok(mut segment) => {
+                segment.keep_first_window();
+                let target = Target { id: &entry.id, window, patches: &[] };
+                target.write(&segment, &bytes, &mut self.repo.feed(window)?, &Quiet::default())?
+            }
+        };
+        Ok((bytes.into_bytes(), damage))
+    }
+}
