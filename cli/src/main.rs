@@ -4,6 +4,7 @@ mod args;
 mod cmd;
 mod exit;
 mod output;
+mod tui;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use output::progress::Progress;
 
 fn main() -> ExitCode {
     if std::env::args_os().len() < 2 {
-        return short_help();
+        return if tui::usable() { ExitCode::from(tui::run().code()) } else { short_help() };
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -73,7 +73,7 @@ pub fn complain(global: &Global, error: &anyhow::Error) -> Exit {
 }
 
 /// The chain of causes, down to the library's error, which names its own cause.
-fn message(error: &anyhow::Error) -> String {
+pub fn message(error: &anyhow::Error) -> String {
     let mut parts = Vec::new();
     for cause in error.chain() {
         parts.push(cause.to_string());

@@ -1,13 +1,16 @@
 //! What people and scripts read: tables, progress, JSON.
 
 pub mod damage;
+pub mod drawing;
 pub mod plan;
 pub mod progress;
 pub mod table;
+pub mod wrap;
 
 use std::io::Write;
 
 use anyhow::Context;
+use console::Term;
 use image_core::error::Error;
 use image_core::repo::ImageInfo;
 use image_core::units::Bytes;
@@ -49,7 +52,7 @@ pub fn damaged_file(error: &Error) -> Value {
 /// A closed or full pipe: the caller fails.
 pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_string(value)?;
-    say(&text)
+    print(&text)
 }
 
 /// Prints a text on standard output.
@@ -57,11 +60,16 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
 /// # Errors
 /// A closed or full pipe: the caller fails.
 pub fn say(text: &str) -> anyhow::Result<()> {
+    print(&wrap::for_terminal(&Term::stdout(), text))
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).context("cannot write to standard output")
 }
 
 /// Prints a text on standard error; nobody can be told if that fails.
 pub fn talk(text: &str) {
+    let text = wrap::for_terminal(&Term::stderr(), text);
     drop(writeln!(std::io::stderr().lock(), "{text}"));
 }

@@ -1,23 +1,15 @@
-//! A restore's plan as a before/after table.
+//! A restore's plan: a drawing and a table of before and after.
 
 use image_core::image::manifest::Root;
 use image_core::plan::restore::RestorePlan;
 
+use super::drawing::{self, Style};
 use super::exact;
 use super::table::Table;
 
 /// The plan in words; `targets` says for each one that exists what it is and holds.
 pub fn text(plan: &RestorePlan, root: &Root, targets: &[String]) -> String {
-    let mut parts = Vec::new();
-    for (target, what) in plan.targets.iter().zip(targets) {
-        parts.push(if target.creates {
-            let path = target.path.display();
-            format!("{} -> {path}: a new file of {}", target.slot, exact(target.size))
-        } else {
-            format!("{} -> {what}", target.slot)
-        });
-    }
-    parts.push(String::new());
+    let mut parts = vec![drawing::restore(plan, root, Style::detect()), String::new()];
     let mut table = Table::new(&["volume", "content", ">before", ">after", ">change", "starts at"]);
     for volume in &plan.volumes {
         let entry = root.volumes.get(volume.entry);
@@ -50,5 +42,14 @@ pub fn text(plan: &RestorePlan, root: &Root, targets: &[String]) -> String {
         format!(", using {}", plan.tools.join(", "))
     };
     parts.push(format!("\n{} of data are to be written{tools}", plan.writes));
+    // Last, right above the question: what will be lost.
+    for (target, what) in plan.targets.iter().zip(targets) {
+        parts.push(if target.creates {
+            let path = target.path.display();
+            format!("{} -> {path}: a new file of {}", target.slot, exact(target.size))
+        } else {
+            format!("{} -> {what}", target.slot)
+        });
+    }
     parts.join("\n")
 }

@@ -5,6 +5,7 @@
 //! what is not understood is a volume to be copied whole, with the reason. Reads only.
 //!
 //! - [`carriers`]: who else carries the same identifiers.
+//! - [`glance`]: the same in a moment, without used bytes.
 //! - [`model`]: the values. - [`content`]: what one volume contains. - [`gaps`]: the space between
 //!   partitions. - [`groups`]: physical volumes, volume groups, logical volumes.
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 pub mod carriers;
 pub mod content;
 pub mod gaps;
+pub mod glance;
 pub mod groups;
 pub mod model;
 

@@ -1,0 +1,264 @@
+//! The entry `Restore an image`.
+
+use anyhow::Result;
+use image_core::image::manifest::{Root, VolumeEntry};
+use image_core::plan::restore::{min_target, slots};
+use image_core::units::Bytes;
+
+use super::ask::Item;
+use super::images::{self, Chosen};
+use super::targets::{self, Need, Target};
+use super::{Menu, Move, Step, growth, places};
+use crate::exit::Exit;
+
+/// What was answered so far.
+#[derive(Default)]
+struct Draft {
+    image: Chosen,
+    /// One volume only.
+    volume: Option<String>,
+    targets: Vec<Target>,
+    grow: Vec<String>,
+}
+
+/// `keiki restore`.
+pub fn run(menu: &mut Menu<'_>) -> Result<()> {
+    let repository: Step<Draft> = |menu, _| places::existing(menu);
+    let image: Step<Draft> = |menu, draft| {
+        let before = draft.image.word.clone();
+        let moved = images::choose(menu, "Restore which image?", &mut draft.image)?;
+        if before != draft.image.word {
+            (draft.volume, draft.grow) = (None, Vec::new());
+        }
+        Ok(moved)
+    };
+    menu.walk(&mut Draft::default(), &[repository, image, what, whereto, grow, ready])
+}
+
+/// The volumes that can be restored alone.
+fn volumes(root: &Root) -> Vec<&VolumeEntry> {
+    let own = |volume: &&VolumeEntry| !volume.is_container && volume.kind != "gap";
+    root.volumes.iter().filter(own).collect()
+}
+
+fn what(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
+    let Some(root) = &draft.image.root else { return Ok(Move::Back) };
+    let volumes = volumes(root);
+    if root.disks.is_empty() && volumes.len() < 2 {
+        return Ok(Move::Skip);
+    }
+    let all = crate::output::count(slots(root).len(), "disk");
+    let mut items = vec![Item::new(format!("Everything ({all})"))];
+    items.extend(volumes.iter().map(|volume| {
+        let label = volume.last_mounted.as_ref().or(volume.label.as_ref());
+        let label = label.or(volume.name.as_ref()).map_or("", String::as_str);
+        let (id, size, content) = (&volume.id, volume.size, &volume.content);
+        Item::new(format!("Only {id:<16} {size:>10} {content:<8} {label}").trim_end())
+    }));
+    let start = volumes.iter().position(|volume| Some(&volume.id) == draft.volume.as_ref());
+    let start = start.map_or(0, |at| at + 1);
+    let Some(at) = menu.choose("All of it, or one volume?", &items, start)? else {
+        return Ok(Move::Back);
+    };
+    let chosen = at.checked_sub(1).and_then(|at| volumes.get(at)).map(|volume| volume.id.clone());
+    menu.tell(&format!("Restore: {}", chosen.as_deref().unwrap_or("everything")));
+    if chosen != draft.volume {
+        draft.grow.clear();
+    }
+    draft.volume = chosen;
+    Ok(Move::Next)
+}
+
+/// What each target has to be.
+fn needs(root: &Root, volume: Option<&String>) -> Vec<Need> {
+    let of_volume = |volume: &VolumeEntry| Need {
+        what: format!("the volume {} ({} {})", volume.id, volume.size, volume.content),
+        least: volume.min_bytes,
+        size: volume.size,
+        partition: true,
+    };
+    let find = |id: &str| root.volumes.iter().find(|volume| volume.id == id);
+    if let Some(volume) = volume {
+        return find(volume).map(of_volume).into_iter().collect();
+    }
+    let need = |slot: &str| match root.disks.iter().find(|disk| disk.id == slot) {
+        Some(disk) => Some(Need {
+            what: format!("the disk {slot} ({})", disk.size),
+            least: min_target(root, slot).0,
+            size: disk.size,
+            partition: false,
+        }),
+        None => find(slot).map(of_volume),
+    };
+    slots(root).into_iter().filter_map(need).collect()
+}
+
+fn whereto(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
+    let Some(root) = &draft.image.root else { return Ok(Move::Back) };
+    let needs = needs(root, draft.volume.as_ref());
+    let mut targets: Vec<Target> = Vec::new();
+    while let Some(need) = needs.get(targets.len()) {
+        match targets::pick(menu, need, &targets)? {
+            Some(target) => targets.push(target),
+            None if targets.pop().is_none() => return Ok(Move::Back),
+            None => {}
+        }
+    }
+    draft.targets = targets;
+    Ok(Move::Next)
+}
+
+fn grow(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
+    let Some(root) = &draft.image.root else { return Ok(Move::Back) };
+    let needs = needs(root, draft.volume.as_ref());
+    let larger = needs.iter().zip(&draft.targets).any(|(need, target)| target.size > need.size);
+    // One volume alone grows whenever it can; there is nobody to share with.
+    if !larger || draft.volume.is_some() {
+        draft.grow.clear();
+        return Ok(Move::Skip);
+    }
+    Ok(if growth::ask(menu, root, &mut draft.grow)? { Move::Next } else { Move::Back })
+}
+
+/// The words after `keiki`.
+fn words(draft: &Draft) -> Vec<String> {
+    let mut words = vec!["restore".to_owned(), draft.image.word.clone()];
+    words.extend(draft.targets.iter().map(|target| target.word.clone()));
+    let mut flag = |name: &str, value: String| words.extend([name.to_owned(), value]);
+    if let Some(volume) = &draft.volume {
+        flag("--volume", volume.clone());
+    }
+    let needs = draft.image.root.as_ref().map(|root| needs(root, draft.volume.as_ref()));
+    let sizes = needs.unwrap_or_default().into_iter().map(|need| need.size);
+    let resized = draft
+        .targets
+        .iter()
+        .zip(sizes)
+        .find(|(target, size)| target.creates && target.size != *size);
+    if let Some((target, _)) = resized {
+        flag("--size", exact(target.size));
+    }
+    draft.grow.iter().for_each(|who| flag("--grow", who.clone()));
+    words
+}
+
+/// A size as it is typed, to the byte.
+fn exact(size: Bytes) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let whole = units.into_iter().find(|(_, bits)| size.is_aligned(Bytes::new(1 << bits)));
+    whole.map_or(size.get().to_string(), |(unit, bits)| format!("{}{unit}", size.get() >> bits))
+}
+
+fn ready(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
+    let words = words(draft);
+    let existing = draft.targets.iter().any(|target| !target.creates);
+    let go = if existing {
+        Item::new("Restore").with("shows the plan and what will be lost, and asks you to confirm")
+    } else {
+        Item::new("Restore now").with("the target is a new file: nothing is overwritten")
+    };
+    let items = [go, Item::new("Only show the plan"), Item::new("Main menu")];
+    let mut start = 0;
+    loop {
+        match menu.choose("Ready.", &items, start)? {
+            Some(0) => {}
+            Some(1) => {
+                menu.act(&[words.as_slice(), &["--dry-run".to_owned()]].concat())?;
+                start = 0;
+                continue;
+            }
+            Some(_) => return Ok(Move::Leave),
+            None => return Ok(Move::Back),
+        }
+        let exit = menu.act(&words)?;
+        menu.tell("");
+        menu.tell(next(exit, draft));
+        match exit {
+            Exit::Done | Exit::StepsRemain | Exit::Unreadable => return Ok(Move::Next),
+            _ => start = 0,
+        }
+    }
+}
+
+/// What to do after a restore.
+fn next(exit: Exit, draft: &Draft) -> &'static str {
+    let device = draft.targets.iter().any(|target| target.word.starts_with("/dev/"));
+    match exit {
+        Exit::Done if !device || draft.volume.is_some() => "Restored. Nothing else is to be done.",
+        Exit::Done => {
+            "Restored. Next: shut down, take either the old or the new disk out (they carry the same \
+             identifiers and must not start together), and start from the new one."
+        }
+        Exit::StepsRemain => "Restored, but the steps named above remain.",
+        Exit::Unreadable => {
+            "Restored, without the sectors that could not be read when the image was saved; they are \
+             zeros now."
+        }
+        Exit::Refused | Exit::Usage => "Nothing was written. Try again, or go back and change it.",
+        Exit::Damaged => {
+            "The image is damaged. `Verify an image` says where; an older image may be whole."
+        }
+        Exit::Failed | Exit::Interrupted => {
+            "The restore failed. If writing had begun, the target cannot be used as it is: repeat the \
+             restore once the reason is gone."
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image_core::image::manifest::Root;
+    use image_core::units::Bytes;
+    use serde_json::json;
+
+    use super::{Chosen, Draft, Exit, Move, Target, exact, ready, what, words};
+    use crate::tui::tests::with_menu;
+
+    fn root() -> Root {
+        let mut root = Root::empty("test");
+        let disk = json!({"id": "d0", "path": "/dev/x", "size": 10_u64 << 30, "sector_size": 512});
+        root.disks.push(serde_json::from_value(disk).unwrap());
+        for id in ["d0:1", "d0:2"] {
+            let volume = json!({"id": id, "disk": "d0", "kind": "partition", "offset": 0,
+                "size": 1_u64 << 30, "content": "ext4", "used_bytes": 0, "min_bytes": 1 << 20,
+                "state": "clean", "growth": "resize2fs", "is_container": false, "unreadable": [],
+                "segments": [null]});
+            root.volumes.push(serde_json::from_value(volume).unwrap());
+        }
+        root
+    }
+
+    fn draft(size: Bytes, creates: bool) -> Draft {
+        Draft {
+            image: Chosen { word: "web@12".to_owned(), root: Some(root()) },
+            targets: vec![Target { word: "/dev/x".to_owned(), size, creates }],
+            ..Draft::default()
+        }
+    }
+
+    #[test]
+    fn every_choice_is_a_flag() {
+        let mut new = draft(Bytes::gib(12), true);
+        new.grow = vec!["d0:1=rest".to_owned()];
+        assert_eq!(words(&new).join(" "), "restore web@12 /dev/x --size 12GiB --grow d0:1=rest");
+        let mut one = draft(Bytes::gib(1), false);
+        with_menu(&["Only d0:2"], &[], |menu| {
+            assert_eq!(what(menu, &mut one).unwrap(), Move::Next);
+        });
+        assert_eq!(words(&one).join(" "), "restore web@12 /dev/x --volume d0:2");
+        assert_eq!([exact(Bytes::new(1025)), exact(Bytes::mib(1025))], ["1025", "1025MiB"]);
+    }
+
+    #[test]
+    fn a_wrong_confirmation_can_be_typed_again() {
+        let mut draft = draft(Bytes::gib(10), false);
+        let (heard, ran) =
+            with_menu(&["Only", "Restore", "Restore"], &[Exit::Done, Exit::Refused], |menu| {
+                assert_eq!(ready(menu, &mut draft).unwrap(), Move::Next);
+            });
+        let plain = "restore web@12 /dev/x";
+        assert_eq!(ran, [format!("{plain} --dry-run").as_str(), plain, plain]);
+        assert!(heard.iter().any(|heard| heard.contains("Nothing was written")), "{heard:?}");
+        assert!(heard.last().unwrap().contains("take either the old or the new disk out"));
+    }
+}
