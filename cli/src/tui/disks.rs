@@ -65,7 +65,15 @@ pub fn all() -> Result<Vec<Disk>, Error> {
 
 fn look(paths: &[PathBuf]) -> Result<Survey, String> {
     let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-    let inputs = source::open(&names, None, source::Purpose::Look)
+    survey(&names)
+}
+
+/// What is on these disks or files, as they are typed.
+///
+/// # Errors
+/// Why they cannot be looked into, in words.
+pub fn survey(names: &[String]) -> Result<Survey, String> {
+    let inputs = source::open(names, None, source::Purpose::Look)
         .map_err(|error| crate::cmd::message(&error))?;
     glance(&inputs, &Quiet::default()).map_err(|error| error.to_string())
 }

@@ -110,9 +110,10 @@ fn is_interrupted(error: &anyhow::Error) -> bool {
 /// An entry of the main menu.
 type Entry = (&'static str, &'static str, fn(&mut Menu<'_>) -> Result<()>);
 
-const ENTRIES: [Entry; 5] = [
+const ENTRIES: [Entry; 6] = [
     ("Save a disk", "its used parts, as an image, into the repository", save::run),
     ("Restore an image", "onto a disk, a partition or a file", restore::run),
+    ("Clone a disk", "onto another one, with no repository between", restore::clone),
     ("Look into an image", "disks, partitions and filesystems in it", images::look),
     ("Verify an image", "read and check all of its data", images::verify),
     ("Repository", "list, check, remove images; choose another one", repository::run),
@@ -201,8 +202,9 @@ impl Menu<'_> {
     }
 
     fn with_repository(&self, command: &[String]) -> Vec<String> {
-        let repo =
-            self.repo.iter().flat_map(|repo| ["--repo".to_owned(), repo.display().to_string()]);
+        // What copies from disk to disk knows of none.
+        let used = self.repo.iter().filter(|_| command.first().is_none_or(|verb| verb != "clone"));
+        let repo = used.flat_map(|repo| ["--repo".to_owned(), repo.display().to_string()]);
         repo.chain(command.iter().cloned()).collect()
     }
 }

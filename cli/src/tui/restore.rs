@@ -1,6 +1,7 @@
-//! The entry `Restore an image`.
+//! The entries `Restore an image` and `Clone a disk`, which only begin differently.
 
 use anyhow::Result;
+use image_core::clone::Source;
 use image_core::image::manifest::{Root, VolumeEntry};
 use image_core::plan::restore::{min_target, slots};
 use image_core::units::Bytes;
@@ -8,13 +9,15 @@ use image_core::units::Bytes;
 use super::ask::Item;
 use super::images::{self, Chosen};
 use super::targets::{self, Need, Target};
-use super::{Menu, Move, Step, growth, places};
+use super::{Menu, Move, Step, disks, growth, places, save};
 use crate::exit::Exit;
 
 /// What was answered so far.
 #[derive(Default)]
 struct Draft {
     image: Chosen,
+    /// The disks to clone; none where an image is restored.
+    sources: Vec<String>,
     /// One volume only.
     volume: Option<String>,
     targets: Vec<Target>,
@@ -33,6 +36,53 @@ pub fn run(menu: &mut Menu<'_>) -> Result<()> {
         Ok(moved)
     };
     menu.walk(&mut Draft::default(), &[repository, image, what, whereto, grow, ready])
+}
+
+/// `keiki clone`.
+pub fn clone(menu: &mut Menu<'_>) -> Result<()> {
+    menu.walk(&mut Draft::default(), &[sources, whereto, grow, ready])
+}
+
+fn sources(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
+    let mut sources = Vec::new();
+    let mut question = "Clone which disk?";
+    loop {
+        match save::pick(menu, question, &sources)? {
+            Some(source) => sources.push(source),
+            None if sources.pop().is_none() => return Ok(Move::Back),
+            None => {}
+        }
+        if sources.is_empty() {
+            continue;
+        }
+        let items = [
+            Item::new(format!("Go on with {}", sources.join(", "))),
+            Item::new("Add another disk")
+                .with("a volume group over several disks needs all of them"),
+        ];
+        question = match menu.choose("Is that all?", &items, 0)? {
+            Some(0) => break,
+            Some(_) => "Which disk as well?",
+            None => {
+                sources.pop();
+                "Clone which disk?"
+            }
+        };
+    }
+    menu.ask.busy("Looking at the source...");
+    let survey = match disks::survey(&sources) {
+        Ok(survey) => survey,
+        Err(why) => {
+            menu.tell(&format!("That cannot be cloned: {why}"));
+            return Ok(Move::Back);
+        }
+    };
+    let root = Source::new(&survey, 1).root("menu")?;
+    if sources != draft.sources {
+        draft.grow.clear();
+    }
+    (draft.sources, draft.image.root) = (sources, Some(root));
+    Ok(Move::Next)
 }
 
 /// The volumes that can be restored alone.
@@ -98,7 +148,9 @@ fn whereto(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
     let needs = needs(root, draft.volume.as_ref());
     let mut targets: Vec<Target> = Vec::new();
     while let Some(need) = needs.get(targets.len()) {
-        match targets::pick(menu, need, &targets)? {
+        let taken = targets.iter().map(|target| &target.word).chain(&draft.sources);
+        let taken: Vec<String> = taken.cloned().collect();
+        match targets::pick(menu, need, &taken)? {
             Some(target) => targets.push(target),
             None if targets.pop().is_none() => return Ok(Move::Back),
             None => {}
@@ -122,7 +174,10 @@ fn grow(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
 
 /// The words after `keiki`.
 fn words(draft: &Draft) -> Vec<String> {
-    let mut words = vec!["restore".to_owned(), draft.image.word.clone()];
+    let mut words = match draft.sources.as_slice() {
+        [] => vec!["restore".to_owned(), draft.image.word.clone()],
+        sources => [&["clone".to_owned()], sources].concat(),
+    };
     words.extend(draft.targets.iter().map(|target| target.word.clone()));
     let mut flag = |name: &str, value: String| words.extend([name.to_owned(), value]);
     if let Some(volume) = &draft.volume {
@@ -152,10 +207,12 @@ fn exact(size: Bytes) -> String {
 fn ready(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
     let words = words(draft);
     let existing = draft.targets.iter().any(|target| !target.creates);
+    let (verb, done) =
+        if draft.sources.is_empty() { ("Restore", "Restored") } else { ("Clone", "Cloned") };
     let go = if existing {
-        Item::new("Restore").with("shows the plan and what will be lost, and asks you to confirm")
+        Item::new(verb).with("shows the plan and what will be lost, and asks you to confirm")
     } else {
-        Item::new("Restore now").with("the target is a new file: nothing is overwritten")
+        Item::new(format!("{verb} now")).with("the target is a new file: nothing is overwritten")
     };
     let items = [go, Item::new("Only show the plan"), Item::new("Main menu")];
     let mut start = 0;
@@ -172,7 +229,7 @@ fn ready(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
         }
         let exit = menu.act(&words)?;
         menu.tell("");
-        menu.tell(next(exit, draft));
+        menu.tell(&next(exit, done, draft));
         match exit {
             Exit::Done | Exit::StepsRemain | Exit::Unreadable => return Ok(Move::Next),
             _ => start = 0,
@@ -180,29 +237,34 @@ fn ready(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
     }
 }
 
-/// What to do after a restore.
-fn next(exit: Exit, draft: &Draft) -> &'static str {
+/// What was done, and what is to be done next.
+fn next(exit: Exit, done: &str, draft: &Draft) -> String {
     let device = draft.targets.iter().any(|target| target.word.starts_with("/dev/"));
-    match exit {
-        Exit::Done if !device || draft.volume.is_some() => "Restored. Nothing else is to be done.",
+    let words = match exit {
+        Exit::Done if !device || draft.volume.is_some() => {
+            return format!("{done}. Nothing else is to be done.");
+        }
         Exit::Done => {
-            "Restored. Next: shut down, take either the old or the new disk out (they carry the same \
+            "Next: shut down, take either the old or the new disk out (they carry the same \
              identifiers and must not start together), and start from the new one."
         }
-        Exit::StepsRemain => "Restored, but the steps named above remain.",
-        Exit::Unreadable => {
-            "Restored, without the sectors that could not be read when the image was saved; they are \
-             zeros now."
+        Exit::StepsRemain => "The steps named above remain.",
+        Exit::Unreadable => "Sectors that could not be read are zeros now.",
+        Exit::Refused | Exit::Usage => {
+            return "Nothing was written. Try again, or go back and change it.".to_owned();
         }
-        Exit::Refused | Exit::Usage => "Nothing was written. Try again, or go back and change it.",
         Exit::Damaged => {
-            "The image is damaged. `Verify an image` says where; an older image may be whole."
+            return "What was to be written is damaged. Another image of the same disk may be whole: \
+                    `Verify an image` tells."
+                .to_owned();
         }
         Exit::Failed | Exit::Interrupted => {
-            "The restore failed. If writing had begun, the target cannot be used as it is: repeat the \
-             restore once the reason is gone."
+            return "That failed. If writing had begun, the target cannot be used as it is: do it again \
+                    once the reason is gone."
+                .to_owned();
         }
-    }
+    };
+    format!("{done}. {words}")
 }
 
 #[cfg(test)]
@@ -247,6 +309,18 @@ mod tests {
         });
         assert_eq!(words(&one).join(" "), "restore web@12 /dev/x --volume d0:2");
         assert_eq!([exact(Bytes::new(1025)), exact(Bytes::mib(1025))], ["1025", "1025MiB"]);
+    }
+
+    #[test]
+    fn a_clone_names_sources_and_then_targets() {
+        let mut clone = draft(Bytes::gib(10), false);
+        clone.sources = vec!["/dev/a".to_owned()];
+        let (heard, ran) = with_menu(&["Clone"], &[Exit::Done], |menu| {
+            menu.repo = Some("/backup".into());
+            assert_eq!(ready(menu, &mut clone).unwrap(), Move::Next);
+        });
+        assert_eq!(ran, ["clone /dev/a /dev/x"]);
+        assert!(heard.last().unwrap().starts_with("Cloned. Next: shut down"), "{heard:?}");
     }
 
     #[test]

@@ -34,12 +34,12 @@ pub struct Target {
 }
 
 /// Lets a target be chosen that is none of `taken`.
-pub fn pick(menu: &mut Menu<'_>, need: &Need, taken: &[Target]) -> Result<Option<Target>> {
+pub fn pick(menu: &mut Menu<'_>, need: &Need, taken: &[String]) -> Result<Option<Target>> {
     menu.ask.busy("Looking at the disks...");
     let disks = disks::all().unwrap_or_default();
     let repo = menu.repo.clone();
     let blocked = |path: &Path, size: Bytes| {
-        let twice = taken.iter().any(|taken| Path::new(&taken.word) == path);
+        let twice = taken.iter().any(|taken| Path::new(taken) == path);
         let twice = twice.then(|| "it was chosen already".to_owned());
         let small = || (size < need.least).then(|| format!("too small: {} are needed", need.least));
         twice.or_else(|| disks::no_target(path, repo.as_deref())).or_else(small)
@@ -76,7 +76,7 @@ pub fn pick(menu: &mut Menu<'_>, need: &Need, taken: &[Target]) -> Result<Option
 }
 
 /// A file that exists, or a new one and its size.
-fn file(menu: &mut Menu<'_>, need: &Need, taken: &[Target]) -> Result<Option<Target>> {
+fn file(menu: &mut Menu<'_>, need: &Need, taken: &[String]) -> Result<Option<Target>> {
     let repo = menu.repo.clone();
     let mut typed = String::new();
     loop {
@@ -96,13 +96,13 @@ fn file(menu: &mut Menu<'_>, need: &Need, taken: &[Target]) -> Result<Option<Tar
 fn check_file(
     text: &str,
     need: &Need,
-    taken: &[Target],
+    taken: &[String],
     repo: Option<&Path>,
 ) -> Result<(), String> {
     if text.is_empty() {
         return Err("Type the path of a file, or press Esc to go back.".to_owned());
     }
-    if taken.iter().any(|taken| taken.word == text) {
+    if taken.iter().any(|taken| taken == text) {
         return Err(format!("{text} was chosen already."));
     }
     let found = Candidate::look(text, repo).map_err(|error| crate::cmd::message(&error))?;

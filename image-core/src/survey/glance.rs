@@ -53,7 +53,7 @@ fn identify(volume: &mut Volume) {
         min_bytes: identity.size,
         block_size: identity.block_size,
         sector_limit: identity.sector_limit,
-        growth: None,
+        growth: filesystem.growth(),
         last_mounted: identity.last_mounted.clone(),
     });
 }

@@ -100,6 +100,16 @@ fn a_proven_map_is_all_that_is_read_of_a_filesystem() {
 }
 
 #[test]
+fn a_glance_knows_what_there_is_but_not_what_is_used() {
+    let input = input(disk(&[&ext4(), &[7; 99]], 6 * MIB), None);
+    let survey = super::glance::glance(&[input], &Quiet::default()).unwrap();
+    let volume = find(&survey, "d0:1");
+    assert_eq!((volume.content.as_str(), volume.label.as_deref()), ("ext4", Some("here")));
+    assert!(volume.used().is_empty() && volume.needs.is_some());
+    assert_eq!(ids(&survey), ["d0:1", "d0:2"]);
+}
+
+#[test]
 fn two_claims_on_one_volume_are_copied_whole() {
     let mut swapped = ext4();
     swapped[4086..4096].copy_from_slice(b"SWAPSPACE2");

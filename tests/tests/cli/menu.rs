@@ -201,6 +201,20 @@ fn a_disk_is_saved_and_restored_by_the_menu() {
     screen.choose("Ready.", "Restore");
     screen.line("type that path", "old.img");
     screen.see("Restored.");
+
+    // From file to file; the source cannot be its own target.
+    screen.choose("What shall be done?", "Clone a disk");
+    screen.choose("Clone which disk?", "An image file");
+    screen.line("Image file", "disk.img");
+    screen.choose("Is that all?", "Go on with disk.img");
+    screen.choose("Where to", "An image file");
+    screen.line("Image file", "disk.img");
+    screen.see("was chosen already");
+    screen.line("Image file", "clone.img");
+    screen.choose("How large", "24 MiB, as it was");
+    screen.choose("Ready.", "Clone now");
+    screen.see("keiki clone disk.img clone.img");
+    screen.see("Cloned.");
     screen.choose("What shall be done?", "Quit");
     let (end, written) = screen.end();
     assert_eq!(end, "0 same=yes", "{written}");
@@ -214,7 +228,9 @@ fn a_disk_is_saved_and_restored_by_the_menu() {
     let volumes = |name: &str| world.json(0, &["inspect", &world.text(name)])["volumes"].clone();
     assert_eq!(volumes("new.img"), volumes("typed.img"));
     // The first sector is another tool's: its protective entry has other figures for old BIOSes.
-    run!("cmp", "--ignore-initial=512", world.path("disk.img"), world.path("old.img")).unwrap();
+    for copy in ["old.img", "clone.img"] {
+        run!("cmp", "--ignore-initial=512", world.path("disk.img"), world.path(copy)).unwrap();
+    }
 }
 
 #[test]
