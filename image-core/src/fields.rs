@@ -31,6 +31,11 @@ impl<'a> Structure<'a> {
         Self { name, at, bytes }
     }
 
+    /// What it is called in complaints.
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
     /// Where the structure starts in its container.
     pub fn position(&self) -> Bytes {
         self.at

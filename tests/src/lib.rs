@@ -11,7 +11,7 @@
 //! - [`format_sample`]: an image that is kept with the sources. [`truth`]: the garbage-target truth test of maps.
 //! - [`bench`]: saves and restores by the program. [`proof`]: what a restore has to show. [`contents`]:
 //!   a filesystem of each kind.
-//! - [`truth`]: the garbage-target truth test of maps.
+//! - [`pulled`]: filesystems after a pulled plug. [`truth`]: the garbage-target truth test of maps.
 //! - [`garbage`]: targets full of garbage and old signatures. [`judge`]: the tools of truth.
 //! - [`sources`]: our own sources, for the tests of the house rules.
 
@@ -26,6 +26,7 @@ pub mod garbage;
 pub mod judge;
 pub mod loops;
 pub mod proof;
+pub mod pulled;
 pub mod sample_disk;
 pub mod sources;
 pub mod sparse;

@@ -47,6 +47,11 @@ impl Tree {
         self.0.is_empty()
     }
 
+    /// How many paths of this tree `found` does not have, or has otherwise.
+    pub fn missing_from(&self, found: &Self) -> usize {
+        self.0.iter().filter(|(path, line)| found.0.get(*path) != Some(line)).count()
+    }
+
     /// Fails, naming the first paths that differ, unless `found` is the same tree.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! Filesystems: which bytes of a volume they use, and what else a plan must know of them.
 //!
 //! Answers: what is on a volume, and a *proven* map of its used bytes. Refuses to guess: where the state
-//! is not clean, a feature is unknown or a counter does not add up, the answer is an error whose message
-//! is the reason, and the caller saves the whole volume.
+//! is neither clean nor can be replayed in memory, a feature is unknown or a counter does not add up, the
+//! answer is an error whose message is the reason, and the caller saves the whole volume.
 //!
 //! One folder a filesystem, one file an on-disk structure; [`probe`] asks them all.
 //!
@@ -49,7 +49,7 @@ pub struct Identity {
 pub enum State {
     /// Unmounted cleanly: the map holds.
     Clean,
-    /// A journal waits to be replayed.
+    /// A journal waits to be replayed; the map is of the filesystem before and after that.
     Replayable,
     /// A hibernated system lives in it.
     Hibernated,

@@ -70,8 +70,9 @@ fn take(volume: &mut Volume, filesystem: &dyn Filesystem, claims: &[&Signature])
         return Ok(());
     }
     let proven = match filesystem.state() {
-        Ok(State::Clean) => filesystem.used(),
-        Ok(State::Replayable) => Err(Error::unsupported("the journal is dirty; replaying it")),
+        Ok(state @ (State::Clean | State::Replayable)) => {
+            filesystem.used().map(|used| (state, used))
+        }
         Ok(other) => {
             volume.state = other;
             return Ok(());
@@ -79,8 +80,8 @@ fn take(volume: &mut Volume, filesystem: &dyn Filesystem, claims: &[&Signature])
         Err(error) => Err(error),
     };
     match proven {
-        Ok(used) => {
-            volume.state = State::Clean;
+        Ok((state, used)) => {
+            volume.state = state;
             volume.coverage = Coverage::Mapped(used);
             volume.needs = Some(Needs {
                 min_bytes: filesystem.min_size(),
@@ -163,18 +164,21 @@ mod tests {
     }
 
     #[test]
-    fn only_a_clean_filesystem_with_a_proven_map_is_not_copied_whole() {
+    fn only_a_filesystem_with_a_proven_map_is_not_copied_whole() {
         let map: Answer<ExtentSet> = || Ok(Extent::first(Bytes::BLOCK).into());
         let broken: Answer<ExtentSet> =
             || Err(Error::corrupt("bitmap", Bytes::ZERO, "as many", "fewer"));
         let clean = taken(Bytes::MIB, || Ok(State::Clean), map).unwrap();
-        assert_eq!(clean.used().total(), Bytes::BLOCK);
+        assert_eq!((clean.used().total(), &clean.state), (Bytes::BLOCK, &State::Clean));
+        let waiting = taken(Bytes::MIB, || Ok(State::Replayable), map).unwrap();
+        assert_eq!((waiting.used().total(), &waiting.state), (Bytes::BLOCK, &State::Replayable));
+        assert!(waiting.needs.is_some() && waiting.reason().is_none());
         let state: Answer<State> =
             || Err(Error::corrupt("journal", Bytes::ZERO, "sense", "nonsense"));
         for (size, state, used, reason) in [
             (Bytes::mib(2), (|| Ok(State::Clean)) as Answer<State>, map, "claims 2097152 bytes"),
             (Bytes::MIB, || Ok(State::Clean), broken, "bitmap"),
-            (Bytes::MIB, || Ok(State::Replayable), map, "the journal is dirty"),
+            (Bytes::MIB, || Ok(State::Replayable), broken, "bitmap"),
             (Bytes::MIB, || Ok(State::Hibernated), map, "a hibernated system"),
             (Bytes::MIB, state, map, "journal at byte 0"),
         ] {

@@ -31,35 +31,61 @@ pub(super) struct Allocation {
 /// # Errors
 /// The first proof that failed, naming the group.
 pub(super) fn read(volume: &Volume<'_>) -> Result<Allocation> {
-    let layout = &volume.layout;
-    let seed = match volume.superblock.features.has_ro_compat(ro_compat::METADATA_CSUM) {
-        true => Some(volume.superblock.checksum_seed()?),
-        false => None,
-    };
-    let mut map = Map { volume, seed, used: ExtentSet::new(), free: 0, own: Own::default() };
-    for piece in 0..layout.desc_blocks.div_ceil(DESC_BLOCKS) {
-        let first = piece * DESC_BLOCKS;
-        let indices = first..layout.desc_blocks.min(first.saturating_add(DESC_BLOCKS));
-        let descs = group_desc::read(volume, indices)?;
-        for desc in &descs {
-            map.own.add(volume, desc)?;
-        }
-        for alike in descs.chunk_by(|a, b| a.block_uninit == b.block_uninit) {
-            map.add(alike)?;
-        }
-    }
+    let map = Map::new(volume, true)?.filled()?;
     map.own.check(&map.used)?;
-    Ok(Allocation { used: map.used, free_blocks: map.free * layout.cluster_blocks })
+    let free_blocks = map.free * volume.layout.cluster_blocks;
+    Ok(Allocation { used: map.used, free_blocks })
+}
+
+/// What the bitmaps mark and what the descriptors point to, proven by the descriptors' checksums only: for
+/// a filesystem whose journal still has newer ones.
+///
+/// # Errors
+/// A descriptor that is damaged; reading.
+pub(super) fn marked(volume: &Volume<'_>) -> Result<ExtentSet> {
+    let map = Map::new(volume, false)?.filled()?;
+    Ok(map.used.union(&map.own.extents))
 }
 
 struct Map<'a> {
     volume: &'a Volume<'a>,
+    /// Bitmaps, counts and places must agree.
+    proven: bool,
     /// Of the bitmap checksums, where there are any.
     seed: Option<u32>,
     used: ExtentSet,
     /// Free clusters.
     free: u64,
     own: Own,
+}
+
+impl<'a> Map<'a> {
+    fn new(volume: &'a Volume<'a>, proven: bool) -> Result<Self> {
+        let checksums = volume.superblock.features.has_ro_compat(ro_compat::METADATA_CSUM);
+        let seed = match proven && checksums {
+            true => Some(volume.superblock.checksum_seed()?),
+            false => None,
+        };
+        Ok(Self { volume, proven, seed, used: ExtentSet::new(), free: 0, own: Own::default() })
+    }
+
+    /// The map with every group added.
+    fn filled(mut self) -> Result<Self> {
+        let volume = self.volume;
+        let layout = &volume.layout;
+        for piece in 0..layout.desc_blocks.div_ceil(DESC_BLOCKS) {
+            let first = piece * DESC_BLOCKS;
+            let indices = first..layout.desc_blocks.min(first.saturating_add(DESC_BLOCKS));
+            let descs = group_desc::read(volume, indices)?;
+            for desc in &descs {
+                self.own.add(volume, desc, self.proven)?;
+            }
+            for alike in descs.chunk_by(|a, b| a.block_uninit == b.block_uninit) {
+                self.add(alike)?;
+            }
+        }
+        Ok(self)
+    }
 }
 
 impl Map<'_> {
@@ -104,7 +130,7 @@ impl Map<'_> {
                 self.used.insert(extent);
             }
         }
-        if free != desc.free_blocks_count {
+        if self.proven && free != desc.free_blocks_count {
             return Err(Error::corrupt(
                 format!("group {} descriptor bg_free_blocks_count", desc.group),
                 desc.at + Bytes::new(0x0C),
@@ -181,11 +207,11 @@ struct Own {
 
 impl Own {
     /// Adds those of one group, which overlap no other: else its descriptor points elsewhere.
-    fn add(&mut self, volume: &Volume<'_>, desc: &GroupDesc) -> Result<()> {
+    fn add(&mut self, volume: &Volume<'_>, desc: &GroupDesc, proven: bool) -> Result<()> {
         for blocks in own_blocks(volume, desc) {
             let count = blocks.end - blocks.start;
             let Some(extent) = volume.layout.blocks(blocks.start, count) else { continue };
-            if let Some(shared) = self.extents.within(extent).next() {
+            if let Some(shared) = self.extents.within(extent).next().filter(|_| proven) {
                 let name = format!("group {} descriptor", desc.group);
                 let found = format!("bytes {shared} for two of them");
                 return Err(Error::corrupt(name, desc.at, "bitmaps and tables of its own", found));

@@ -12,7 +12,7 @@ use crate::extent::Extent;
 use crate::units::Bytes;
 
 /// Which groups hold a copy of the superblock, beside group 0.
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 enum Backups {
     All,
     /// Group 1 and the powers of 3, 5 and 7.
@@ -21,7 +21,7 @@ enum Backups {
 }
 
 /// Checked figures: every block of every group lies in the filesystem, whose size fits 64 bits.
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub(super) struct Layout {
     pub(super) block_size: Bytes,
     blocks_count: u64,

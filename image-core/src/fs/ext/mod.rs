@@ -2,13 +2,14 @@
 //!
 //! Answers: identity and state of an ext filesystem (or of an external journal of one), and the map of its
 //! used blocks, proven by every checksum there is, by every group's free count and by their sum.
-//! Refuses: dirty journals, recorded errors, unknown feature flags, multiple-mount protection that says
-//! "in use", volumes that end before their filesystem, and every contradiction.
+//! Where its journal waits to be replayed, that is of the filesystem as it will be then. Refuses: fast
+//! commits, a dirty journal on another device, recorded errors, unknown feature flags, multiple-mount
+//! protection that says "in use", volumes that end before their filesystem, and every contradiction.
 //!
 //! - [`superblock`], [`features`]: identity; where everything else starts.
 //! - [`layout`]: where groups, descriptors and backups lie. - [`volume`]: reads blocks by these figures.
 //! - [`group_desc`], [`block_bitmap`]: the map. - [`checksum`]: CRC-32C and CRC-16 as ext uses them.
-//! - [`journal`], [`inode`], [`mmp`]: whether the map may be believed.
+//! - [`journal`], [`inode`]: what waits to be replayed. - [`mmp`]: whether somebody uses it.
 #![deny(clippy::as_conversions)]
 
 mod block_bitmap;
@@ -27,13 +28,13 @@ mod volume;
 use std::sync::Arc;
 
 use self::features::{compat, incompat, ro_compat};
-use self::journal::Journal;
+use self::journal::{Journal, JournalSuperblock};
 use self::superblock::Superblock;
 use self::volume::Volume;
 use super::{Filesystem, GrowthTool, Identity, State};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
-use crate::io::BlockSource;
+use crate::io::{BlockSource, Source};
 use crate::units::Bytes;
 
 /// Opens the ext filesystem on `source`; `None` where there is none.
@@ -58,7 +59,7 @@ impl Filesystem for Ext {
     }
 
     fn state(&self) -> Result<State> {
-        if let Some(reason) = self.refused_by_superblock()? {
+        if let Some(reason) = self.refused_by_superblock(&self.superblock)? {
             return Ok(State::Raw(reason));
         }
         let volume = Volume::new(&self.source, &self.superblock)?;
@@ -69,15 +70,15 @@ impl Filesystem for Ext {
     }
 
     fn used(&self) -> Result<ExtentSet> {
-        match self.state()? {
-            State::Clean => {}
-            State::Raw(reason) => return Err(Error::refused(reason)),
-            _ => return Err(Error::refused(DIRTY)),
-        }
+        let replayable = waits(self.state()?)?;
         let volume = Volume::new(&self.source, &self.superblock)?;
-        let allocation = block_bitmap::read(&volume)?;
-        self.compare_free_blocks(allocation.free_blocks)?;
-        let mut used = allocation.used;
+        let mut used = if replayable {
+            self.used_after_replay(&volume)?
+        } else {
+            let allocation = block_bitmap::read(&volume)?;
+            self.compare_free_blocks(allocation.free_blocks)?;
+            allocation.used
+        };
         // The boot block and the superblock behind it, which no bitmap covers with 1 KiB blocks.
         used.insert(Extent::first(Bytes::BLOCK));
         Ok(used.rounded_out(Bytes::BLOCK, self.source.size()))
@@ -101,16 +102,80 @@ impl Filesystem for Ext {
     }
 }
 
-/// Why a journal that could be replayed keeps the map from being believed.
-const DIRTY: &str = "the journal is dirty (needs_recovery)";
+/// The filesystem on `source` as it will be once its journal is replayed: with nothing to replay, as it is.
+///
+/// Nothing is written: blocks that the journal has read as they are there, all others as they are. `None`
+/// where there is no ext filesystem.
+///
+/// # Errors
+/// A state other than clean and replayable is refused; the kernel would not replay this journal, or what it
+/// would do cannot be told; reading.
+pub fn replayed(source: &Source) -> Result<Option<Source>> {
+    let Some(superblock) = Superblock::read(source)? else { return Ok(None) };
+    let identity = superblock.identity()?;
+    let ext = Ext { source: Source::clone(source), superblock, identity };
+    if !waits(ext.state()?)? {
+        return Ok(Some(Source::clone(source)));
+    }
+    let volume = Volume::new(source, &ext.superblock)?;
+    let journal = ext.journal(&volume)?;
+    Ok(Some(Arc::new(journal.replayed(&volume, source)?)))
+}
+
+/// Whether a journal waits in a filesystem of this state, or nothing.
+fn waits(state: State) -> Result<bool> {
+    match state {
+        State::Clean => Ok(false),
+        State::Replayable => Ok(true),
+        State::Raw(reason) => Err(Error::refused(reason)),
+        State::Hibernated | State::Locked => Err(Error::refused("its state is not known")),
+    }
+}
 
 impl Ext {
-    /// What in the superblock alone keeps the map from being believed.
-    fn refused_by_superblock(&self) -> Result<Option<String>> {
+    /// The used bytes of a filesystem whose journal waits.
+    ///
+    /// What is stored are the bytes as they are, and whoever mounts or checks the restored filesystem first
+    /// replays its journal. So it needs three things: what is in use then, where the gate is the same as
+    /// without a journal, but for the superblock's count, which nobody keeps up to date between mount and
+    /// unmount; the journal; and what leads to it before that, for which the bitmaps as they are stand in,
+    /// unproven: they may be older than the descriptors, and can only add.
+    ///
+    /// Files that were deleted while open (orphans) are freed after the replay. That frees blocks and takes
+    /// none, so a map that has them is only larger.
+    fn used_after_replay(&self, volume: &Volume<'_>) -> Result<ExtentSet> {
+        let journal = self.journal(volume)?;
+        let replayed: Source = Arc::new(journal.replayed(volume, &self.source)?);
+        let superblock = self.superblock_after_replay(&replayed)?;
+        let after = Volume::new(&replayed, &superblock)?;
+        if after.layout != volume.layout {
+            return Err(Error::refused("a change of its size or layout waits in the journal"));
+        }
+        let used = block_bitmap::read(&after)?.used;
+        if let Some(free) = journal.extents().subtract(&used).iter().next() {
+            let expected = "marked as used in the block bitmap";
+            return Err(Error::corrupt("journal", free.start, expected, "marked as free"));
+        }
+        Ok(used.union(&block_bitmap::marked(volume)?))
+    }
+
+    /// The superblock as it is in the journal, where it waits there.
+    fn superblock_after_replay(&self, replayed: &Source) -> Result<Superblock> {
+        let superblock = Superblock::read(replayed)?
+            .filter(|superblock| superblock.uuid == self.superblock.uuid)
+            .ok_or_else(|| Error::refused("another superblock waits in the journal"))?;
+        match self.refused_by_superblock(&superblock)? {
+            Some(reason) => Err(Error::refused(format!("once the journal is replayed, {reason}"))),
+            None => Ok(superblock),
+        }
+    }
+
+    /// What in `superblock` alone keeps the map from being believed.
+    fn refused_by_superblock(&self, superblock: &Superblock) -> Result<Option<String>> {
         const VALID: u16 = 1;
         const ERRORS: u16 = 2;
-        let features = self.superblock.features;
-        let state = self.superblock.fields().le16(0x3A)?;
+        let features = superblock.features;
+        let state = superblock.fields().le16(0x3A)?;
         let missing = self.identity.size.saturating_sub(self.source.size());
         Ok(if features.has_incompat(incompat::JOURNAL_DEV) {
             Some("it is the journal of another filesystem".to_owned())
@@ -137,22 +202,33 @@ impl Ext {
                 false => Ok(State::Clean),
             };
         }
-        let inode = self.superblock.fields().le32(0xE0)?;
-        if inode == 0 {
+        if self.journal_inode()? == 0 {
             return match needs_recovery {
                 true => raw("the journal is dirty and lies on another device"),
                 false => Ok(State::Clean),
             };
         }
-        let journal = Journal::read(volume, inode)?;
-        if journal.aborted {
+        let JournalSuperblock { started, aborted, fast_commit, .. } =
+            self.journal(volume)?.superblock;
+        if aborted {
             return raw("the journal was aborted (s_errno); e2fsck should see it");
         }
-        match needs_recovery || journal.started {
-            true if journal.fast_commit => raw("the journal is dirty and has fast commits"),
-            true => Ok(State::Replayable),
-            false => Ok(State::Clean),
+        match (needs_recovery, started) {
+            (true, _) if fast_commit => raw("the journal is dirty and has fast commits"),
+            (true, _) => Ok(State::Replayable),
+            // The kernel throws away what waits, e2fsck replays it.
+            (false, true) => raw("transactions wait in its journal, but needs_recovery is not set"),
+            (false, false) => Ok(State::Clean),
         }
+    }
+
+    /// Number of the inode whose file is the journal (`s_journal_inum`), 0 where it is another device.
+    fn journal_inode(&self) -> Result<u32> {
+        self.superblock.fields().le32(0xE0)
+    }
+
+    fn journal(&self, volume: &Volume<'_>) -> Result<Journal> {
+        Journal::open(volume, self.journal_inode()?)
     }
 
     /// The superblock's count must be the bitmaps' one; with orphans left it may be an older one, because
@@ -220,10 +296,13 @@ mod tests {
     }
 
     #[test]
-    fn a_dirty_journal_can_be_replayed_but_not_mapped() {
-        let dirty = Sample::new("").flags(0x60, 4);
+    fn where_nothing_waits_to_be_replayed_the_map_is_as_before() {
+        let sample = Sample::new("");
+        let dirty = sample.clone().flags(0x60, 4);
         assert_eq!(dirty.state(), State::Replayable);
-        assert_eq!(dirty.refusal(), "the journal is dirty (needs_recovery)");
+        assert_eq!(dirty.open().used().unwrap(), sample.open().used().unwrap());
+        let stale = dirty.superblock(0x0C, &[0, 0]);
+        assert!(stale.open().used().is_ok(), "nobody counts while it is mounted");
     }
 
     #[test]
