@@ -11,6 +11,7 @@ pub mod error;
 pub mod exec;
 pub mod extent;
 pub mod fields;
+pub mod fixup;
 pub mod fs;
 pub mod grow;
 pub mod image;

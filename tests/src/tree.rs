@@ -52,17 +52,21 @@ impl Tree {
         self.0.iter().filter(|(path, line)| found.0.get(*path) != Some(line)).count()
     }
 
+    /// The paths that are in one of both only, or differ.
+    pub fn changed(&self, found: &Self) -> Vec<PathBuf> {
+        let both = self.0.keys().chain(found.0.keys().filter(|path| !self.0.contains_key(*path)));
+        both.filter(|path| self.0.get(*path) != found.0.get(*path)).cloned().collect()
+    }
+
     /// Fails, naming the first paths that differ, unless `found` is the same tree.
     ///
     /// # Errors
     /// They differ.
     pub fn expect(&self, found: &Self) -> Result<()> {
         let mut differences = Vec::new();
-        for path in self.0.keys().chain(found.0.keys().filter(|path| !self.0.contains_key(*path))) {
-            let [was, is] = [self, found].map(|tree| tree.0.get(path).map_or("-", String::as_str));
-            if was != is {
-                differences.push(format!("{}: expected {was}, found {is}", path.display()));
-            }
+        for path in self.changed(found) {
+            let [was, is] = [self, found].map(|tree| tree.0.get(&path).map_or("-", String::as_str));
+            differences.push(format!("{}: expected {was}, found {is}", path.display()));
         }
         if differences.is_empty() {
             return Ok(());

@@ -120,9 +120,16 @@ fn loop_a_second_group_of_one_uuid_is_refused() -> Result<()> {
     let outcome = bench.outcome(&clone(&bench, &[from], &[to], "--keep-ids"))?;
     ensure!(outcome.code == Some(0), "{}", outcome.talk());
     ensure!(outcome.talk().contains("detach one of the two"), "{}", outcome.talk());
-    drop(devices);
     judge::disks(std::slice::from_ref(&target))?;
-    facts.expect(&Facts::of(&[target])?)
+    facts.expect(&Facts::of(std::slice::from_ref(&target))?)?;
+    // Nothing stands in the way of a group with another UUID and name; only once of the same name.
+    bench.run(&clone(&bench, &[from], &[to], "--new-ids"))?;
+    judge::disks(std::slice::from_ref(&target))?;
+    garbage::fill(&bench.path("third"), Bytes::mib(100))?;
+    let third = Loop::whole(&bench.path("third"))?;
+    let why = bench.fails(&clone(&bench, &[from], &[third.device()], "--new-ids"), 3)?;
+    ensure!(why.contains("vg0-2") && why.contains("--vg-name"), "{why}");
+    Ok(())
 }
 
 /// A filesystem of the same UUID on another device is named, and no reason to stop.

@@ -56,6 +56,13 @@ pub struct Onto {
     /// Write although another disk of this machine carries the same volume group
     #[arg(long)]
     pub keep_ids: bool,
+    /// Give disks, partitions, filesystems, swap areas and volume groups new identifiers, and rewrite
+    /// what names them on the target: so it can run beside its source
+    #[arg(long, conflicts_with = "keep_ids")]
+    pub new_ids: bool,
+    /// The volume group's name with --new-ids [default: NAME-2]
+    #[arg(long, value_name = "NAME", requires = "new_ids")]
+    pub vg_name: Option<String>,
     /// Print the plan and stop; nothing is written
     #[arg(long)]
     pub dry_run: bool,

@@ -1,6 +1,8 @@
 //! `keiki restore`: an image onto disks, partitions or files.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,10 +11,12 @@ use anyhow::Context;
 use image_core::error::Error;
 use image_core::exec::Call;
 use image_core::exec::real::Machine;
+use image_core::fixup;
 use image_core::grow::{self, Growth, Obstacle};
 use image_core::image::manifest::Root;
 use image_core::io::Medium;
 use image_core::plan::growth::Policy;
+use image_core::plan::identity::Renewal;
 use image_core::plan::restore::{self as planning, Request, RestorePlan, Target};
 use image_core::report::Report;
 use image_core::restore::{self, Job, Restored, Stored, Windows};
@@ -91,11 +95,16 @@ pub fn onto(
     let mut request = Request {
         targets: planned_targets(root, &names, &candidates, args),
         policy: policy(args)?,
+        renewal: renewal(args)?,
         blocked: BTreeMap::new(),
     };
     refuse_doubles(&candidates)?;
     refuse_sources(origin.sources, &candidates)?;
     let plan = plan(root, &mut request, &|growths| grow::check(&Machine, growths))?;
+    let obstacles = fixup::check(&Machine, &restore::renewals(root, &plan)?);
+    if !obstacles.is_empty() {
+        return Err(Error::refused(format!("no new identifiers: {}", obstacles.join("; "))).into());
+    }
     let targets: Vec<String> = candidates.iter().map(Candidate::describe).collect();
     let words = output::plan::text(&plan, root, &targets);
     if args.dry_run {
@@ -118,7 +127,7 @@ pub fn onto(
         .collect();
     if !blocks.is_empty() {
         judge_carriers(
-            &carriers::find(&restore::identifiers(root), &blocks)?,
+            &carriers::find(&restore::identifiers(root, &plan), &blocks)?,
             args.keep_ids,
             progress,
         )?;
@@ -183,7 +192,8 @@ fn tell(
         let mut object = json!({"targets": targets,
             "written_bytes": restored.written, "skipped_bytes": restored.skipped,
             "grown": restored.grown, "verified": restored.verified, "damaged": damaged,
-            "steps": restored.steps, "warnings": plan.warnings, "seconds": seconds});
+            "steps": restored.steps, "warnings": plan.warnings, "new_ids": plan.new_ids,
+            "seconds": seconds});
         if let (Value::Object(all), Value::Object(more)) = (&mut object, &origin.object) {
             all.extend(more.clone());
         }
@@ -276,6 +286,18 @@ fn names(
     Ok(names)
 }
 
+/// New identifiers come from the kernel's random numbers.
+fn renewal(args: &Onto) -> anyhow::Result<Option<Renewal>> {
+    if !args.new_ids {
+        return Ok(None);
+    }
+    let mut seed = [0; 32];
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut seed))
+        .context("cannot read random numbers")?;
+    Ok(Some(Renewal { seed, vg_name: args.vg_name.clone() }))
+}
+
 fn policy(args: &Onto) -> Result<Policy, Usage> {
     let mut policy = Policy { use_free: args.use_free, ..Policy::default() };
     for argument in &args.grow {
@@ -341,10 +363,16 @@ fn plan(
 fn judge_carriers(carriers: &[Carrier], keep_ids: bool, report: &dyn Report) -> Result<(), Error> {
     for carrier in carriers {
         let path = carrier.path.display();
+        if carrier.namesake {
+            return Err(Error::refused(format!(
+                "{path} carries {} already; choose another with --vg-name",
+                carrier.what
+            )));
+        }
         if carrier.volume_group.is_some() && !keep_ids {
             return Err(Error::refused(format!(
-                "{path} carries {} too; detach it first, or add --keep-ids and detach one of the two \
-                 before booting",
+                "{path} carries {} too; detach it first, or add --new-ids; with --keep-ids you must \
+                 detach one of the two before booting",
                 carrier.what
             )));
         }

@@ -36,6 +36,18 @@ pub fn text(plan: &RestorePlan, root: &Root, targets: &[String]) -> String {
         ]);
     }
     parts.push(table.render());
+    if !plan.new_ids.is_empty() {
+        let mut table = Table::new(&["new identifiers", "of", "before", "after"]);
+        for new in &plan.new_ids {
+            table.row([
+                image_core::save::name_of(&new.kind),
+                new.id.clone(),
+                new.old.clone(),
+                new.new.clone(),
+            ]);
+        }
+        parts.push(format!("\n{}", table.render()));
+    }
     let tools = if plan.tools.is_empty() {
         String::new()
     } else {

@@ -108,6 +108,12 @@ impl Header {
         Ok(Self { last_page, ..self.clone() })
     }
 
+    /// The same area with another UUID.
+    #[must_use]
+    pub fn renamed(self, uuid: Uuid) -> Self {
+        Self { uuid, ..self }
+    }
+
     /// The whole first page of the area, zeros in front of the header.
     pub fn to_bytes(&self) -> Vec<u8> {
         let fields: [(usize, &[u8]); 5] = [

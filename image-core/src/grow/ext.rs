@@ -39,7 +39,7 @@ fn mend_and_resize(runner: &dyn Runner, path: &Path, size: Bytes) -> Result<()> 
 /// e2fsck(8): the exit code is a sum; 1 = errors were corrected, 2 = and the system should be rebooted
 /// (only of a mounted filesystem), 4 = errors were left, 8 = it could not be examined, 16 and up = usage,
 /// cancelled, missing library.
-fn check(runner: &dyn Runner, path: &Path) -> Result<()> {
+pub(crate) fn check(runner: &dyn Runner, path: &Path) -> Result<()> {
     let call = Call::new("e2fsck", ["-f".as_ref(), "-p".as_ref(), path.as_os_str()]);
     let outcome = runner.run(&call)?;
     match outcome.code {

@@ -5,11 +5,12 @@
 //! - [`restore`]: the plan of a restore; `planner` works it out, `partitions` its tables, `group` its volume
 //!   groups, and `whole` checks the result.
 //! - [`growth`]: who gets new space. - [`fit`]: where partitions lie on a disk of another size.
-//! - [`refuse`]: what would be unusable.
+//! - [`identity`]: new identifiers. - [`refuse`]: what would be unusable.
 
 pub mod fit;
 mod group;
 pub mod growth;
+pub mod identity;
 mod partitions;
 mod planner;
 pub mod refuse;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::growth::Policy;
+use super::identity::{self, NewId, Renewal};
 use super::planner::Planner;
 use super::whole;
 use crate::disk::table::Table;
@@ -39,6 +40,8 @@ pub struct Request {
     pub targets: Vec<Target>,
     /// Who grows.
     pub policy: Policy,
+    /// New identifiers, where they are wanted.
+    pub renewal: Option<Renewal>,
     /// Volumes that cannot be grown here, and why (a tool is missing).
     pub blocked: BTreeMap<String, String>,
 }
@@ -119,6 +122,8 @@ pub struct RestorePlan {
     pub writes: Bytes,
     /// Filesystems that are made larger.
     pub grow: Vec<GrowthPlan>,
+    /// Identifiers that change.
+    pub new_ids: Vec<NewId>,
     /// Programs that this needs.
     pub tools: Vec<String>,
     /// What the user should know before agreeing.
@@ -142,6 +147,7 @@ pub fn plan(root: &Root, request: &Request) -> Result<RestorePlan> {
         volumes: Vec::new(),
         writes: Bytes::ZERO,
         grow: Vec::new(),
+        new_ids: Vec::new(),
         tools: Vec::new(),
         warnings: Vec::new(),
         tables: Vec::new(),
@@ -155,6 +161,9 @@ pub fn plan(root: &Root, request: &Request) -> Result<RestorePlan> {
     }
     whole::check(root, &plan)?;
     planner.finish(&mut plan)?;
+    if let Some(renewal) = &request.renewal {
+        identity::renew(root, renewal, &mut plan)?;
+    }
     Ok(plan)
 }
 

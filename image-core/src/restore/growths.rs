@@ -24,7 +24,7 @@ pub fn growths(plan: &RestorePlan) -> Result<Vec<Growth>> {
 }
 
 /// Where a planned volume lies in files and devices.
-fn layout(plan: &RestorePlan, volume: &VolumePlan) -> Result<Layout> {
+pub(super) fn layout(plan: &RestorePlan, volume: &VolumePlan) -> Result<Layout> {
     let place = |target: usize, offset: Bytes| -> Result<view::Place> {
         let target = plan.targets.get(target).ok_or_else(no_target)?;
         Ok(view::Place { path: target.path.clone(), offset })

@@ -6,12 +6,13 @@
 //! backup table, primary table, MBR; flush; let the kernel read the table again.
 //!
 //! `windows` is where the data comes from, `places` gives planned volumes to write to, `patches` says what is written differently, `growths` what
-//! grows, and `finish` makes the labels and tables.
+//! grows, `renewals` what gets new identifiers, and `finish` makes the labels and tables.
 
 mod finish;
 mod growths;
 mod patches;
 mod places;
+mod renewals;
 mod windows;
 
 #[cfg(test)]
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 pub use growths::growths;
+pub use renewals::renewals;
 pub use windows::{Stored, Windows, Work};
 
 use crate::disk::probe;
@@ -29,11 +31,13 @@ use crate::disk::table::Table;
 use crate::error::{Error, Result};
 use crate::exec::{Call, Runner};
 use crate::extent::{Extent, ExtentSet};
+use crate::fixup::{self, Traits};
 use crate::fs::GrowthTool;
 use crate::grow;
 use crate::image::manifest::{Root, VolumeEntry};
 use crate::io::{BlockSink, BlockSource, Medium};
 use crate::pipeline::write::{Damage, Patch, Target};
+use crate::plan::identity::IdKind;
 use crate::plan::restore::{RestorePlan, VolumePlan};
 use crate::report::{Report, Stage};
 use crate::survey::carriers::Identifiers;
@@ -118,17 +122,27 @@ pub struct Restored {
     pub steps: Vec<String>,
 }
 
-/// The identifiers of an image that two attached disks must not share.
-pub fn identifiers(root: &Root) -> Identifiers {
+/// The identifiers that the targets will have, as far as two attached disks must not share them.
+pub fn identifiers(root: &Root, plan: &RestorePlan) -> Identifiers {
+    let stays = |id: &String| !plan.new_ids.iter().any(|new| new.old == *id);
     let groups = root.volume_groups.iter();
     let tables = root.disks.iter().filter_map(|disk| {
         let table: Table = serde_json::from_value(disk.table.clone()?).ok()?;
         Some(table.id().to_owned())
     });
     Identifiers {
-        volume_groups: groups.map(|group| (group.name.clone(), group.uuid.clone())).collect(),
-        tables: tables.collect(),
-        filesystems: root.volumes.iter().filter_map(|volume| volume.uuid.clone()).collect(),
+        volume_groups: groups
+            .map(|group| (group.name.clone(), group.uuid.clone()))
+            .filter(|(_, uuid)| stays(uuid))
+            .collect(),
+        names: plan
+            .new_ids
+            .iter()
+            .filter(|new| new.kind == IdKind::VgName)
+            .map(|new| new.new.clone())
+            .collect(),
+        tables: tables.filter(stays).collect(),
+        filesystems: root.volumes.iter().filter_map(|v| v.uuid.clone()).filter(stays).collect(),
     }
 }
 
@@ -189,6 +203,7 @@ impl<'a> Restore<'a> {
         self.release()?;
         report.stage(Stage::Grow, None);
         self.grow(report)?;
+        self.renew(&boot, report)?;
         report.stage(Stage::Finish, None);
         report.checkpoint()?;
         self.finish.volume_groups()?;
@@ -345,6 +360,42 @@ impl<'a> Restore<'a> {
             self.result.grown.push(Grown { id, from, to, filesystem_grown });
         }
         self.flush()
+    }
+
+    /// Gives filesystems their new UUIDs, and rewrites what names an old identifier.
+    fn renew(&mut self, boot: &[usize], report: &dyn Report) -> Result<()> {
+        let references = renewals::references(self.job.plan);
+        let mut traits = Traits::default();
+        for renewal in renewals(self.job.root, self.job.plan)? {
+            report.checkpoint()?;
+            match fixup::renew(self.job.runner, &self.job.server, &renewal, &references) {
+                Ok(renewed) => traits = traits.or(renewed.traits),
+                Err(error @ Error::Corrupt { .. }) => return Err(spoilt(&error)),
+                Err(Error::Interrupted) => return Err(Error::Interrupted),
+                Err(error) => {
+                    report.warning(&error.to_string());
+                    self.result.steps.push(renewals::by_hand(&renewal));
+                }
+            }
+        }
+        if !references.is_empty() {
+            let bios = self.has_boot_code(boot)?;
+            self.result.steps.extend(renewals::remaining(traits, bios));
+        }
+        self.flush()
+    }
+
+    /// Whether a BIOS would find GRUB in the first sector of a disk.
+    fn has_boot_code(&self, boot: &[usize]) -> Result<bool> {
+        for at in boot.iter().filter_map(|at| self.volume(*at)) {
+            let (start, _) = self.job.windows.first(at.entry)?;
+            // The words that its boot.img says when something is wrong.
+            let sector = start.get(..512).unwrap_or_default();
+            if sector.windows(4).any(|word| word == b"GRUB") {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn flush(&self) -> Result<()> {

@@ -1,5 +1,7 @@
-//! What must be different on the target: swap headers for another size, hidden sectors of a FAT that
-//! moved.
+//! What must be different on the target: swap headers for another size or UUID, hidden sectors of a FAT that
+//! moved, its serial.
+
+use uuid::Uuid;
 
 use super::Job;
 use crate::error::Result;
@@ -7,6 +9,7 @@ use crate::fs::{fat, swap};
 use crate::image::manifest::VolumeEntry;
 use crate::io::memory::Memory;
 use crate::pipeline::write::{Damage, Patch};
+use crate::plan::identity;
 use crate::plan::restore::{Place, VolumePlan};
 use crate::units::Bytes;
 
@@ -16,15 +19,24 @@ use crate::units::Bytes;
 /// Of the repository; [`crate::error::Error::Refused`] for a swap area too small to be one.
 pub(super) fn of(job: &Job<'_>, volume: &VolumePlan) -> Result<(Vec<Patch>, Vec<Damage>)> {
     let Some(entry) = job.root.volumes.get(volume.entry) else { return Ok(Default::default()) };
-    let resized = entry.content == "swap" && entry.state == "clean" && volume.to != volume.from;
-    let moved = if entry.content == "vfat" { moved(job, volume, entry) } else { None };
-    if !resized && moved.is_none() {
+    let renamed = identity::filesystem(job.plan, &entry.id);
+    let changed = match entry.content.as_str() {
+        "swap" => entry.state == "clean" && (volume.to != volume.from || renamed.is_some()),
+        "vfat" => moved(job, volume, entry).is_some() || renamed.is_some(),
+        _ => false,
+    };
+    if !changed {
         return Ok(Default::default());
     }
     let (saved, damage) = job.windows.first(volume.entry)?;
-    let changes = match moved {
-        Some((old, new)) => fat::relocated(&saved, old, new),
-        None => swap_header(&saved, volume)?,
+    let changes = if entry.content == "vfat" {
+        let moved = moved(job, volume, entry);
+        let hidden = moved.map(|(old, new)| fat::relocated(&saved, old, new));
+        let serial = renamed.and_then(identity::fat_serial);
+        let serial = serial.map(|serial| fat::renumbered(&saved, serial));
+        hidden.into_iter().chain(serial).flatten().collect()
+    } else {
+        swap_header(&saved, volume, renamed.and_then(identity::parse))?
     };
     let mut patches = Vec::new();
     for (offset, bytes) in changes {
@@ -46,9 +58,16 @@ fn moved(job: &Job<'_>, volume: &VolumePlan, entry: &VolumeEntry) -> Option<(u32
     (old != new).then_some((old, new))
 }
 
-/// The header of a swap area for a volume of another size; nothing where there is none to be made anew.
-fn swap_header(saved: &[u8], volume: &VolumePlan) -> Result<Vec<(Bytes, Vec<u8>)>> {
+/// The header of a swap area for a volume of another size or with another UUID; nothing where there is none to
+/// be made anew.
+fn swap_header(
+    saved: &[u8],
+    volume: &VolumePlan,
+    uuid: Option<Uuid>,
+) -> Result<Vec<(Bytes, Vec<u8>)>> {
     let first = Memory::new(saved.to_vec());
     let Some(header) = swap::Header::read(&first, volume.from)? else { return Ok(Vec::new()) };
-    Ok(vec![(Bytes::ZERO, header.resized(volume.to)?.to_bytes())])
+    let header = header.resized(volume.to)?;
+    let header = uuid.map_or(header.clone(), |uuid| header.renamed(uuid));
+    Ok(vec![(Bytes::ZERO, header.to_bytes())])
 }

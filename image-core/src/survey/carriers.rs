@@ -16,6 +16,8 @@ use crate::lvm::label;
 pub struct Identifiers {
     /// Volume groups: name and UUID.
     pub volume_groups: Vec<(String, String)>,
+    /// New names of volume groups, which another group may have.
+    pub names: Vec<String>,
     /// Disk GUIDs and MBR signatures.
     pub tables: Vec<String>,
     /// UUIDs and serials of filesystems and swap areas.
@@ -29,6 +31,8 @@ pub struct Carrier {
     pub path: PathBuf,
     /// The volume group, or none for another identifier.
     pub volume_group: Option<String>,
+    /// Whether it is another volume group, of a name that was about to be given.
+    pub namesake: bool,
     /// What it carries, in words.
     pub what: String,
 }
@@ -65,25 +69,29 @@ fn look(
     identifiers: &Identifiers,
     carriers: &mut Vec<Carrier>,
 ) -> Result<()> {
-    let mut add = |volume_group: Option<String>, what: String| {
-        carriers.push(Carrier { path: path.to_owned(), volume_group, what });
+    let mut add = |volume_group: Option<String>, namesake: bool, what: String| {
+        carriers.push(Carrier { path: path.to_owned(), volume_group, namesake, what });
     };
     match table::read(&source) {
         Ok(Some(found)) if identifiers.tables.iter().any(|id| id == found.table.id()) => {
-            add(None, format!("the disk identifier {}", found.table.id()));
+            add(None, false, format!("the disk identifier {}", found.table.id()));
         }
         Err(Error::Interrupted) => return Err(Error::Interrupted),
         _ => {}
     }
     if let Ok(Some(head)) = label::read(&source)
         && let Some(stamp) = head.vg
-        && let Some((name, _)) = identifiers.volume_groups.iter().find(|(_, id)| *id == stamp.uuid)
     {
-        add(Some(name.clone()), format!("the volume group {name} ({})", stamp.uuid));
+        let (name, uuid) = (stamp.name, stamp.uuid);
+        if identifiers.volume_groups.iter().any(|(_, id)| *id == uuid) {
+            add(Some(name.clone()), false, format!("the volume group {name} ({uuid})"));
+        } else if identifiers.names.contains(&name) {
+            add(Some(name.clone()), true, format!("a volume group named {name}"));
+        }
     }
     let carried = uuid(&source);
     if let Some(uuid) = carried.filter(|uuid| identifiers.filesystems.contains(uuid)) {
-        add(None, format!("the filesystem UUID {uuid}"));
+        add(None, false, format!("the filesystem UUID {uuid}"));
     }
     Ok(())
 }

@@ -215,3 +215,19 @@ pub fn relocated(boot: &[u8], old_start: u32, new_start: u32) -> Vec<(Bytes, Vec
         .map(|copy| (copy + Bytes::from(HIDDEN), new_start.to_le_bytes().to_vec()))
         .collect()
 }
+
+/// What to write over a volume to give it another serial: positions in the volume and their bytes, for the boot
+/// sector and FAT32's copy of it. `boot` is the volume's first 512 bytes; nothing where it has no serial.
+pub fn renumbered(boot: &[u8], serial: u32) -> Vec<(Bytes, Vec<u8>)> {
+    let Ok(Some(sector)) = BootSector::parse(boot) else { return Vec::new() };
+    if sector.serial.is_none() {
+        return Vec::new();
+    }
+    // `BS_VolID`, behind the BPB of 36 bytes or FAT32's of 64.
+    let field = Bytes::new(if sector.width == Width::Fat32 { 67 } else { 39 });
+    [Some(Bytes::ZERO), sector.backup]
+        .into_iter()
+        .flatten()
+        .map(|copy| (copy + field, serial.to_le_bytes().to_vec()))
+        .collect()
+}

@@ -16,8 +16,8 @@ mod root_directory;
 
 use std::sync::Arc;
 
-pub use self::boot_sector::relocated;
 use self::boot_sector::{BootSector, Width};
+pub use self::boot_sector::{relocated, renumbered};
 use super::{Filesystem, Identity, State};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};

@@ -1,0 +1,247 @@
+//! The files of a restored system that name devices, on a mounted filesystem.
+//!
+//! The filesystem is not ours: its links may lead anywhere, so every path is looked up by openat2(2) with the
+//! filesystem's root as the root. Files are rewritten in place: owner, mode and attributes stay.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+
+use super::{References, Renewed, Traits};
+use crate::error::{Error, Result};
+
+/// A configuration file is not longer.
+const LONGEST: u64 = 4 << 20;
+
+/// Files that name devices, from the root of `/`.
+const FILES: [&str; 6] = [
+    "etc/fstab",
+    "etc/crypttab",
+    "etc/default/grub",
+    "etc/kernel/cmdline",
+    "etc/initramfs-tools/initramfs.conf",
+    "etc/dracut.conf",
+];
+
+/// Folders of such files, and how their names end.
+const FOLDERS: [(&str, &str); 6] = [
+    ("etc/default/grub.d", ".cfg"),
+    ("etc/initramfs-tools/conf.d", ""),
+    ("etc/dracut.conf.d", ".conf"),
+    ("etc/cmdline.d", ".conf"),
+    ("etc/systemd/system", ".mount"),
+    ("etc/systemd/system", ".swap"),
+];
+
+/// The same of `/boot`, which may be a filesystem of its own or a folder of `/`.
+const BOOT_FILES: [&str; 8] = [
+    "grub/grub.cfg",
+    "grub/custom.cfg",
+    "grub/grubenv",
+    "grub2/grub.cfg",
+    "grub2/custom.cfg",
+    "grub2/grubenv",
+    "extlinux/extlinux.conf",
+    "syslinux/syslinux.cfg",
+];
+const BOOT_FOLDER: (&str, &str) = ("loader/entries", ".conf");
+
+/// LVM's list of the devices that it may use; it names the disks of the old machine.
+const DEVICES_FILE: &str = "etc/lvm/devices/system.devices";
+
+/// Rewrites what is there of them on the filesystem mounted on `root`.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn rewrite(root: &Path, references: &References) -> Result<Renewed> {
+    let failed = |source: Errno| Error::io(root.display().to_string(), "open", source.into());
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = Root(rustix::fs::openat(CWD, root, flags, Mode::empty()).map_err(failed)?);
+    let mut renewed = Renewed::default();
+    let mut names: Vec<String> = FILES.map(str::to_owned).to_vec();
+    names.push(DEVICES_FILE.to_owned());
+    for (folder, end) in FOLDERS {
+        names.extend(root.list(folder, end)?);
+    }
+    for boot in ["", "boot/"] {
+        names.extend(BOOT_FILES.map(|name| format!("{boot}{name}")));
+        names.extend(root.list(&format!("{boot}{}", BOOT_FOLDER.0), BOOT_FOLDER.1)?);
+    }
+    for name in names {
+        if root.rewrite(&name, references)? {
+            renewed.changed.push(name);
+        }
+    }
+    renewed.traits = root.traits(&renewed.changed)?;
+    Ok(renewed)
+}
+
+/// A mounted filesystem out of which no path leads.
+struct Root(OwnedFd);
+
+impl Root {
+    fn open(&self, name: &str, flags: OFlags) -> Result<Option<OwnedFd>> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        match openat2(&self.0, name, flags, Mode::empty(), resolve) {
+            Ok(file) => Ok(Some(file)),
+            // What is not there, or is something else, or leads elsewhere, is none of these files.
+            Err(
+                Errno::NOENT
+                | Errno::NOTDIR
+                | Errno::ISDIR
+                | Errno::LOOP
+                | Errno::XDEV
+                | Errno::NXIO,
+            ) => Ok(None),
+            Err(error) => Err(Error::io(name, "open", error.into())),
+        }
+    }
+
+    /// The paths of the files in `folder` whose names end in `end`, sorted.
+    fn list(&self, folder: &str, end: &str) -> Result<Vec<String>> {
+        let Some(open) = self.open(folder, OFlags::DIRECTORY)? else { return Ok(Vec::new()) };
+        let failed = |error: Errno| Error::io(folder, "list", error.into());
+        let mut names = Vec::new();
+        for entry in Dir::new(open).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());
+            if let Some(name) =
+                name.to_str().filter(|name| name.ends_with(end) && *name != "." && *name != "..")
+            {
+                names.push(format!("{folder}/{name}"));
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The text of a regular file that is not too long to be one of these.
+    fn read(&self, name: &str, flags: OFlags) -> Result<Option<(File, Vec<u8>)>> {
+        let Some(open) = self.open(name, flags)? else { return Ok(None) };
+        let mut file = File::from(open);
+        let failed = |error| Error::io(name, "read", error);
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() || metadata.len() > LONGEST {
+            return Ok(None);
+        }
+        let mut text = Vec::new();
+        Read::by_ref(&mut file).take(LONGEST).read_to_end(&mut text).map_err(failed)?;
+        Ok(Some((file, text)))
+    }
+
+    /// Whether there was something to replace.
+    fn rewrite(&self, name: &str, references: &References) -> Result<bool> {
+        let Some((mut file, old)) = self.read(name, OFlags::RDWR)? else { return Ok(false) };
+        let new = match references.apply(&old) {
+            // Every entry of it names a device that this system will not have; without entries LVM uses all.
+            _ if name == DEVICES_FILE && !old.is_empty() => Vec::new(),
+            Some(new) => padded(name, new),
+            None => return Ok(false),
+        };
+        let failed = |error| Error::io(name, "rewrite", error);
+        file.rewind().map_err(failed)?;
+        file.write_all(&new).map_err(failed)?;
+        file.set_len(u64::try_from(new.len()).unwrap_or(u64::MAX)).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        Ok(true)
+    }
+
+    fn traits(&self, changed: &[String]) -> Result<Traits> {
+        let is_there = |name: &str| Ok(self.open(name, OFlags::DIRECTORY)?.is_some());
+        let dracut = is_there("usr/lib/dracut")? || is_there("etc/dracut.conf.d")?;
+        let debian = is_there("etc/initramfs-tools")?;
+        let inside = ["etc/crypttab", "etc/initramfs-tools", "etc/dracut"];
+        let copied = changed.iter().any(|name| inside.iter().any(|start| name.starts_with(start)));
+        let copies_resume = debian && !self.refuses_resume()?;
+        Ok(Traits {
+            initramfs_knows: copied || copies_resume || dracut,
+            dracut,
+            ..Traits::default()
+        })
+    }
+
+    /// Whether initramfs-tools is told not to look for a swap area: else it copies the UUID of the largest
+    /// one into the initramfs (initramfs.conf(5), `RESUME`).
+    fn refuses_resume(&self) -> Result<bool> {
+        let mut names = self.list("etc/initramfs-tools/conf.d", "")?;
+        names.push("etc/initramfs-tools/initramfs.conf".to_owned());
+        for name in names {
+            let text = self.read(&name, OFlags::RDONLY)?.map(|(_, text)| text).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text).into_owned();
+            if text.lines().any(|line| line.trim().eq_ignore_ascii_case("RESUME=none")) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The block that GRUB's environment always has (GRUB manual, "The GRUB environment block").
+const GRUBENV: usize = 1024;
+
+/// `text` as the file `name` has to have it: GRUB's environment is filled up to its size.
+pub(super) fn padded(name: &str, mut text: Vec<u8>) -> Vec<u8> {
+    if name.rsplit('/').next().is_some_and(|last| last.eq_ignore_ascii_case("grubenv")) {
+        while text.last() == Some(&b'#') {
+            text.pop();
+        }
+        text.resize(text.len().max(GRUBENV), b'#');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::{padded, rewrite};
+    use crate::fixup::References;
+
+    const IDS: [&str; 2] =
+        ["0a1b2c3d-1111-2222-3333-0123456789ab", "ffffffff-aaaa-4bbb-8ccc-dddddddddddd"];
+
+    #[test]
+    fn only_files_of_the_restored_system_are_rewritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, outside) = (folder.path().join("root"), folder.path().join("outside"));
+        let line = format!("UUID={} / ext4\n", IDS[0]);
+        fs::create_dir_all(root.join("etc/default")).unwrap();
+        fs::create_dir_all(root.join("boot/loader/entries")).unwrap();
+        fs::write(&outside, &line).unwrap();
+        fs::write(root.join("etc/fstab"), &line).unwrap();
+        fs::set_permissions(root.join("etc/fstab"), fs::Permissions::from_mode(0o640)).unwrap();
+        symlink(&outside, root.join("etc/crypttab")).unwrap();
+        symlink("../../../outside", root.join("etc/default/grub")).unwrap();
+        fs::write(root.join("boot/loader/entries/a.conf"), &line).unwrap();
+        fs::write(root.join("boot/loader/entries/a.txt"), &line).unwrap();
+        symlink("/boot/loader/entries/a.conf", root.join("boot/loader/entries/b.conf")).unwrap();
+        let mut references = References::default();
+        references.id(IDS[0], IDS[1]);
+        let renewed = rewrite(&root, &references).unwrap();
+        assert_eq!(renewed.changed, ["etc/fstab", "boot/loader/entries/a.conf"]);
+        let new = line.replace(IDS[0], IDS[1]);
+        for name in renewed.changed {
+            assert_eq!(fs::read_to_string(root.join(name)).unwrap(), new);
+        }
+        assert_eq!(
+            fs::metadata(root.join("etc/fstab")).unwrap().permissions().mode() & 0o777,
+            0o640
+        );
+        assert_eq!(fs::read_to_string(outside).unwrap(), line);
+        assert_eq!(fs::read_to_string(root.join("boot/loader/entries/a.txt")).unwrap(), line);
+    }
+
+    #[test]
+    fn the_environment_of_grub_keeps_its_size() {
+        let old = format!("# GRUB Environment Block\nroot=lvm/a-b\n{}", "#".repeat(900));
+        assert_eq!(padded("grub/grubenv", old.clone().into_bytes()).len(), 1024);
+        assert_eq!(padded("grub/grub.cfg", old.clone().into_bytes()), old.into_bytes());
+    }
+}
