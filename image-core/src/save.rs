@@ -15,7 +15,7 @@ use crate::fs::State;
 use crate::image::chunk::WindowState;
 use crate::image::hash::Hash;
 use crate::image::header::Version;
-use crate::image::manifest::{DiskEntry, PvEntry, Root, VolumeEntry, VolumeGroupEntry};
+use crate::image::manifest::{DiskEntry, EXCLUDED, PvEntry, Root, VolumeEntry, VolumeGroupEntry};
 use crate::image::record::{ImageName, Record};
 use crate::image::segment::{SegmentWriter, segment_count, segment_span};
 use crate::image::time::Timestamp;
@@ -251,6 +251,16 @@ impl<'a> Tables<'a> {
     }
 }
 
+/// The root that an image of `survey` would have, without tables and what only a save knows.
+///
+/// # Errors
+/// As [`root`].
+pub fn outline(survey: &Survey) -> Result<Root> {
+    let used: Vec<ExtentSet> = survey.volumes.iter().map(Volume::used).collect();
+    let segments = vec![BTreeMap::new(); survey.volumes.len()];
+    root(survey, &used, segments, "", &Firmware::default())
+}
+
 /// The root of an image of everything in `survey`; of each volume its used bytes and its table segments by
 /// number.
 ///
@@ -302,7 +312,7 @@ fn volume_entry(
         None => volume.group.as_ref().filter(in_group).cloned(),
     };
     let count = segment_count(WINDOW, volume.size());
-    let needs = volume.needs.as_ref();
+    let (needs, excluded) = (volume.needs.as_ref(), volume.is_excluded());
     VolumeEntry {
         id: volume.id.clone(),
         offset: if disk.is_some() { volume.extent.start } else { Bytes::ZERO },
@@ -316,8 +326,12 @@ fn volume_entry(
         uuid: volume.uuid.clone(),
         used_bytes: used,
         min_bytes: volume.min_bytes(),
-        state: state_name(&volume.state).to_owned(),
-        reason: volume.reason().map(str::to_owned),
+        state: if excluded { EXCLUDED } else { state_name(&volume.state) }.to_owned(),
+        reason: if excluded {
+            Some("it was excluded by name".to_owned())
+        } else {
+            volume.reason().map(str::to_owned)
+        },
         block_size: needs.map(|needs| needs.block_size),
         sector_limit: needs.map(|needs| needs.sector_limit),
         growth: needs.and_then(|needs| needs.growth).map(|tool| name_of(&tool)),

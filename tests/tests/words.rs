@@ -56,7 +56,7 @@ fn refusals_name_what_to_type() {
         assert!(talk.contains(expected), "{line}: {talk}");
     };
     let needs =
-        "small.img is too small: it has 32 MiB, and d0:3 needs a target of 64 MiB (67108864 bytes)";
+        "small.img is too small: it has 32 MiB, and d0:1 needs a target of 57 MiB (59785728 bytes)";
     refused(&format!("restore {NAME} small.img --size 32MiB"), needs);
     refused("show sampel", "there is no image sampel; there is: sample");
     refused(&format!("restore {NAME} x.img --volume 7"), "it has d0:gap0, d0:1, d0:2, d0:3, vg0/");

@@ -30,8 +30,14 @@ pub struct Restore {
 /// What every verb takes that overwrites targets.
 #[derive(Args, Debug)]
 pub struct Onto {
-    /// Put a disk of the image or source onto this target: `d0=/dev/nvme0n1`
-    #[arg(long, value_name = "DISK=TARGET")]
+    /// Write tables and volume groups whole, but data to this volume only,
+    /// repeatable; the others are left empty
+    #[arg(long, value_name = "ID")]
+    pub only: Vec<String>,
+    /// Put a disk onto this target: `d0=/dev/nvme0n1`; `d1=none` leaves out a
+    /// disk that only has physical volumes: what they held follows on the
+    /// others. Restores only the volume in `vg0/root=/dev/sdb2`, repeatable
+    #[arg(long, value_name = "WHAT=TARGET")]
     pub map: Vec<String>,
     /// Size of target files that do not exist yet [default: that of the source disk]
     #[arg(long)]

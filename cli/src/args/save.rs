@@ -25,6 +25,10 @@ pub struct Save {
     /// Save the space between partitions also where it is larger than 16 MiB
     #[arg(long)]
     pub gaps: bool,
+    /// Save the place of this volume, but none of its bytes; repeatable: `2`,
+    /// `sda2`, `vg0/root`
+    #[arg(long, value_name = "VOLUME")]
+    pub exclude: Vec<String>,
     /// Refuse volume groups that are not understood instead of saving their disks raw
     #[arg(long)]
     pub strict: bool,

@@ -1,6 +1,8 @@
 //! `keiki inspect`: what is on these disks.
 
-use image_core::save::{name_of, state_name};
+use image_core::image::manifest::Root;
+use image_core::plan::restore as planning;
+use image_core::save::{name_of, outline, state_name};
 use image_core::survey::model::{Survey, Volume};
 use image_core::survey::{self, Wishes};
 use image_core::units::Bytes;
@@ -20,10 +22,11 @@ pub fn run(global: &Global, args: &Inspect, progress: &Progress) -> anyhow::Resu
     let inputs = source::open(&args.sources, args.sector_size, source::Purpose::Look)?;
     let survey = survey::survey(&inputs, Wishes::default(), progress)?;
     progress.finish();
+    let outline = outline(&survey)?;
     if global.json {
-        output::json(&object(&survey))?;
+        output::json(&object(&survey, &outline))?;
     } else {
-        output::say(&text(&survey))?;
+        output::say(&text(&survey, &outline))?;
         for warning in &survey.warnings {
             output::talk(&format!("warning: {warning}"));
         }
@@ -31,7 +34,7 @@ pub fn run(global: &Global, args: &Inspect, progress: &Progress) -> anyhow::Resu
     Ok(Exit::Done)
 }
 
-fn object(survey: &Survey) -> Value {
+fn object(survey: &Survey, outline: &Root) -> Value {
     let disks: Vec<Value> = survey
         .slots
         .iter()
@@ -60,8 +63,9 @@ fn object(survey: &Survey) -> Value {
                 "free_bytes": group.vg.free_bytes(), "pvs": pvs, "lvs": lvs})
         })
         .collect();
-    let smallest: Bytes = (0..survey.slots.len())
-        .map(|slot| survey::min_target(survey, slot).0)
+    let smallest: Bytes = planning::slots(outline)
+        .into_iter()
+        .map(|slot| planning::min_target(outline, slot).0)
         .max()
         .unwrap_or_default();
     json!({"disks": disks, "volumes": volumes, "volume_groups": groups,
@@ -77,9 +81,9 @@ fn volume_object(survey: &Survey, volume: &Volume) -> Value {
         "state": state_name(&volume.state), "reason": volume.reason()})
 }
 
-fn text(survey: &Survey) -> String {
+fn text(survey: &Survey, outline: &Root) -> String {
     let mut parts = Vec::new();
-    for (at, slot) in survey.slots.iter().enumerate() {
+    for slot in &survey.slots {
         let table = slot.table.as_ref().map_or("no partition table", |table| table.kind());
         let (model, serial) = (slot.hardware.model.as_deref(), slot.hardware.serial.as_deref());
         let head = [Some(output::exact(slot.source.size()).as_str()), Some(table), model, serial]
@@ -88,7 +92,15 @@ fn text(survey: &Survey) -> String {
             .collect::<Vec<_>>()
             .join(", ");
         parts.push(format!("{}  {}: {head}", slot.id, slot.path.display()));
-        parts.push(output::smallest(&survey::min_target(survey, at)));
+        if planning::slots(outline).contains(&slot.id.as_str()) {
+            parts.push(output::smallest(&planning::min_target(outline, &slot.id)));
+        }
+    }
+    // Volumes that were picked out of a disk stand alone.
+    let slots = planning::slots(outline).into_iter();
+    for picked in slots.filter(|id| survey.slots.iter().all(|slot| slot.id != *id)) {
+        parts.push(picked.to_owned());
+        parts.push(output::smallest(&planning::min_target(outline, picked)));
     }
     let mut table = Table::new(&["id", ">size", ">used", "content", "label", "state"]);
     for volume in &survey.volumes {

@@ -24,6 +24,7 @@ use image_core::survey::carriers::{self, Carrier};
 use image_core::units::Bytes;
 use serde_json::{Value, json};
 
+use super::mapping::{self, Mapping};
 use super::target::{self, Candidate};
 use super::{Usage, location, repository};
 use crate::args::Global;
@@ -38,10 +39,7 @@ use crate::output::{self, progress::Progress};
 pub fn run(global: &Global, args: &Restore, progress: &Progress) -> anyhow::Result<Exit> {
     let repo = repository(global)?;
     let image = repo.resolve(&args.image, progress)?;
-    let mut root = repo.root(&image)?;
-    if let Some(volume) = &args.volume {
-        root = only(&root, volume)?;
-    }
+    let root = mapping::alone(repo.root(&image)?, args.volume.as_ref(), &args.onto.map)?;
     let origin = Origin {
         verb: "restore",
         done: "restored",
@@ -87,13 +85,15 @@ pub fn onto(
 ) -> anyhow::Result<Exit> {
     let began = Instant::now();
     let root = origin.root;
-    let names = names(root, targets, &args.map)?;
+    let Mapping { names, left_out } = Mapping::of(root, targets, &args.map)?;
     let mut candidates = Vec::new();
     for (_, name) in &names {
         candidates.push(Candidate::look(name, origin.repository)?);
     }
     let mut request = Request {
         targets: planned_targets(root, &names, &candidates, args),
+        left_out,
+        only: args.only.clone(),
         policy: policy(args)?,
         renewal: renewal(args)?,
         blocked: BTreeMap::new(),
@@ -232,60 +232,6 @@ fn still_to_do(step: &str) -> anyhow::Result<()> {
     output::say(&format!("still to do: {step}"))
 }
 
-/// The image reduced to one volume, which then restores like an image of that volume alone.
-fn only(root: &Root, name: &str) -> Result<Root, Error> {
-    let mut volume = planning::resolve(root, name)?.clone();
-    if volume.is_container {
-        return Err(Error::refused(format!(
-            "{} only holds other volumes; restore those, or the whole disk",
-            volume.id
-        )));
-    }
-    // Alone, it starts where its target does.
-    (volume.disk, volume.container, volume.offset) = (None, None, Bytes::ZERO);
-    Ok(Root { disks: Vec::new(), volumes: vec![volume], volume_groups: Vec::new(), ..root.clone() })
-}
-
-/// Which target is named for each disk or loose volume of the image.
-fn names(
-    root: &Root,
-    targets: &[String],
-    maps: &[String],
-) -> anyhow::Result<Vec<(String, String)>> {
-    let mut mapped = BTreeMap::new();
-    for map in maps {
-        let (slot, target) = map.split_once('=').ok_or_else(|| {
-            Usage(format!("--map {map} is not DISK=TARGET (example: d0=/dev/sdb)"))
-        })?;
-        if mapped.insert(slot.to_owned(), target.to_owned()).is_some() {
-            return Err(Usage(format!("--map names {slot} twice")).into());
-        }
-    }
-    let slots = planning::slots(root);
-    if let Some(unknown) = mapped.keys().find(|slot| !slots.contains(&slot.as_str())) {
-        let have = slots.join(", ");
-        return Err(Usage(format!("there is no disk {unknown}; there is {have}")).into());
-    }
-    let mut given = targets.iter().cloned();
-    let mut names = Vec::new();
-    for slot in &slots {
-        let name = mapped.get(*slot).cloned().or_else(|| given.next());
-        let missing = || {
-            let have = slots.join(", ");
-            Usage(format!("where does {slot} go? There is {have}; name a target for each"))
-        };
-        names.push(((*slot).to_owned(), name.ok_or_else(missing)?));
-    }
-    if let Some(extra) = given.next() {
-        return Err(Usage(format!(
-            "{extra} is one target too many: there is {}",
-            slots.join(", ")
-        ))
-        .into());
-    }
-    Ok(names)
-}
-
 /// New identifiers come from the kernel's random numbers.
 fn renewal(args: &Onto) -> anyhow::Result<Option<Renewal>> {
     if !args.new_ids {
@@ -422,10 +368,7 @@ mod tests {
     use image_core::pipeline::write::Damage;
     use image_core::units::Bytes;
 
-    use super::{
-        Exit, Growth, Obstacle, Restore, Restored, Target, exit, names, only, plan, planning,
-        policy,
-    };
+    use super::{Exit, Growth, Obstacle, Restore, Restored, Target, exit, plan, planning, policy};
     use crate::args::{Cli, Verb};
 
     fn volume(id: &str, disk: &str, growth: Option<&str>) -> VolumeEntry {
@@ -454,29 +397,6 @@ mod tests {
         }
     }
 
-    fn named(words: &[&str]) -> Result<Vec<String>, String> {
-        let typed = typed(words);
-        let names =
-            names(&root(), &typed.targets, &typed.onto.map).map_err(|error| error.to_string())?;
-        Ok(names.into_iter().map(|(slot, target)| format!("{slot}={target}")).collect())
-    }
-
-    #[test]
-    fn targets_go_to_disks_in_order_unless_they_are_mapped() {
-        assert_eq!(named(&["a", "b"]).unwrap(), ["d0=a", "d1=b"]);
-        assert_eq!(named(&["--map", "d0=b", "a"]).unwrap(), ["d0=b", "d1=a"]);
-        for (words, why) in [
-            (&["a"][..], "name a target for each"),
-            (&["a", "b", "c"], "one target too many"),
-            (&["a", "--map", "d7=b"], "no disk d7"),
-            (&["a", "--map", "d0"], "is not DISK=TARGET"),
-            (&["a", "--map", "d0=b", "--map", "d0=c"], "d0 twice"),
-        ] {
-            let error = named(words).unwrap_err();
-            assert!(error.contains(why), "{error}");
-        }
-    }
-
     #[test]
     fn the_graver_exit_code_counts() {
         let mut root = root();
@@ -494,18 +414,6 @@ mod tests {
             why: String::new(),
         });
         assert_eq!(exit(&root, &restored), Exit::Damaged);
-    }
-
-    #[test]
-    fn one_volume_of_a_disk_stands_alone() {
-        let mut root = root();
-        root.volumes[1].offset = Bytes::MIB;
-        let alone = only(&root, "d1").unwrap();
-        assert_eq!((alone.disks.len(), alone.volumes.len()), (0, 1));
-        assert_eq!(alone.volumes[0].offset, Bytes::ZERO);
-        root.volumes[1].is_container = true;
-        assert!(matches!(only(&root, "d1"), Err(Error::Refused(_))));
-        assert!(matches!(only(&root, "d2"), Err(Error::Refused(_))));
     }
 
     #[test]

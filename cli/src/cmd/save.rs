@@ -31,7 +31,8 @@ pub fn run(global: &Global, args: &Save, progress: &Progress) -> anyhow::Result<
     let inputs = source::open(&args.sources, args.sector_size, source::Purpose::Copy(Some(path)))?;
     let wishes = Wishes { all_gaps: args.gaps, strict: args.strict };
     let own = inputs.iter().any(|input| is_block_device(&input.path));
-    let survey = survey::survey(&inputs, wishes, progress)?;
+    let mut survey = survey::survey(&inputs, wishes, progress)?;
+    survey::exclude(&mut survey, &args.exclude)?;
     source::tell(&survey, global, progress);
     let repo = open_or_create(path, global.quiet, progress)?;
     let request = save::Request {

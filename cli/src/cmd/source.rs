@@ -96,5 +96,8 @@ pub fn tell(survey: &Survey, global: &Global, progress: &Progress) {
         if let Some(reason) = volume.reason().filter(|_| !global.quiet) {
             progress.talk(&format!("{} is copied whole: {reason}", volume.id));
         }
+        if volume.is_excluded() && !global.quiet {
+            progress.talk(&format!("{} is excluded: none of its bytes are saved", volume.id));
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! A restore's plan: a drawing and a table of before and after.
 
+use std::cmp::Ordering;
+
 use image_core::image::manifest::Root;
 use image_core::plan::restore::RestorePlan;
 
@@ -14,10 +16,10 @@ pub fn text(plan: &RestorePlan, root: &Root, targets: &[String]) -> String {
     for volume in &plan.volumes {
         let entry = root.volumes.get(volume.entry);
         let content = entry.map_or("", |entry| entry.content.as_str());
-        let change = if volume.to > volume.from {
-            format!("+{}", volume.to - volume.from)
-        } else {
-            String::new()
+        let change = match volume.to.cmp(&volume.from) {
+            Ordering::Greater => format!("+{}", volume.to - volume.from),
+            Ordering::Equal => String::new(),
+            Ordering::Less => format!("-{}", volume.from - volume.to),
         };
         let moved = entry.is_some_and(|entry| entry.offset != volume.offset);
         let start = match entry.map(|entry| entry.kind.as_str()) {
@@ -47,6 +49,10 @@ pub fn text(plan: &RestorePlan, root: &Root, targets: &[String]) -> String {
             ]);
         }
         parts.push(format!("\n{}", table.render()));
+    }
+    if !plan.notes.is_empty() {
+        parts.push(String::new());
+        parts.extend(plan.notes.iter().cloned());
     }
     let tools = if plan.tools.is_empty() {
         String::new()

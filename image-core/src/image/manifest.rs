@@ -17,6 +17,9 @@ use crate::units::Bytes;
 /// The largest root that a reader takes.
 pub const MAX_ROOT: Bytes = Bytes::mib(16);
 
+/// The state of a volume that was named to be excluded: its place is in the image, its bytes are not.
+pub const EXCLUDED: &str = "excluded";
+
 /// Volumes and disks are at most this long, so that sums of sizes cannot overflow.
 const MAX_SIZE: Bytes = Bytes::new(1 << 60);
 
@@ -95,9 +98,9 @@ pub struct VolumeEntry {
     pub used_bytes: Bytes,
     /// The smallest size it could have.
     pub min_bytes: Bytes,
-    /// `clean`, `replayable`, `hibernated`, `locked` or `raw`.
+    /// `clean`, `replayable`, `hibernated`, `locked`, `raw` or `excluded`.
     pub state: String,
-    /// Why it was saved raw.
+    /// Why it was saved raw, or not at all.
     pub reason: Option<String>,
     /// The filesystem's block size.
     pub block_size: Option<Bytes>,

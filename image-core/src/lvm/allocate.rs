@@ -14,10 +14,10 @@ use crate::error::{Error, Result};
 use crate::units::Bytes;
 
 /// Where `vgcreate` would put a metadata area at the end: at a multiple of this.
-const ALIGNMENT: Bytes = Bytes::MIB;
+pub(super) const ALIGNMENT: Bytes = Bytes::MIB;
 
 /// The extent of a stripe that has no place yet: sorts behind all that have one.
-const UNPLACED: u64 = u64::MAX;
+pub(super) const UNPLACED: u64 = u64::MAX;
 
 /// How freely an LV grows; in the order in which LVs get their space.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -39,7 +39,7 @@ pub struct Room {
 }
 
 impl Room {
-    fn of(vg: &Vg) -> Result<Self> {
+    pub(super) fn of(vg: &Vg) -> Result<Self> {
         let mut free = Vec::new();
         for (pv, used) in vg.pvs.iter().zip(vg.used_extents()) {
             let Some(left) = pv.pe_count.checked_sub(used) else {
@@ -89,7 +89,7 @@ impl Room {
     }
 
     /// Takes up to `wanted` extents of `pv`.
-    fn take(&mut self, pv: usize, wanted: u64) -> u64 {
+    pub(super) fn take(&mut self, pv: usize, wanted: u64) -> u64 {
         let Some(free) = self.free.get_mut(pv) else { return 0 };
         let taken = wanted.min(*free);
         *free -= taken;
@@ -151,7 +151,8 @@ impl Pv {
     }
 }
 
-fn resized(vg: &Vg, pv_sizes: &[Bytes]) -> Result<Vg> {
+/// `vg` with PVs of other sizes, its LVs where they are.
+pub(super) fn resized(vg: &Vg, pv_sizes: &[Bytes]) -> Result<Vg> {
     let mut new = vg.clone();
     if pv_sizes.len() != vg.pvs.len() {
         let (name, has, given) = (&vg.name, vg.pvs.len(), pv_sizes.len());

@@ -12,7 +12,8 @@
 //! - [`model`]: a VG with its PVs, LVs and segments. - `parse`: it is read, checked and judged.
 //! - [`assemble`]: PVs of several disks put together to VGs.
 //! - [`map`]: LV bytes to PV bytes; an LV as a source or sink.
-//! - [`allocate`]: the same VG on PVs and with LVs of other sizes.
+//! - [`allocate`]: the same VG on PVs and with LVs of other sizes. - [`shrink`]: with less room. -
+//!   [`reduce`]: on fewer PVs.
 //! - [`write`](mod@write): the new VG as bytes on its PVs.
 #![deny(clippy::as_conversions)]
 
@@ -23,8 +24,10 @@ pub mod map;
 pub mod metadata;
 pub mod model;
 mod parse;
+pub mod reduce;
 #[cfg(test)]
 pub(crate) mod sample;
+pub mod shrink;
 pub mod write;
 
 use crate::units::Bytes;

@@ -6,23 +6,27 @@ use super::growth::{self, Base, Member};
 use super::planner::{Planner, contradiction, unallocated, unknown_member};
 use super::refuse;
 use super::restore::{GroupPlan, Place, PvPlan, RestorePlan, Target, VolumePlan};
+use super::saved::SavedGroup;
 use crate::error::{Error, Result};
-use crate::image::manifest::{VolumeEntry, VolumeGroupEntry};
+use crate::image::manifest::VolumeEntry;
 use crate::lvm::allocate::{self, Room};
-use crate::lvm::assemble;
 use crate::lvm::label::PvHead;
 use crate::lvm::model::{Lv, Pv, Vg};
+use crate::lvm::{reduce, shrink};
 use crate::units::Bytes;
 
 impl Planner<'_> {
     /// One volume group at the sizes that its physical volumes have now.
-    pub(super) fn group(&self, entry: &VolumeGroupEntry, plan: &mut RestorePlan) -> Result<()> {
-        let (vg, pvs) = self.pvs(entry, plan)?;
-        let sizes = sizes(entry, &vg, &pvs)?;
+    pub(super) fn group(&self, saved: &SavedGroup, plan: &mut RestorePlan) -> Result<()> {
+        let pvs = pvs(saved, plan)?;
+        let sizes = sizes(saved, &pvs)?;
+        let old_free = saved.vg.free_bytes();
+        saved.vg.lvs.iter().try_for_each(|lv| self.check_lv(&saved.vg, lv))?;
+        let vg = with_less(saved, &sizes, plan)?;
         let room = allocate::room(&vg, &sizes)?;
         let space = match self.request.policy.use_free {
             true => room.total(),
-            false => room.total().saturating_sub(vg.free_bytes()),
+            false => room.total().saturating_sub(old_free),
         };
         let targets: Vec<&Target> =
             pvs.iter().filter_map(|pv| plan.targets.get(pv.target)).collect();
@@ -38,7 +42,8 @@ impl Planner<'_> {
             plan.warnings.push(unallocated(&vg.name, space, &members));
         }
         let names = vg.lvs.iter().map(|lv| lv.name.clone());
-        let wanted = members.iter().zip(&shares).map(|(m, share)| m.size.saturating_add(*share));
+        let wanted =
+            vg.lvs.iter().zip(&shares).map(|(lv, share)| lv.size(&vg).saturating_add(*share));
         let wanted: BTreeMap<String, Bytes> = names.clone().zip(wanted).collect();
         let fitted = match allocate::fit(&vg, &sizes, &wanted) {
             // Shares that only add up on paper: several striped volumes want the same space.
@@ -57,6 +62,7 @@ impl Planner<'_> {
                 to: lv.size(&fitted),
                 offset: Bytes::ZERO,
                 place: Place::Lv(group, lv.name.clone()),
+                empty: self.left_empty(volume),
                 entry: at,
             });
         }
@@ -65,19 +71,26 @@ impl Planner<'_> {
     }
 
     /// A logical volume among the saved volumes, with its index there.
-    fn saved_lv(&self, vg: &Vg, lv: &Lv) -> Option<(usize, &VolumeEntry)> {
+    pub(super) fn saved_lv(&self, vg: &Vg, lv: &Lv) -> Option<(usize, &VolumeEntry)> {
         let id = format!("{}/{}", vg.name, lv.name);
         self.root.volumes.iter().enumerate().find(|(_, volume)| volume.id == id)
+    }
+
+    /// Checks that a volume is as large as its group says.
+    fn check_lv(&self, vg: &Vg, lv: &Lv) -> Result<()> {
+        match self.saved_lv(vg, lv) {
+            Some((_, volume)) if volume.size != lv.size(vg) => {
+                let expected = format!("{} bytes", lv.size(vg).get());
+                Err(contradiction(&volume.id, &expected, &volume.size.get().to_string()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn lv_member(&self, vg: &Vg, lv: &Lv, room: &Room, targets: &[&Target]) -> Result<Member> {
         let Some((_, volume)) = self.saved_lv(vg, lv) else {
             return Ok(unknown_member(format!("{}/{}", vg.name, lv.name), lv.size(vg)));
         };
-        if volume.size != lv.size(vg) {
-            let (expected, found) = (lv.size(vg).get().to_string(), volume.size.get().to_string());
-            return Err(contradiction(&volume.id, &format!("{expected} bytes"), &found));
-        }
         targets.iter().try_for_each(|target| refuse::sector_size(volume, target))?;
         let stripes = lv.segments.last().map_or(1, |last| last.stripes().len());
         let grain = vg.extents(Bytes::from(stripes).get());
@@ -86,47 +99,6 @@ impl Planner<'_> {
             member.growable = Err("the physical volumes that it lies on have no room".to_owned());
         }
         Ok(member)
-    }
-
-    /// The group as it was saved, and where its physical volumes lie now.
-    fn pvs(&self, entry: &VolumeGroupEntry, plan: &RestorePlan) -> Result<(Vg, Vec<PvPlan>)> {
-        let wrong = |expected: &str, found: String| contradiction(&entry.name, expected, &found);
-        let mut heads: Vec<(usize, PvHead)> = Vec::new();
-        for (at, pv) in entry.pvs.iter().enumerate() {
-            let mut head: PvHead = serde_json::from_value(pv.head.clone())
-                .map_err(|error| wrong("a physical volume's head", error.to_string()))?;
-            head.text = head.vg.is_some().then(|| entry.text.clone());
-            heads.push((at, head));
-        }
-        let assembly = assemble::assemble(&heads);
-        let group = assembly.groups.into_iter().next();
-        let whole = |group: &assemble::Group| {
-            group.members.len() == heads.len() && group.vg.name == entry.name
-        };
-        let Some(group) = group.filter(whole) else {
-            let reasons: Vec<String> = assembly.raw.into_iter().map(|raw| raw.reason).collect();
-            return Err(wrong("a complete group", reasons.join("; ")));
-        };
-        let mut pvs: Vec<PvPlan> = Vec::new();
-        for member in &group.members {
-            let head = heads.iter().find(|(at, _)| at == member).map(|(_, head)| head.clone());
-            let volume = entry
-                .pvs
-                .get(*member)
-                .and_then(|pv| plan.volumes.iter().find(|volume| volume.id == pv.volume));
-            let (Some(head), Some(volume)) = (head, volume) else {
-                return Err(wrong("every physical volume among the volumes", member.to_string()));
-            };
-            let Place::Target(target, extent) = volume.place else {
-                return Err(wrong("physical volumes on disks", volume.id.clone()));
-            };
-            let elsewhere = plan.groups.iter().flat_map(|group| &group.pvs).chain(&pvs);
-            if elsewhere.into_iter().any(|pv| (pv.target, pv.extent) == (target, extent)) {
-                return Err(wrong("each physical volume once", format!("{} twice", volume.id)));
-            }
-            pvs.push(PvPlan { head, target, extent, grown: volume.to != volume.from });
-        }
-        Ok((group.vg, pvs))
     }
 
     /// Which member holds `/`: last mounted there, else named `root`, else the largest that can grow.
@@ -147,16 +119,69 @@ impl Planner<'_> {
     }
 }
 
+/// Where the physical volumes that are restored lie now.
+fn pvs(saved: &SavedGroup, plan: &RestorePlan) -> Result<Vec<PvPlan>> {
+    let wrong = |expected: &str, found: String| contradiction(&saved.vg.name, expected, &found);
+    let mut pvs: Vec<PvPlan> = Vec::new();
+    for (at, (head, id)) in saved.heads.iter().zip(&saved.volumes).enumerate() {
+        if saved.gone.contains(&at) {
+            continue;
+        }
+        let Some(volume) = plan.volumes.iter().find(|volume| volume.id == *id) else {
+            return Err(wrong("every physical volume among the volumes", at.to_string()));
+        };
+        let Place::Target(target, extent) = volume.place else {
+            return Err(wrong("physical volumes on disks", volume.id.clone()));
+        };
+        let elsewhere = plan.groups.iter().flat_map(|group| &group.pvs).chain(&pvs);
+        if elsewhere.into_iter().any(|pv| (pv.target, pv.extent) == (target, extent)) {
+            return Err(wrong("each physical volume once", format!("{} twice", volume.id)));
+        }
+        let (head, grown) = (head.clone(), volume.to != volume.from);
+        pvs.push(PvPlan { head, target, extent, grown });
+    }
+    Ok(pvs)
+}
+
+/// The group with what it has to give up on physical volumes of these sizes, and without those that are
+/// left out.
+fn with_less(saved: &SavedGroup, sizes: &[Bytes], plan: &mut RestorePlan) -> Result<Vg> {
+    let (vg, gone) = (&saved.vg, &saved.gone);
+    if gone.is_empty() {
+        return Ok(saved.slack.given(vg, &shrink::missing(vg, sizes)?));
+    }
+    let mut missing = reduce::missing(vg, gone, sizes)?;
+    let mut given = vec![0; vg.pvs.len()];
+    // What is left out need not be moved where it is not needed.
+    let stays = (0..vg.pvs.len()).filter(|pv| !gone.contains(pv));
+    for pv in gone.iter().copied().chain(stays) {
+        if let Some(given) = given.get_mut(pv) {
+            *given = missing.min(saved.slack.on(pv));
+            missing -= *given;
+        }
+    }
+    let heads: Vec<&PvHead> = saved.heads.iter().collect();
+    let reduced = reduce::without(&saved.slack.given(vg, &given), gone, &heads, sizes)?;
+    for name in reduced.unstriped {
+        plan.notes.push(format!(
+            "{}/{name} is no longer striped: a disk of its stripes is left out",
+            vg.name
+        ));
+    }
+    Ok(reduced.vg)
+}
+
 /// How large each physical volume is on its target. One whose partition keeps its size keeps its own,
 /// which may be a little less.
-fn sizes(entry: &VolumeGroupEntry, vg: &Vg, pvs: &[PvPlan]) -> Result<Vec<Bytes>> {
+fn sizes(saved: &SavedGroup, pvs: &[PvPlan]) -> Result<Vec<Bytes>> {
     let size = |(pv, old): (&PvPlan, &Pv)| match (pv.grown, pv.extent.len()) {
-        (true, size) => Ok(size),
-        (false, size) if old.dev_size <= size => Ok(old.dev_size),
-        (false, size) => {
-            let expected = format!("a physical volume of {} bytes at most", size.get());
-            Err(contradiction(&entry.name, &expected, &old.dev_size.get().to_string()))
+        (true, now) => Ok(now),
+        (false, now) if old.dev_size <= now => Ok(old.dev_size),
+        (false, now) => {
+            let (expected, found) = (now.get().to_string(), old.dev_size.get().to_string());
+            Err(contradiction(&saved.vg.name, &format!("PVs of at most {expected} bytes"), &found))
         }
     };
-    pvs.iter().zip(&vg.pvs).map(size).collect()
+    let stays = saved.vg.pvs.iter().enumerate().filter(|(at, _)| !saved.gone.contains(at));
+    pvs.iter().zip(stays.map(|(_, pv)| pv)).map(size).collect()
 }

@@ -4,6 +4,7 @@
 //!
 //! - [`restore`]: the plan of a restore; `planner` works it out, `partitions` its tables, `group` its volume
 //!   groups, and `whole` checks the result.
+//! - `saved`: volume groups as they were. - `less`: targets that are smaller or fewer.
 //! - [`growth`]: who gets new space. - [`fit`]: where partitions lie on a disk of another size.
 //! - [`identity`]: new identifiers. - [`refuse`]: what would be unusable.
 
@@ -11,11 +12,15 @@ pub mod fit;
 mod group;
 pub mod growth;
 pub mod identity;
+mod less;
 mod partitions;
 mod planner;
 pub mod refuse;
 pub mod restore;
+mod saved;
 mod whole;
 
+#[cfg(test)]
+mod less_tests;
 #[cfg(test)]
 mod tests;

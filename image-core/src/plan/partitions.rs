@@ -15,11 +15,11 @@ use crate::units::Bytes;
 
 /// A table on its way from its disk to its target.
 pub(super) struct Move<'a> {
-    target: &'a Target,
+    pub(super) target: &'a Target,
     disk: &'a DiskEntry,
-    table: &'a Table,
+    pub(super) table: &'a Table,
     /// The partitions but for the extended one, by position.
-    leaves: Vec<&'a Partition>,
+    pub(super) leaves: Vec<&'a Partition>,
 }
 
 impl<'a> Move<'a> {
@@ -37,7 +37,7 @@ impl<'a> Move<'a> {
     }
 
     /// Where partitions must end on the source disk.
-    fn old_limit(&self) -> Bytes {
+    pub(super) fn old_limit(&self) -> Bytes {
         self.table.usable_end(self.disk.size, self.disk.sector_size)
     }
 }
@@ -53,16 +53,28 @@ impl Planner<'_> {
         let mut members = self.partition_members(disk)?;
         let base = self.request.policy.base;
         let favourite = members.iter().rposition(|member| self.feeds_named_lv(&member.id));
-        // Where partitions are named too, the volume group of a named LV gets what they leave.
-        let asked = |member: &Member| member.asked.is_some();
+        // Where partitions are named too (or else nothing grows), the volume group of a named LV gets what
+        // they leave.
+        let asked = base == Base::None || members.iter().any(|member| member.asked.is_some());
         let rest = members.iter().any(|member| member.asked == Some(Amount::Rest));
-        if let Some(at) = favourite.filter(|_| members.iter().any(asked) && !rest)
+        if let Some(at) = favourite.filter(|_| asked && !rest)
             && let Some(pv) = members.get_mut(at).filter(|pv| pv.asked.is_none())
         {
             pv.asked = Some(Amount::Rest);
         }
         let usable = disk.table.usable_end(target.size, target.sector_size);
         let limit = usable.saturating_sub(self.saved_behind(disk));
+        if disk.end() > limit {
+            // Nothing can grow there, and who named something is told so.
+            growth::share(&members, base, Bytes::ZERO, favourite)?;
+            return self.squeezed(disk, limit);
+        }
+        let free = limit.saturating_sub(disk.end());
+        let mut owed = vec![Bytes::ZERO; members.len()];
+        for (owes, member) in owed.iter_mut().zip(&members).rev() {
+            *owes = self.owed(&member.id, free);
+        }
+        let all_owed: Bytes = owed.iter().copied().sum();
         let mut space = usable.saturating_sub(disk.old_limit());
         let mut holes = vec![Bytes::ZERO; disk.leaves.len()];
         if self.request.policy.use_free {
@@ -75,38 +87,28 @@ impl Planner<'_> {
             }
             space = limit.saturating_sub(disk.end()).saturating_add(holes.iter().copied().sum());
         }
+        // What was left out goes before what may grow, also into space that was free.
+        let space =
+            space.min(free.saturating_add(holes.iter().copied().sum()).saturating_sub(all_owed));
         let shares = growth::share(&members, base, space, favourite)?;
         let mut pieces = Vec::new();
-        for (((partition, member), growth), squeezable) in
-            disk.leaves.iter().zip(&members).zip(shares).zip(holes)
+        for ((((partition, member), growth), squeezable), owed) in
+            disk.leaves.iter().zip(&members).zip(shares).zip(holes).zip(owed)
         {
-            let elastic = !matches!(member.asked, Some(Amount::Bytes(_)));
+            let elastic = !matches!(member.asked, Some(Amount::Bytes(_))) && owed.is_zero();
             let (number, extent) = (partition.number, partition.extent);
+            let growth = growth.saturating_add(owed);
             pieces.push(Piece { number, extent, growth, elastic, squeezable });
         }
-        let places =
-            fit::place_within(&mut pieces, limit).map_err(|error| self.too_small(disk, error))?;
+        let places = fit::place_within(&mut pieces, limit).map_err(|error| match error {
+            Error::Refused(why) => Error::refused(format!("{}: {why}", target.path.display())),
+            other => other,
+        })?;
         let nothing_grows = pieces.iter().all(|piece| piece.growth.is_zero());
         if nothing_grows && space >= fit::ALIGNMENT && base != Base::None {
             plan.warnings.push(unallocated(&target.slot, space, &members));
         }
         Ok(places)
-    }
-
-    /// Why partitions do not fit: how large the target has to be, or else what `error` says of their growth.
-    fn too_small(&self, disk: &Move<'_>, error: Error) -> Error {
-        let (end, gap) = (disk.end(), self.saved_behind(disk));
-        let tail = disk.table.tail_bytes(disk.target.sector_size);
-        let needed = end.saturating_add(gap).saturating_add(tail);
-        let last = disk.leaves.last().map_or(0, |partition| partition.number);
-        let id = format!("{}:{last}", disk.target.slot);
-        match error {
-            Error::Refused(why) if disk.target.size >= needed => {
-                Error::refused(format!("{}: {why}", disk.target.path.display()))
-            }
-            Error::Refused(_) => refuse::too_small(disk.target, &id, needed),
-            other => other,
-        }
     }
 
     fn partition_members(&self, disk: &Move<'_>) -> Result<Vec<Member>> {
@@ -137,20 +139,20 @@ impl Planner<'_> {
     }
 
     /// How far a saved gap reaches behind the last partition, on which nothing may grow.
-    fn saved_behind(&self, disk: &Move<'_>) -> Bytes {
+    pub(super) fn saved_behind(&self, disk: &Move<'_>) -> Bytes {
         let gaps = self.saved_gaps(&disk.target.slot).map(|gap| gap.end.min(disk.old_limit()));
         gaps.max().unwrap_or_default().saturating_sub(disk.end())
     }
 
     /// Free bytes between two partitions, where neither a saved gap nor the table has its own.
-    fn hole(&self, disk: &Move<'_>, hole: Extent) -> Bytes {
+    pub(super) fn hole(&self, disk: &Move<'_>, hole: Extent) -> Bytes {
         let own = disk.table.own_bytes(disk.disk.size, disk.disk.sector_size);
         let mut taken = self.saved_gaps(&disk.target.slot).chain(own.iter());
         if taken.any(|taken| taken.intersect(hole).is_some()) { Bytes::ZERO } else { hole.len() }
     }
 
     /// Whether the partition is a physical volume of a group in which the user named a volume.
-    fn feeds_named_lv(&self, id: &str) -> bool {
+    pub(super) fn feeds_named_lv(&self, id: &str) -> bool {
         self.root.volume_groups.iter().any(|group| {
             group.pvs.iter().any(|pv| pv.volume == id)
                 && group.lvs.iter().any(|lv| {
@@ -194,7 +196,7 @@ impl Planner<'_> {
                     extent.end.get()
                 )));
             }
-            if extent.len() < volume.size {
+            if extent.len() < self.least_bare(volume, target.sector_size) {
                 let expected = format!("at most {} bytes", extent.len().get());
                 return Err(contradiction(&volume.id, &expected, &volume.size.get().to_string()));
             }
@@ -204,6 +206,7 @@ impl Planner<'_> {
                 to: extent.len(),
                 offset: extent.start,
                 place: Place::Target(index, extent),
+                empty: self.left_empty(volume),
                 entry,
             });
         }

@@ -1,18 +1,20 @@
 //! Works out a restore: target by target (in `partitions`, where one has a table), then (in `group`) volume
 //! group by volume group.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::fit;
 use super::growth::{self, Amount, Base, Member};
+use super::less;
 use super::partitions::Move;
 use super::refuse;
 use super::restore::{GrowthPlan, Place, Request, RestorePlan, Target, VolumePlan, resolve, slots};
+use super::saved::SavedGroup;
 use crate::disk::table::Table;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::fs::GrowthTool;
-use crate::image::manifest::{Root, VolumeEntry};
+use crate::image::manifest::{DiskEntry, EXCLUDED, Root, VolumeEntry};
 use crate::units::Bytes;
 
 /// An image and what the user wants of it.
@@ -21,11 +23,17 @@ pub(super) struct Planner<'a> {
     pub(super) request: &'a Request,
     /// What was asked for by name, by volume id.
     pub(super) asked: BTreeMap<&'a str, Amount>,
+    /// The only volumes that get their data, by id, where the user named some.
+    only: Option<BTreeSet<&'a str>>,
+    /// The volume groups, in the order of the root.
+    pub(super) groups: Vec<SavedGroup>,
 }
 
 impl<'a> Planner<'a> {
     pub(super) fn new(root: &'a Root, request: &'a Request) -> Result<Self> {
-        let slots = slots(root);
+        less::may_be_left_out(root, &request.left_out)?;
+        let mut slots = slots(root);
+        slots.retain(|slot| !request.left_out.iter().any(|left| left == slot));
         if slots.len() != request.targets.len() {
             return Err(Error::refused(format!(
                 "the image has {} disks or volumes to restore ({}), but {} targets are named",
@@ -37,6 +45,11 @@ impl<'a> Planner<'a> {
         if let Some(twice) = slots.iter().find(|id| slots.iter().filter(|o| o == id).count() > 1) {
             return Err(contradiction(twice, "a disk or a volume", "both"));
         }
+        Self::of(root, request)
+    }
+
+    /// The same whatever targets there are.
+    pub(super) fn of(root: &'a Root, request: &'a Request) -> Result<Self> {
         let mut asked = BTreeMap::new();
         for (name, amount) in &request.policy.named {
             let volume = resolve(root, name)?;
@@ -44,7 +57,33 @@ impl<'a> Planner<'a> {
                 return Err(Error::refused(format!("--grow names {} twice", volume.id)));
             }
         }
-        Ok(Self { root, request, asked })
+        let mut only = BTreeSet::new();
+        for name in &request.only {
+            let volume = resolve(root, name)?;
+            refuse::without_data(volume)?;
+            only.insert(volume.id.as_str());
+        }
+        let only = if request.only.is_empty() { None } else { Some(only) };
+        let mut planner = Self { root, request, asked, only, groups: Vec::new() };
+        for entry in &root.volume_groups {
+            let gives = |volume: &VolumeEntry| {
+                less::is_swap(volume) && planner.left_empty(volume).is_none()
+            };
+            let group = SavedGroup::new(root, entry, &request.left_out, &gives)?;
+            planner.groups.push(group);
+        }
+        Ok(planner)
+    }
+
+    /// Why a volume gets its place and no data, where that is so.
+    pub(super) fn left_empty(&self, volume: &VolumeEntry) -> Option<String> {
+        if volume.state == EXCLUDED {
+            return Some("it was excluded when it was saved".to_owned());
+        }
+        // Boot code goes with the table.
+        let boot_code = volume.kind == "gap" && volume.offset.is_zero();
+        let only = self.only.as_ref().filter(|_| !volume.is_container && !boot_code)?;
+        (!only.contains(volume.id.as_str())).then(|| "it is not among those to restore".to_owned())
     }
 
     pub(super) fn volumes_on(&self, slot: &str) -> impl Iterator<Item = (usize, &'a VolumeEntry)> {
@@ -59,19 +98,25 @@ impl<'a> Planner<'a> {
     pub(super) fn target(&self, index: usize, plan: &mut RestorePlan) -> Result<()> {
         let Some(target) = self.request.targets.get(index) else { return Ok(()) };
         let disk = self.root.disks.iter().find(|disk| disk.id == target.slot);
-        let table = disk.and_then(|disk| Some((disk, disk.table.as_ref()?)));
-        let Some((disk, table)) = table else {
+        let table = disk.map(|disk| Ok((disk, self.table(disk)?))).transpose()?;
+        let Some((disk, Some(table))) = table else {
             plan.tables.push(None);
             return self.bare(index, target, plan);
         };
-        let table: Table = serde_json::from_value(table.clone()).map_err(|error| {
-            Error::corrupt("partition table", Bytes::ZERO, "a table of the root", error.to_string())
-        })?;
-        table.check(disk.size, disk.sector_size).map_err(|error| error.on(&disk.id))?;
         let places = self.partitions(&Move::new(target, disk, &table), plan)?;
         self.place_volumes(index, target, &table, &places, plan)?;
         plan.tables.push(Some(table.moved(target.size, target.sector_size, &places)?));
         Ok(())
+    }
+
+    /// The partition table of a disk, where it has one.
+    pub(super) fn table(&self, disk: &DiskEntry) -> Result<Option<Table>> {
+        let Some(table) = &disk.table else { return Ok(None) };
+        let table: Table = serde_json::from_value(table.clone()).map_err(|error| {
+            Error::corrupt("partition table", Bytes::ZERO, "a table of the root", error.to_string())
+        })?;
+        table.check(disk.size, disk.sector_size).map_err(|error| error.on(&disk.id))?;
+        Ok(Some(table))
     }
 
     /// A filesystem or physical volume that fills its target.
@@ -81,13 +126,19 @@ impl<'a> Planner<'a> {
             return Err(contradiction(&target.slot, "one volume", "none or several"));
         };
         refuse::sector_size(volume, target)?;
-        let least = volume.size.min(volume.min_bytes);
+        let least = self.least_bare(volume, target.sector_size);
         if target.size < least {
-            return Err(refuse::too_small(target, &volume.id, least));
+            return Err(refuse::too_small(target, &self.largest(&target.slot), least));
         }
         let space = target.size.saturating_sub(volume.size);
+        let owed = self.owed(&volume.id, space);
+        let space = space.saturating_sub(owed);
         // Who restores one volume alone wants it to fill its target, also /boot and swap.
-        let member = Member { reserved: false, grain: target.sector_size, ..self.member(volume) };
+        let mut member =
+            Member { reserved: false, grain: target.sector_size, ..self.member(volume) };
+        if self.request.policy.base == Base::None && self.feeds_named_lv(&volume.id) {
+            member.asked = Some(Amount::Rest);
+        }
         let base = self.request.policy.base;
         let shares = growth::share(std::slice::from_ref(&member), base, space, None)?;
         let share = shares.first().copied().unwrap_or_default();
@@ -96,13 +147,14 @@ impl<'a> Planner<'a> {
         {
             plan.warnings.push(format!("{space} behind {} stay unused: {why}", volume.id));
         }
-        let to = volume.size.min(target.size).saturating_add(share);
+        let to = volume.size.min(target.size).saturating_add(owed).saturating_add(share);
         plan.volumes.push(VolumePlan {
             id: volume.id.clone(),
             from: volume.size,
             to,
             offset: Bytes::ZERO,
             place: Place::Target(index, Extent::first(to)),
+            empty: self.left_empty(volume),
             entry,
         });
         Ok(())
@@ -111,6 +163,7 @@ impl<'a> Planner<'a> {
     pub(super) fn member(&self, volume: &VolumeEntry) -> Member {
         let growable = match (&volume.growth, self.request.blocked.get(&volume.id)) {
             _ if volume.is_container => Ok(()),
+            _ if self.left_empty(volume).is_some() => Err("it is left empty".to_owned()),
             (_, Some(why)) => Err(why.clone()),
             (Some(_), None) => Ok(()),
             (None, None) => Err(match &volume.reason {
@@ -135,7 +188,7 @@ impl<'a> Planner<'a> {
     pub(super) fn finish(&self, plan: &mut RestorePlan) -> Result<()> {
         for volume in &plan.volumes {
             let Some(entry) = self.root.volumes.get(volume.entry) else { continue };
-            if entry.is_container {
+            if entry.is_container || volume.empty.is_some() {
                 continue;
             }
             plan.writes = plan.writes.saturating_add(entry.used_bytes);
@@ -162,6 +215,7 @@ impl<'a> Planner<'a> {
                 return Err(Error::refused(format!("{name} is not restored, so it cannot grow")));
             }
         }
+        self.tell(plan);
         Ok(())
     }
 }

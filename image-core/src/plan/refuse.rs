@@ -2,7 +2,7 @@
 
 use super::restore::Target;
 use crate::error::{Error, Result};
-use crate::image::manifest::VolumeEntry;
+use crate::image::manifest::{EXCLUDED, VolumeEntry};
 use crate::units::Bytes;
 
 /// Refuses a filesystem on sectors that are larger than it can live with.
@@ -31,4 +31,21 @@ pub fn too_small(target: &Target, id: &str, least: Bytes) -> Error {
         target.size,
         least.get()
     ))
+}
+
+/// Refuses to restore the data of a volume that has none of its own, or none in the image.
+///
+/// # Errors
+/// [`Error::Refused`] naming the volume.
+pub fn without_data(volume: &VolumeEntry) -> Result<()> {
+    let id = &volume.id;
+    if volume.is_container {
+        return Err(Error::refused(format!(
+            "{id} only holds other volumes; restore those, or the whole disk"
+        )));
+    }
+    if volume.state == EXCLUDED {
+        return Err(Error::refused(format!("{id} was excluded when it was saved")));
+    }
+    Ok(())
 }

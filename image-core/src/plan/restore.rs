@@ -36,8 +36,13 @@ pub struct Target {
 /// What the user asked for.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Request {
-    /// One for each disk and loose volume of the image.
+    /// One for each disk and loose volume of the image that is not left out.
     pub targets: Vec<Target>,
+    /// Disks that are left out: they hold nothing but physical volumes, and what lay there follows on the
+    /// others of the volume group.
+    pub left_out: Vec<String>,
+    /// The volumes that get their data, as typed; all of them where none is named.
+    pub only: Vec<String>,
     /// Who grows.
     pub policy: Policy,
     /// New identifiers, where they are wanted.
@@ -66,6 +71,9 @@ pub struct VolumePlan {
     pub to: Bytes,
     /// Where it starts in its container on the target.
     pub offset: Bytes,
+    /// Why it gets its place and no data, where that is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub empty: Option<String>,
     /// Where it lies.
     #[serde(skip)]
     pub place: Place,
@@ -116,7 +124,7 @@ pub struct PvPlan {
 pub struct RestorePlan {
     /// What is overwritten.
     pub targets: Vec<Target>,
-    /// Every volume of the image.
+    /// Every volume of the image but those of disks that are left out.
     pub volumes: Vec<VolumePlan>,
     /// Bytes of data that are written, at most.
     pub writes: Bytes,
@@ -126,6 +134,8 @@ pub struct RestorePlan {
     pub new_ids: Vec<NewId>,
     /// Programs that this needs.
     pub tools: Vec<String>,
+    /// What is not as it was, in words: what shrinks, lies elsewhere, is left empty.
+    pub notes: Vec<String>,
     /// What the user should know before agreeing.
     pub warnings: Vec<String>,
     /// The new partition table of each target.
@@ -149,6 +159,7 @@ pub fn plan(root: &Root, request: &Request) -> Result<RestorePlan> {
         grow: Vec::new(),
         new_ids: Vec::new(),
         tools: Vec::new(),
+        notes: Vec::new(),
         warnings: Vec::new(),
         tables: Vec::new(),
         groups: Vec::new(),
@@ -156,10 +167,10 @@ pub fn plan(root: &Root, request: &Request) -> Result<RestorePlan> {
     for index in 0..request.targets.len() {
         planner.target(index, &mut plan)?;
     }
-    for group in &root.volume_groups {
+    for group in &planner.groups {
         planner.group(group, &mut plan)?;
     }
-    whole::check(root, &plan)?;
+    whole::check(root, &request.left_out, &plan)?;
     planner.finish(&mut plan)?;
     if let Some(renewal) = &request.renewal {
         identity::renew(root, renewal, &mut plan)?;
@@ -194,24 +205,10 @@ pub fn slots(root: &Root) -> Vec<&str> {
     disks.chain(loose).collect()
 }
 
-/// The smallest target for a disk or loose volume of the image, and the volume that sets it.
+/// The smallest target for a disk or loose volume of the image on which it can be planned, and the volume
+/// that sets it: the largest one that does not shrink.
 pub fn min_target(root: &Root, slot: &str) -> (Bytes, Option<String>) {
-    let Some(disk) = root.disks.iter().find(|disk| disk.id == slot) else {
-        let loose = root.volumes.iter().find(|volume| volume.id == slot);
-        return loose.map_or((Bytes::ZERO, None), |v| (v.min_bytes, Some(v.id.clone())));
-    };
-    let table: Option<Table> =
-        disk.table.as_ref().and_then(|table| serde_json::from_value(table.clone()).ok());
-    let usable = table.as_ref().map_or(disk.size, |t| t.usable_end(disk.size, disk.sector_size));
-    let end = |volume: &VolumeEntry| match volume.kind.as_str() {
-        "disk" if !volume.is_container => volume.min_bytes,
-        // What a gap has behind the usable space is the table's own.
-        "gap" => volume.offset.saturating_add(volume.size).min(usable),
-        _ => volume.offset.saturating_add(volume.size),
-    };
-    let volumes = root.volumes.iter().filter(|volume| volume.disk.as_deref() == Some(slot));
-    let last = volumes.max_by_key(|volume| end(volume));
-    let tail = table.map_or(Bytes::ZERO, |table| table.tail_bytes(disk.sector_size));
-    let id = last.map(|volume| volume.id.clone());
-    (last.map_or(Bytes::ZERO, end).saturating_add(tail), id)
+    let request = Request::default();
+    let least = Planner::of(root, &request).and_then(|planner| planner.least(slot));
+    least.map_or((Bytes::ZERO, None), |(least, by)| (least, Some(by)))
 }

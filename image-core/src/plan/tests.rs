@@ -15,17 +15,23 @@ use crate::lvm::model::VgStamp;
 use crate::lvm::sample;
 use crate::units::Bytes;
 
-const SIZE: u64 = 64;
-const SECTOR: Bytes = Bytes::new(512);
+pub(super) const SIZE: u64 = 64;
+pub(super) const SECTOR: Bytes = Bytes::new(512);
 
-fn disk(id: &str, mib: u64, table: Option<&Table>) -> DiskEntry {
+pub(super) fn disk(id: &str, mib: u64, table: Option<&Table>) -> DiskEntry {
     let table = table.map(|table| serde_json::to_value(table).unwrap());
     let disk = json!({"id": id, "path": "/dev/x", "size": Bytes::mib(mib), "sector_size": 512,
         "table": table});
     serde_json::from_value(disk).unwrap()
 }
 
-fn entry(id: &str, disk: Option<&str>, kind: &str, content: &str, at: Extent) -> VolumeEntry {
+pub(super) fn entry(
+    id: &str,
+    disk: Option<&str>,
+    kind: &str,
+    content: &str,
+    at: Extent,
+) -> VolumeEntry {
     let growth = match content {
         "ext4" => Some("resize2fs"),
         "xfs" => Some("xfsgrowfs"),
@@ -39,12 +45,12 @@ fn entry(id: &str, disk: Option<&str>, kind: &str, content: &str, at: Extent) ->
     serde_json::from_value(entry).unwrap()
 }
 
-fn mib(from: u64, to: u64) -> Extent {
+pub(super) fn mib(from: u64, to: u64) -> Extent {
     Extent::new(Bytes::mib(from), Bytes::mib(to))
 }
 
 /// A root of one disk with this table, a volume of this content in each partition that has one.
-fn root_of(table: &Table, contents: &[(u32, &str)]) -> Root {
+pub(super) fn root_of(table: &Table, contents: &[(u32, &str)]) -> Root {
     let mut root = Root::empty("test");
     root.disks.push(disk("d0", SIZE, Some(table)));
     root.volumes.push(entry("d0:gap0", Some("d0"), "gap", "raw", mib(0, 1)));
@@ -58,7 +64,7 @@ fn root_of(table: &Table, contents: &[(u32, &str)]) -> Root {
 }
 
 /// ESP, ext4, swap, with 3 MiB free before the swap and 13 behind it.
-fn gpt() -> (Table, Root) {
+pub(super) fn gpt() -> (Table, Root) {
     let list = [wanted(1, 1, 4), wanted(2, 5, 20), wanted(3, 28, 22)];
     let bytes = gpt_bytes(Bytes::mib(SIZE), SECTOR, 128, &list);
     let table = read_table(&Memory::new(bytes));
@@ -67,17 +73,17 @@ fn gpt() -> (Table, Root) {
 }
 
 /// Two primary partitions and two logical ones, each a MiB behind its EBR.
-fn mbr() -> (Table, Root) {
+pub(super) fn mbr() -> (Table, Root) {
     let primary = [(1, 0x07, 1, 4), (2, 0x83, 5, 10)];
     let table = mbr_table(&primary, &[(0x83, 16, 10), (0x83, 27, 20)]);
     let root = root_of(&table, &[(1, "ntfs"), (2, "ext4"), (5, "ext4"), (6, "xfs")]);
     (table, root)
 }
 
-type Lvs<'a> = &'a [(&'a str, Vec<sample::Segment>)];
+pub(super) type Lvs<'a> = &'a [(&'a str, Vec<sample::Segment>)];
 
 /// A volume group with extents of 1 MiB over whole disks of `sizes` extents behind 1 MiB.
-fn group(sizes: &[u64], lvs: Lvs<'_>) -> Root {
+pub(super) fn group(sizes: &[u64], lvs: Lvs<'_>) -> Root {
     let mut root = Root::empty("test");
     let text = sample::text(2048, sizes, lvs);
     let vg = sample::vg(2048, sizes, lvs);
@@ -104,7 +110,7 @@ fn group(sizes: &[u64], lvs: Lvs<'_>) -> Root {
     root
 }
 
-fn request(root: &Root, mib: &[u64], grow: &[&str]) -> Request {
+pub(super) fn request(root: &Root, mib: &[u64], grow: &[&str]) -> Request {
     let mut policy = Policy::default();
     grow.iter().filter(|wish| **wish != "use-free").for_each(|wish| policy.add(wish).unwrap());
     policy.use_free = grow.contains(&"use-free");
@@ -119,11 +125,11 @@ fn request(root: &Root, mib: &[u64], grow: &[&str]) -> Request {
     Request { targets, policy, ..Request::default() }
 }
 
-fn planned(root: &Root, mib: &[u64], grow: &[&str]) -> Result<RestorePlan> {
+pub(super) fn planned(root: &Root, mib: &[u64], grow: &[&str]) -> Result<RestorePlan> {
     plan(root, &request(root, mib, grow))
 }
 
-fn refusal(root: &Root, mib: &[u64], grow: &[&str]) -> String {
+pub(super) fn refusal(root: &Root, mib: &[u64], grow: &[&str]) -> String {
     match planned(root, mib, grow) {
         Err(Error::Refused(why)) => why,
         other => panic!("not refused: {other:?}"),
@@ -131,13 +137,13 @@ fn refusal(root: &Root, mib: &[u64], grow: &[&str]) -> String {
 }
 
 /// Start and size of a volume in MiB.
-fn at(plan: &RestorePlan, id: &str) -> (u64, u64) {
+pub(super) fn at(plan: &RestorePlan, id: &str) -> (u64, u64) {
     let volume = plan.volumes.iter().find(|volume| volume.id == id).unwrap();
     assert!(volume.offset.is_aligned(Bytes::MIB) && volume.to.is_aligned(Bytes::MIB), "{volume:?}");
     (volume.offset.units(Bytes::MIB), volume.to.units(Bytes::MIB))
 }
 
-fn sizes(plan: &RestorePlan) -> Vec<u64> {
+pub(super) fn sizes(plan: &RestorePlan) -> Vec<u64> {
     let lvs = plan.volumes.iter().filter(|volume| matches!(volume.place, Place::Lv(..)));
     lvs.map(|volume| volume.to.units(Bytes::MIB)).collect()
 }
@@ -230,21 +236,23 @@ fn a_gap_behind_the_last_partition_keeps_its_place_behind_it() {
         assert_eq!(at(&plan, "d0:3"), swap);
         assert_eq!(at(&plan, "d0:gap2"), (swap.0 + swap.1, 14));
     }
-    assert_eq!(min_target(&root, "d0"), (Bytes::mib(SIZE), Some("d0:gap2".to_owned())));
-    let why = refusal(&root, &[SIZE - 2], &[]);
-    assert!(why.contains("needs a target of 64 MiB"), "{why}");
+    assert_eq!(min_target(&root, "d0"), (Bytes::mib(SIZE - 3), Some("d0:3".to_owned())));
+    let plan = planned(&root, &[SIZE - 3], &[]).unwrap();
+    assert_eq!((at(&plan, "d0:3"), at(&plan, "d0:gap2")), ((25, 22), (47, 14)));
+    let why = refusal(&root, &[SIZE - 4], &[]);
+    assert!(why.contains("needs a target of 61 MiB"), "{why}");
 }
 
 #[test]
 fn what_does_not_fit_is_named() {
     let (_, root) = gpt();
     let (least, by) = min_target(&root, "d0");
-    assert_eq!((least, by.as_deref()), (Bytes::mib(50) + Bytes::new(33 * 512), Some("d0:3")));
-    let why = refusal(&root, &[50], &[]);
+    assert_eq!((least, by.as_deref()), (Bytes::mib(47) + Bytes::new(33 * 512), Some("d0:3")));
+    let why = refusal(&root, &[47], &[]);
     assert!(
         why.starts_with("target is too small")
             && why.contains("d0:3 needs a target of")
-            && why.contains("52445696 bytes"),
+            && why.contains("49299968 bytes"),
         "{why}"
     );
     assert!(planned(&root, &[51], &[]).is_ok());
@@ -302,8 +310,8 @@ fn the_volume_that_holds_the_root_grows_in_a_group() {
     assert_eq!(grown(&root, &[]), [4, 35, 2]);
     let why = refusal(&root, &[11, 41], &["vg/root=+31MiB"]);
     assert!(why.contains("only 30 MiB of new space"), "{why}");
-    let why = refusal(&root, &[11, 10], &[]);
-    assert!(why.contains("d1 needs a target of 11 MiB (11534336 bytes)"), "{why}");
+    let why = refusal(&root, &[11, 5], &[]);
+    assert!(why.contains("vg/data needs a target of 6 MiB (6291456 bytes)"), "{why}");
 }
 
 #[test]

@@ -8,14 +8,14 @@ use super::planner::contradiction;
 use super::restore::{Place, RestorePlan, VolumePlan};
 use crate::error::Result;
 use crate::extent::Extent;
-use crate::image::manifest::Root;
+use crate::image::manifest::{Root, VolumeEntry};
 
-/// Checks `plan`, made of `root`.
+/// Checks `plan`, made of `root` without the disks `left_out`.
 ///
 /// # Errors
 /// [`crate::error::Error::Corrupt`] naming the volume.
-pub(super) fn check(root: &Root, plan: &RestorePlan) -> Result<()> {
-    each_once(root, plan)?;
+pub(super) fn check(root: &Root, left_out: &[String], plan: &RestorePlan) -> Result<()> {
+    each_once(root, left_out, plan)?;
     containers_are_pvs(root, plan)?;
     for target in 0..plan.targets.len() {
         apart(plan, target)?;
@@ -23,12 +23,16 @@ pub(super) fn check(root: &Root, plan: &RestorePlan) -> Result<()> {
     Ok(())
 }
 
-fn each_once(root: &Root, plan: &RestorePlan) -> Result<()> {
+fn each_once(root: &Root, left_out: &[String], plan: &RestorePlan) -> Result<()> {
     let mut seen = BTreeSet::new();
     if let Some(twice) = plan.volumes.iter().find(|volume| !seen.insert(volume.entry)) {
         return Err(contradiction(&twice.id, "one place", "several"));
     }
-    match (0..).zip(&root.volumes).find(|(at, _)| !seen.contains(at)) {
+    let missing = |(at, volume): &(usize, &VolumeEntry)| {
+        let left_out = volume.disk.as_ref().is_some_and(|disk| left_out.contains(disk));
+        !seen.contains(at) && !left_out
+    };
+    match (0..).zip(&root.volumes).find(missing) {
         Some((_, volume)) => {
             Err(contradiction(&volume.id, "a place on a disk or in a volume group", "none"))
         }

@@ -182,7 +182,7 @@ impl<'a> Restore<'a> {
 
     fn run(mut self, report: &dyn Report) -> Result<Restored> {
         let (boot, data): (Vec<usize>, Vec<usize>) = (0..self.job.plan.volumes.len())
-            .filter(|at| self.entry(*at).is_some_and(|entry| !entry.is_container))
+            .filter(|at| self.has_data(*at))
             .partition(|at| self.is_boot_code(*at));
         self.wipe(report)?;
         report.stage(Stage::Write, Some(self.used(&data)));
@@ -226,6 +226,12 @@ impl<'a> Restore<'a> {
 
     fn entry(&self, at: usize) -> Option<&'a VolumeEntry> {
         self.job.root.volumes.get(self.volume(at)?.entry)
+    }
+
+    /// Whether bytes of the image belong on the volume.
+    fn has_data(&self, at: usize) -> bool {
+        let empty = self.volume(at).is_none_or(|volume| volume.empty.is_some());
+        !empty && self.entry(at).is_some_and(|entry| !entry.is_container)
     }
 
     /// Whether the volume is the space before the first partition.

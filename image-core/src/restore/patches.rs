@@ -25,7 +25,7 @@ pub(super) fn of(job: &Job<'_>, volume: &VolumePlan) -> Result<(Vec<Patch>, Vec<
         "vfat" => moved(job, volume, entry).is_some() || renamed.is_some(),
         _ => false,
     };
-    if !changed {
+    if volume.empty.is_some() || !changed {
         return Ok(Default::default());
     }
     let (saved, damage) = job.windows.first(volume.entry)?;

@@ -6,6 +6,7 @@
 //!
 //! - [`carriers`]: who else carries the same identifiers.
 //! - [`glance`]: the same in a moment, without used bytes.
+//! - `exclude`: what the user does not want.
 //! - [`model`]: the values. - [`content`]: what one volume contains. - [`gaps`]: the space between
 //!   partitions. - [`groups`]: physical volumes, volume groups, logical volumes.
 
@@ -14,18 +15,20 @@ use std::sync::Arc;
 
 pub mod carriers;
 pub mod content;
+mod exclude;
 pub mod gaps;
 pub mod glance;
 pub mod groups;
 pub mod model;
 
+pub use exclude::exclude;
+
 use crate::disk::table::PartitionRole;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
+use crate::io::Source;
 use crate::io::window::Window;
-use crate::io::{BlockSource, Source};
 use crate::report::{Report, Stage};
-use crate::units::Bytes;
 use model::{Kind, Slot, Survey, Volume};
 
 /// One thing to look at, opened for reading.
@@ -177,23 +180,6 @@ fn sort(survey: &mut Survey) {
         let key = |volume: &Volume| (volume.slot.is_none(), volume.slot, volume.extent.start);
         key(a).cmp(&key(b)).then_with(|| a.id.cmp(&b.id))
     });
-}
-
-/// The smallest disk that the disk `slot` could be restored to, and the id of the volume that sets it.
-pub fn min_target(survey: &Survey, slot: usize) -> (Bytes, Option<String>) {
-    let Some(disk) = survey.slots.get(slot) else { return (Bytes::ZERO, None) };
-    let (size, sector) = (disk.source.size(), disk.source.sector_size());
-    let usable = disk.table.as_ref().map_or(size, |table| table.usable_end(size, sector));
-    let end = |volume: &&Volume| match volume.kind {
-        Kind::Disk | Kind::Lv => volume.min_bytes(),
-        Kind::Partition => volume.extent.end,
-        // What a gap has behind the usable space is the table's own.
-        Kind::Gap => volume.extent.end.min(usable),
-    };
-    let volumes = survey.volumes.iter().filter(|volume| volume.slot == Some(slot));
-    let last = volumes.max_by_key(end);
-    let table = disk.table.as_ref().map_or(Bytes::ZERO, |table| table.tail_bytes(sector));
-    (last.as_ref().map_or(Bytes::ZERO, end).saturating_add(table), last.map(|v| v.id.clone()))
 }
 
 #[cfg(test)]

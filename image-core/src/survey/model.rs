@@ -73,6 +73,8 @@ pub enum Coverage {
     Mapped(ExtentSet),
     /// All of it.
     Whole,
+    /// None: the user excluded it.
+    Excluded,
     /// A container: only its first bytes, for rescue; what it contains is volumes of their own.
     Head(ExtentSet),
 }
@@ -172,12 +174,18 @@ impl Volume {
         match &self.coverage {
             Coverage::Mapped(used) | Coverage::Head(used) => used.clone(),
             Coverage::Whole => Extent::first(self.size()).into(),
+            Coverage::Excluded => ExtentSet::default(),
         }
     }
 
     /// The smallest volume that holds it.
     pub fn min_bytes(&self) -> Bytes {
         self.needs.as_ref().map_or(self.size(), |needs| needs.min_bytes)
+    }
+
+    /// Whether the user excluded it: its place is saved, its bytes are not.
+    pub fn is_excluded(&self) -> bool {
+        self.coverage == Coverage::Excluded
     }
 
     /// The reason for a raw copy, where it is one.

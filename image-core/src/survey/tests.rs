@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::model::{Coverage, Survey, Volume};
-use super::{Input, Wishes, min_target, survey};
+use super::{Input, Wishes, survey};
 use crate::disk::fixtures::{gpt_bytes, wanted};
 use crate::error::{Error, Result};
 use crate::exec::real::Machine;
@@ -12,8 +12,15 @@ use crate::fs::State;
 use crate::io::memory::Memory;
 use crate::lvm::write::pv_image;
 use crate::lvm::{model::Vg, sample};
+use crate::plan::restore;
 use crate::report::Quiet;
+use crate::save;
 use crate::units::Bytes;
+
+/// The smallest target for the only disk.
+fn least(survey: &Survey) -> (Bytes, Option<String>) {
+    restore::min_target(&save::outline(survey).unwrap(), "d0")
+}
 
 const MIB: usize = 1 << 20;
 const SECTOR: Bytes = Bytes::new(512);
@@ -96,7 +103,7 @@ fn a_proven_map_is_all_that_is_read_of_a_filesystem() {
     assert_eq!(raw(&survey, "d0:2"), ("raw".into(), "its content is not known".into()));
     assert_eq!(ids(&survey), ["d0:gap0", "d0:1", "d0:2"]);
     let tail = Bytes::new(33 * 512);
-    assert_eq!(min_target(&survey, 0), (Bytes::mib(5) + tail, Some("d0:2".to_owned())));
+    assert_eq!(least(&survey), (Bytes::mib(5) + tail, Some("d0:2".to_owned())));
 }
 
 #[test]
@@ -176,7 +183,7 @@ fn bare_disks_are_volumes_and_old_tables_under_them_are_none() {
     assert_eq!(find(&survey, "d0").content, "ext4");
     let survey = one(pv(2));
     assert_eq!(ids(&survey), ["d0", "vg/root"]);
-    assert_eq!(min_target(&survey, 0), (Bytes::mib(3), Some("d0".to_owned())));
+    assert_eq!(least(&survey), (Bytes::mib(3), Some("vg/root".to_owned())));
 }
 
 #[test]
@@ -210,7 +217,7 @@ fn gaps_with_content_are_saved_and_large_ones_are_named() {
     assert_eq!(ids(&surveyed(vec![bytes.clone()], all).unwrap()).len(), 6);
     bytes[23 * MIB] = 1;
     let survey = one(bytes);
-    assert_eq!(min_target(&survey, 0), (Bytes::mib(24), Some("d0:gap3".to_owned())));
+    assert_eq!(least(&survey), (Bytes::mib(7), Some("d0:gap3".to_owned())));
 
     let survey = one(gpt_bytes(Bytes::mib(4), SECTOR, 128, &[]));
     assert_eq!(find(&survey, "d0:gap0").size(), Bytes::MIB);
