@@ -108,6 +108,10 @@ impl Windows for Source<'_> {
         })
     }
 
+    fn used(&self, volume: usize, places: &ExtentSet) -> Result<ExtentSet> {
+        Ok(self.volume(volume).map_or_else(ExtentSet::new, |(_, used)| used.intersect(places)))
+    }
+
     fn first(&self, volume: usize) -> Result<(Vec<u8>, Vec<Damage>)> {
         let Some((from, used)) = self.volume(volume) else { return Ok(Default::default()) };
         let used: Vec<Extent> = used.within(Extent::first(WINDOW.min(from.size()))).collect();

@@ -56,6 +56,8 @@ pub trait Report: Sync {
     fn advance(&self, bytes: Bytes);
     /// Something the user should read; work goes on.
     fn warning(&self, message: &str);
+    /// Something the user should know, and need not worry about.
+    fn note(&self, _message: &str) {}
     /// Whether the user asked to stop.
     fn interrupted(&self) -> bool {
         false

@@ -55,6 +55,12 @@ pub struct Onto {
     /// Read back what was written
     #[arg(long, value_enum, default_value_t = ReadBack::Full, value_name = "HOW")]
     pub verify: ReadBack,
+    /// Look at each piece of the targets first, and write only what differs
+    #[arg(long, conflicts_with = "unused")]
+    pub only_changed: bool,
+    /// Start over where this restore was interrupted before, instead of going on
+    #[arg(long)]
+    pub fresh: bool,
     /// Confirm a target in advance, repeatable: its serial or WWN, or its path
     /// where it has neither
     #[arg(long, value_name = "X")]

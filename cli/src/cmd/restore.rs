@@ -134,11 +134,7 @@ pub fn onto(
     }
     progress.finish();
     target::confirm(&candidates, &args.confirm)?;
-    let mut targets = Vec::new();
-    for (candidate, target) in candidates.iter().zip(&plan.targets) {
-        let device = candidate.claim(target.size, target.sector_size, origin.repository)?;
-        targets.push(Arc::new(device) as Arc<dyn Medium>);
-    }
+    let targets = claim(&candidates, &plan, origin.repository)?;
     let job = Job {
         windows: origin.windows,
         root,
@@ -146,6 +142,8 @@ pub fn onto(
         targets,
         unused: args.unused.into(),
         read_back: args.verify.into(),
+        only_changed: args.only_changed,
+        fresh: args.fresh,
         runner: &Machine,
         server: Call::new(
             std::env::current_exe().context("cannot find this program itself")?,
@@ -154,7 +152,10 @@ pub fn onto(
     };
     let restored = restore::restore(&job, progress).map_err(|error| match error {
         // Refused before anything was written.
-        Error::Refused(_) => anyhow::Error::new(error),
+        Error::Refused(_) => {
+            remove_new(&plan);
+            anyhow::Error::new(error)
+        }
         _ => unfinished(origin.verb, &plan, error),
     })?;
     progress.finish();
@@ -162,10 +163,48 @@ pub fn onto(
     Ok(exit(root, &restored))
 }
 
+/// Opens all targets for writing, or leaves none behind that was made for it.
+fn claim(
+    candidates: &[Candidate],
+    plan: &RestorePlan,
+    repository: Option<&Path>,
+) -> Result<Vec<Arc<dyn Medium>>, Error> {
+    let mut targets = Vec::new();
+    let mut made = Vec::new();
+    for (candidate, target) in candidates.iter().zip(&plan.targets) {
+        match candidate.claim(target.size, target.sector_size, repository) {
+            Ok(device) => targets.push(Arc::new(device) as Arc<dyn Medium>),
+            Err(error) => {
+                remove(&made);
+                return Err(error);
+            }
+        }
+        made.extend(target.creates.then_some(&target.path));
+    }
+    Ok(targets)
+}
+
+/// Removes the target files that were made for a restore which wrote nothing to them.
+fn remove_new(plan: &RestorePlan) {
+    let made: Vec<&PathBuf> =
+        plan.targets.iter().filter(|target| target.creates).map(|target| &target.path).collect();
+    remove(&made);
+}
+
+fn remove(files: &[&PathBuf]) {
+    for file in files {
+        // What led here is what the user has to know.
+        drop(std::fs::remove_file(file));
+    }
+}
+
 /// What a restore that did not end leaves behind, said before the reason.
 fn unfinished(verb: &str, plan: &RestorePlan, error: Error) -> anyhow::Error {
     let paths: Vec<String> = plan.targets.iter().map(|t| t.path.display().to_string()).collect();
-    let left = format!("the {verb} did not end, and {} cannot be used", paths.join(", "));
+    let left = format!(
+        "the {verb} did not end, and {} cannot be used; run it again, and it goes on from there",
+        paths.join(", ")
+    );
     anyhow::Error::new(error).context(left)
 }
 
@@ -191,6 +230,7 @@ fn tell(
         let damaged = output::damage::objects(&restored.damaged);
         let mut object = json!({"targets": targets,
             "written_bytes": restored.written, "skipped_bytes": restored.skipped,
+            "continued": restored.continued,
             "grown": restored.grown, "verified": restored.verified, "damaged": damaged,
             "steps": restored.steps, "warnings": plan.warnings, "new_ids": plan.new_ids,
             "seconds": seconds});

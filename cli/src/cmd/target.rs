@@ -14,6 +14,7 @@ use image_core::io::Source;
 use image_core::io::device::Device;
 use image_core::io::identity::DeviceIdentity;
 use image_core::io::window::Window;
+use image_core::restore;
 use image_core::units::Bytes;
 
 use crate::output;
@@ -104,6 +105,9 @@ impl Candidate {
 /// What a person would miss: partitions and filesystems, by their signatures.
 fn contents(device: Arc<Device>) -> anyhow::Result<Vec<String>> {
     let mut lines = Vec::new();
+    if let Some(interrupted) = restore::before(&(Arc::clone(&device) as Source))?.interrupted {
+        lines.push(format!("a restore that was interrupted at {}", interrupted.at));
+    }
     let partitions = match table::read(&device) {
         Ok(Some(found)) => found.table.partitions().to_vec(),
         Ok(None) => Vec::new(),

@@ -21,6 +21,7 @@ pub struct Progress {
     /// Counts the bytes and knows the rate; on the screen only where a bar was asked for.
     bar: ProgressBar,
     lines: Option<Lines>,
+    quiet: bool,
     interrupted: Arc<AtomicBool>,
 }
 
@@ -64,7 +65,7 @@ impl Progress {
             ProgressKind::Jsonl => Some(Lines::new(&bar, true, global)),
             _ => None,
         };
-        Self { bar, lines, interrupted }
+        Self { bar, lines, quiet: global.quiet, interrupted }
     }
 
     /// Takes the bar off the screen, before a question or a result; the next stage brings it back.
@@ -245,6 +246,12 @@ impl Report for Progress {
 
     fn advance(&self, bytes: Bytes) {
         self.bar.inc(bytes.get());
+    }
+
+    fn note(&self, message: &str) {
+        if !self.quiet {
+            self.talk(message);
+        }
     }
 
     fn warning(&self, message: &str) {

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -335,6 +335,15 @@ impl BlockSink for Device {
 impl Medium for Device {
     fn direct(&self) -> Result<Source> {
         Ok(Arc::new(self.reopen_direct()?))
+    }
+    fn hardware(&self) -> Result<String> {
+        let DeviceIdentity { model, serial, wwn, .. } = self.identity()?;
+        Ok(format!("{model:?} {serial:?} {wwn:?}"))
+    }
+    /// proc(5): opening it opens what the descriptor refers to. As long as a device is open, no other one
+    /// gets its number.
+    fn node(&self) -> Option<PathBuf> {
+        Some(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into())
     }
     /// Nothing to do for a file, or for a device on which the kernel looks for no partitions (a partition,
     /// a loop device without `-P`): `EINVAL`.

@@ -1,5 +1,6 @@
 //! Something with a size that bytes are written to.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Source;
@@ -52,6 +53,20 @@ pub trait Medium: BlockSink {
     /// # Errors
     /// [`crate::error::Error::Io`].
     fn direct(&self) -> Result<Source>;
+
+    /// What a person could read off its label: model, serial number; nothing where nothing is known.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Io`].
+    fn hardware(&self) -> Result<String> {
+        Ok(String::new())
+    }
+
+    /// A path by which other programs open this very thing, whatever stands at the path that it was opened
+    /// by; `None` where there is none.
+    fn node(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// Makes the kernel use the partition table that stands on it now.
     ///

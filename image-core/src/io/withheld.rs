@@ -15,8 +15,8 @@ pub struct Withheld {
 }
 
 struct Kept {
-    /// What is kept back of the target; nothing once it was released.
-    range: Extent,
+    /// What is kept back of the target; nothing once all of it was released.
+    held: ExtentSet,
     bytes: Vec<u8>,
     written: ExtentSet,
 }
@@ -26,21 +26,32 @@ impl Withheld {
     pub fn new(inner: Sink, length: Bytes) -> Self {
         let range = Extent::first(length.min(inner.size()));
         let bytes = vec![0; range.len().index().unwrap_or(0)];
-        Self { inner, kept: Mutex::new(Kept { range, bytes, written: ExtentSet::new() }) }
+        Self {
+            inner,
+            kept: Mutex::new(Kept { held: range.into(), bytes, written: ExtentSet::new() }),
+        }
     }
 
-    /// Writes what was kept back; nothing is kept back any more.
+    /// Writes what was kept back; only what falls into `later` is still kept back.
     ///
     /// # Errors
     /// As [`BlockSink::write_at`]; then everything is still kept back.
-    pub fn release(&self) -> Result<()> {
+    pub fn release_but(&self, later: &ExtentSet) -> Result<()> {
         let mut kept = self.lock();
-        for extent in kept.written.iter() {
+        for extent in kept.written.subtract(later).iter() {
             self.inner.write_at(extent.start, part(&kept.bytes, extent)?)?;
         }
-        let nothing = Extent::first(Bytes::ZERO);
-        *kept = Kept { range: nothing, bytes: Vec::new(), written: ExtentSet::new() };
+        kept.held = kept.held.intersect(later);
+        kept.written = kept.written.intersect(later);
         Ok(())
+    }
+
+    /// Writes all that is kept back.
+    ///
+    /// # Errors
+    /// As [`Withheld::release_but`].
+    pub fn release(&self) -> Result<()> {
+        self.release_but(&ExtentSet::new())
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -49,10 +60,9 @@ impl Withheld {
 }
 
 impl Kept {
-    /// The part of `range` that is kept back, and the part that is not.
-    fn split(&self, range: Extent) -> (Option<Extent>, Option<Extent>) {
-        let behind = Extent::new(self.range.end, Bytes::MAX);
-        (range.intersect(self.range), range.intersect(behind))
+    /// The parts of `range` that are kept back, and those that are not.
+    fn split(&self, range: Extent) -> (ExtentSet, ExtentSet) {
+        (self.held.within(range).collect(), self.held.missing_in(range))
     }
 }
 
@@ -84,10 +94,10 @@ impl BlockSink for Withheld {
         let range = Extent::new(offset, offset.saturating_add(Bytes::of(bytes)));
         let mut kept = self.lock();
         let (kept_back, through) = kept.split(range);
-        if let Some(extent) = through {
+        for extent in through.iter() {
             self.inner.write_at(extent.start, part(bytes, extent.relative_to(offset))?)?;
         }
-        if let Some(extent) = kept_back {
+        for extent in kept_back.iter() {
             let from = part(bytes, extent.relative_to(offset))?;
             part_mut(&mut kept.bytes, extent).copy_from_slice(from);
             kept.written.insert(extent);
@@ -97,8 +107,8 @@ impl BlockSink for Withheld {
     fn zero(&self, range: Extent) -> Result<()> {
         let mut kept = self.lock();
         let (kept_back, through) = kept.split(range);
-        through.map_or(Ok(()), |extent| self.inner.zero(extent))?;
-        if let Some(extent) = kept_back {
+        through.iter().try_for_each(|extent| self.inner.zero(extent))?;
+        for extent in kept_back.iter() {
             part_mut(&mut kept.bytes, extent).fill(0);
             kept.written.insert(extent);
         }
@@ -106,7 +116,7 @@ impl BlockSink for Withheld {
     }
     fn discard(&self, range: Extent) -> Result<()> {
         let through = self.lock().split(range).1;
-        through.map_or(Ok(()), |extent| self.inner.discard(extent))
+        through.iter().try_for_each(|extent| self.inner.discard(extent))
     }
     fn flush(&self) -> Result<()> {
         self.inner.flush()
@@ -174,7 +184,27 @@ mod tests {
         assert_eq!(now(1000, 100), [1; 100]);
         assert_eq!(now(9, 12), [9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
         withheld.write_at(Bytes::new(5), &[7]).unwrap();
+        assert_eq!(now(5, 1), [7]);
         assert_eq!((now(5, 1), preview.read(Bytes::new(5), 1).unwrap()), (vec![7], vec![7]));
+    }
+
+    #[test]
+    fn a_part_may_be_released_later() {
+        let target = Arc::new(Memory::new(vec![9; 4096]));
+        let withheld = Withheld::new(Arc::clone(&target) as _, Bytes::new(1024));
+        withheld.write_at(Bytes::ZERO, &[1; 500]).unwrap();
+        let later = Extent::new(Bytes::new(100), Bytes::new(700));
+        withheld.release_but(&later.into()).unwrap();
+        withheld.write_at(Bytes::new(600), &[2; 200]).unwrap();
+        let expected = |at: usize| match at {
+            0..100 => 1,
+            700..800 => 2,
+            _ => 9,
+        };
+        let now = || target.read(Bytes::ZERO, 4096).unwrap();
+        assert!(now().iter().enumerate().all(|(at, byte)| *byte == expected(at)));
+        withheld.release().unwrap();
+        assert_eq!((now()[499], now()[500], now()[650], now()[801]), (1, 9, 2, 9));
     }
 
     #[test]

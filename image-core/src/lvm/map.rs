@@ -151,7 +151,7 @@ impl LvMap {
     }
 
     /// The PVs' bytes that `range` lies on, in no order; rows of stripes are taken together.
-    fn spans(&self, range: Extent) -> impl Iterator<Item = (usize, Extent)> + '_ {
+    pub(crate) fn spans(&self, range: Extent) -> impl Iterator<Item = (usize, Extent)> + '_ {
         self.parts(range).flat_map(move |(run, part)| {
             let rows = run.rows_within(part);
             let edges = [Extent::new(part.start, rows.start), Extent::new(rows.end, part.end)];

@@ -12,6 +12,7 @@ use crate::repo::{Lost, Repository, WantSet};
 use crate::units::Bytes;
 
 /// One table segment, decoded.
+#[derive(Clone)]
 pub struct Segment {
     /// Its name.
     pub hash: Hash,
@@ -79,14 +80,13 @@ impl Segment {
         self.windows.iter().map(|(_, state)| used(state)).sum()
     }
 
-    /// Forgets all windows but the volume's first.
-    pub fn keep_first_window(&mut self) {
-        self.windows.retain(|(number, _)| *number == 0);
-        let first = self.windows.len();
-        self.wanted.retain(|_, windows| {
-            windows.retain(|at| *at < first);
-            !windows.is_empty()
-        });
+    /// Forgets all windows but those whose number within the volume is `wanted`.
+    pub fn retain(&mut self, wanted: impl Fn(u64) -> bool) {
+        let windows = std::mem::take(&mut self.windows);
+        self.wanted.clear();
+        for (number, state) in windows.into_iter().filter(|(number, _)| wanted(*number)) {
+            self.push(number, state);
+        }
     }
 
     /// The chunk `id` as lost, if its plain bytes are not as many as a window that needs it has data.

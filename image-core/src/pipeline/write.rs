@@ -1,5 +1,7 @@
 //! Puts the windows of a table segment onto a volume, and reads them back.
 
+use std::collections::HashSet;
+
 use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use serde::Serialize;
 
@@ -74,6 +76,9 @@ impl Damage {
     }
 }
 
+/// Is told the number of a window that is complete.
+pub type Written<'a> = &'a dyn Fn(u64) -> Result<()>;
+
 /// A volume and how it is written.
 pub struct Target<'a> {
     /// Its id, for messages.
@@ -89,16 +94,18 @@ impl Target<'_> {
         Bytes::new(self.window.get().saturating_mul(number))
     }
 
-    /// Writes one segment. Returns what could not be had; everything else is written.
+    /// Writes one segment, and tells `written` the number of each window of which nothing is missing any
+    /// more. Returns what could not be had; everything else is written.
     ///
     /// # Errors
-    /// [`Error::Io`] of the target, or of a repository that cannot be read at all.
+    /// [`Error::Io`] of the target, or of a repository that cannot be read at all; what `written` returns.
     pub fn write(
         &self,
         segment: &Segment,
         sink: &dyn BlockSink,
         feed: &mut dyn ChunkFeed,
         report: &dyn Report,
+        written: Written<'_>,
     ) -> Result<Vec<Damage>> {
         let zeros: ExtentSet = segment
             .windows
@@ -117,8 +124,14 @@ impl Target<'_> {
             sink.zero(extent)?;
             report.advance(extent.len());
         }
+        for (number, _) in segment.windows.iter().filter(|(_, state)| state.chunk.is_none()) {
+            written(*number)?;
+        }
         self.receive(segment, feed, report, &mut |id, plain| {
-            self.write_chunk(segment, id, plain, sink, report)
+            for number in self.write_chunk(segment, id, plain, sink, report)? {
+                written(number)?;
+            }
+            Ok(())
         })
     }
 
@@ -165,7 +178,8 @@ impl Target<'_> {
         plain: &[u8],
         sink: &dyn BlockSink,
         report: &dyn Report,
-    ) -> Result<()> {
+    ) -> Result<Vec<u64>> {
+        let mut numbers = Vec::new();
         for at in segment.wanted.get(id).into_iter().flatten() {
             let Some((number, state)) = segment.windows.get(*at) else { continue };
             let start = self.start(*number);
@@ -179,8 +193,9 @@ impl Target<'_> {
                 sink.write_at(patch.offset, &patch.bytes)?;
             }
             report.advance(state.plain_len());
+            numbers.push(*number);
         }
-        Ok(())
+        Ok(numbers)
     }
 
     fn unfed(&self, missing: usize) -> Error {
@@ -224,7 +239,9 @@ impl Target<'_> {
             |buffer, (at, (number, state))| {
                 if !sample || at % 100 == 0 || at == last {
                     report.checkpoint()?;
-                    self.compare(*number, state, source, buffer)?;
+                    if let Some(at) = self.difference(*number, state, source, buffer)? {
+                        return Err(self.differs(at));
+                    }
                 }
                 report.advance(state.plain_len() + state.zero.total() + state.unreadable.total());
                 Ok(())
@@ -232,31 +249,63 @@ impl Target<'_> {
         )
     }
 
-    fn compare(
+    /// Which windows of a segment, among those with a number that is `asked` for, `source` holds as they
+    /// would be written. One that cannot be read is none of them.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub fn present(
+        &self,
+        segment: &Segment,
+        source: &dyn BlockSource,
+        asked: &HashSet<u64>,
+        report: &dyn Report,
+    ) -> Result<HashSet<u64>> {
+        let window = self.window.index().unwrap_or(0);
+        let asked = segment.windows.par_iter().filter(|(number, _)| asked.contains(number));
+        let looked = asked.map_init(
+            || vec![0; window],
+            |buffer, (number, state)| {
+                report.checkpoint()?;
+                let same = match self.difference(*number, state, source, buffer) {
+                    Ok(found) => found.is_none(),
+                    Err(Error::Io { .. }) => false,
+                    Err(error) => return Err(error),
+                };
+                Ok(same.then_some(*number))
+            },
+        );
+        looked.filter_map(Result::transpose).collect()
+    }
+
+    /// Where `source` holds something else than would be written, if anywhere; of data the window's start.
+    fn difference(
         &self,
         number: u64,
         state: &WindowState,
         source: &dyn BlockSource,
         buffer: &mut [u8],
-    ) -> Result<()> {
+    ) -> Result<Option<Bytes>> {
         let start = self.start(number);
         let mut hasher = blake3::Hasher::new();
         for range in state.data.shifted(start).iter() {
             let part = self.read(source, range, buffer)?;
-            self.undo_patches(range, part)?;
+            if let Some(at) = self.undo_patches(range, part) {
+                return Ok(Some(at));
+            }
             hasher.update(part);
         }
         if state.chunk.is_some_and(|id| id.0 != *hasher.finalize().as_bytes()) {
-            return Err(self.differs(start));
+            return Ok(Some(start));
         }
         for range in state.zero.union(&state.unreadable).shifted(start).iter() {
             for allocated in source.allocated(range)?.iter() {
                 if !chunk::is_zero(self.read(source, allocated, buffer)?) {
-                    return Err(self.differs(allocated.start));
+                    return Ok(Some(allocated.start));
                 }
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Reads `range`, which lies within one window, to the start of `buffer`, which is as long as that.
@@ -272,18 +321,19 @@ impl Target<'_> {
         Ok(part)
     }
 
-    /// Puts the saved bytes back where a patch stands, after checking that the patch does.
-    fn undo_patches(&self, range: Extent, bytes: &mut [u8]) -> Result<()> {
+    /// Puts the saved bytes back where a patch stands, after checking that the patch does; where it does
+    /// not, if anywhere.
+    fn undo_patches(&self, range: Extent, bytes: &mut [u8]) -> Option<Bytes> {
         for patch in self.patches {
             let Some(common) = patch.extent().intersect(range) else { continue };
             let within = common.relative_to(patch.offset);
             let here = part_mut(bytes, common.relative_to(range.start));
             if here != part(&patch.bytes, within) {
-                return Err(self.differs(common.start));
+                return Some(common.start);
             }
             here.copy_from_slice(part(&patch.saved, within));
         }
-        Ok(())
+        None
     }
 
     fn differs(&self, offset: Bytes) -> Error {

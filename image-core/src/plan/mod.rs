@@ -7,12 +7,17 @@
 //! - `saved`: volume groups as they were. - `less`: targets that are smaller or fewer.
 //! - [`growth`]: who gets new space. - [`fit`]: where partitions lie on a disk of another size.
 //! - [`identity`]: new identifiers. - [`refuse`]: what would be unusable.
+//! - [`extents`]: which bytes a plan touches. - [`old`]: what was on a target before. - [`keep`]: what of it
+//!   stays.
 
+pub mod extents;
 pub mod fit;
 mod group;
 pub mod growth;
 pub mod identity;
+pub mod keep;
 mod less;
+pub mod old;
 mod partitions;
 mod planner;
 pub mod refuse;

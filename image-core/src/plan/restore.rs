@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::growth::Policy;
 use super::identity::{self, NewId, Renewal};
+use super::keep::Kept;
 use super::planner::Planner;
 use super::whole;
 use crate::disk::table::Table;
@@ -136,6 +137,8 @@ pub struct RestorePlan {
     pub tools: Vec<String>,
     /// What is not as it was, in words: what shrinks, lies elsewhere, is left empty.
     pub notes: Vec<String>,
+    /// Volumes of the targets that stay as they are.
+    pub kept: Vec<Kept>,
     /// What the user should know before agreeing.
     pub warnings: Vec<String>,
     /// The new partition table of each target.
@@ -160,6 +163,7 @@ pub fn plan(root: &Root, request: &Request) -> Result<RestorePlan> {
         new_ids: Vec::new(),
         tools: Vec::new(),
         notes: Vec::new(),
+        kept: Vec::new(),
         warnings: Vec::new(),
         tables: Vec::new(),
         groups: Vec::new(),

@@ -64,10 +64,13 @@ impl<'a> Finish<'a> {
         self.write(&self.groups)
     }
 
-    /// Writes the partition tables, each part durable on all targets before the next, and lets the kernel
-    /// see them.
-    pub(super) fn tables(&self, report: &dyn Report) -> Result<()> {
-        self.write(&self.tables)?;
+    /// Writes the partition tables, each part durable on all targets before the next.
+    pub(super) fn tables(&self) -> Result<()> {
+        self.write(&self.tables)
+    }
+
+    /// Lets the kernel see the partition tables.
+    pub(super) fn reread(&self, report: &dyn Report) {
         for (medium, table) in self.job.targets.iter().zip(&self.job.plan.tables) {
             if let (Some(_), Err(error)) = (table, medium.reread_partitions()) {
                 report.warning(&format!(
@@ -76,7 +79,6 @@ impl<'a> Finish<'a> {
                 ));
             }
         }
-        Ok(())
     }
 
     fn write(&self, phases: &[Vec<Write>]) -> Result<()> {

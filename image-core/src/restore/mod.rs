@@ -5,28 +5,40 @@
 //! back; the withheld start of bare volumes; growth; volume group metadata, its labels last; boot code;
 //! backup table, primary table, MBR; flush; let the kernel read the table again.
 //!
-//! `windows` is where the data comes from, `places` gives planned volumes to write to, `patches` says what is written differently, `growths` what
-//! grows, `renewals` what gets new identifiers, and `finish` makes the labels and tables.
+//! Before all of that each target gets a restore record, by which a restore that was killed goes on; after
+//! all of it the record is gone.
+//!
+//! `before` tells what is on a target, `record` is the restore record's format and `journal` keeps it;
+//! `wipe` invalidates; `windows` is where the data comes from, `places` gives planned volumes to write to,
+//! `patches` says what is written differently, `changed` writes what is missing, `growths` says what grows,
+//! `renewals` what gets new identifiers, and `finish` makes the labels and tables.
 
+mod before;
+mod changed;
 mod finish;
 mod growths;
+mod journal;
 mod patches;
 mod places;
 mod renewals;
+mod record;
 mod windows;
+mod wipe;
 
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
+pub use before::{Before, Interrupted, before};
 pub use growths::growths;
 pub use renewals::renewals;
 pub use windows::{Stored, Windows, Work};
 
-use crate::disk::probe;
 use crate::disk::table::Table;
 use crate::error::{Error, Result};
 use crate::exec::{Call, Runner};
@@ -35,18 +47,22 @@ use crate::fixup::{self, Traits};
 use crate::fs::GrowthTool;
 use crate::grow;
 use crate::image::manifest::{Root, VolumeEntry};
+use crate::image::time::Timestamp;
+use crate::io::memory::Memory;
 use crate::io::{BlockSink, BlockSource, Medium};
 use crate::pipeline::write::{Damage, Patch, Target};
 use crate::plan::identity::IdKind;
+use crate::plan::extents::ENDS;
 use crate::plan::restore::{RestorePlan, VolumePlan};
 use crate::report::{Report, Stage};
 use crate::survey::carriers::Identifiers;
 use crate::units::Bytes;
 use finish::Finish;
+use journal::Journal;
 use places::Places;
 
 /// How much of a target's start is written last.
-const WITHHELD: Bytes = Bytes::MIB;
+const WITHHELD: Bytes = ENDS;
 
 /// What happens to bytes of a target that the image does not use.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -86,6 +102,10 @@ pub struct Job<'a> {
     pub unused: Unused,
     /// How much is read back.
     pub read_back: ReadBack,
+    /// Whether each window is looked at first, and only written where it differs.
+    pub only_changed: bool,
+    /// Whether everything is written, also where this restore was interrupted before.
+    pub fresh: bool,
     /// Starts filesystem tools.
     pub runner: &'a dyn Runner,
     /// Serves a volume to them: this program with its hidden verb (see [`crate::view::OpenView::open`]).
@@ -110,8 +130,10 @@ pub struct Grown {
 pub struct Restored {
     /// Bytes that were written, zeros included.
     pub written: Bytes,
-    /// Bytes of the image's volumes that are unused.
+    /// Bytes of the image's volumes that were not written: unused, or there already.
     pub skipped: Bytes,
+    /// When the restore that this one continued was last known to run.
+    pub continued: Option<Timestamp>,
     /// Volumes that became larger.
     pub grown: Vec<Grown>,
     /// Whether everything was read back.
@@ -159,6 +181,9 @@ struct Restore<'a> {
     job: &'a Job<'a>,
     places: Places<'a>,
     finish: Finish<'a>,
+    journal: RefCell<Journal<'a>>,
+    /// Whether some of each planned volume lies in a target's start.
+    begins_early: Vec<bool>,
     /// The patches of each planned volume.
     patches: Vec<Vec<Patch>>,
     result: Restored,
@@ -169,10 +194,21 @@ impl<'a> Restore<'a> {
     fn new(job: &'a Job<'a>) -> Result<Self> {
         check_targets(job)?;
         let (places, finish) = (Places::new(job), Finish::new(job)?);
-        let mut restore =
-            Self { job, places, finish, patches: Vec::new(), result: Restored::default() };
+        let (_, data) = order(job);
+        let mut restore = Self {
+            job,
+            places,
+            finish,
+            journal: RefCell::new(Journal::new(job, &data)?),
+            begins_early: Vec::new(),
+            patches: Vec::new(),
+            result: Restored::default(),
+        };
         for volume in &job.plan.volumes {
             restore.places.sink(volume)?;
+            let all = ExtentSet::from(Extent::first(volume.to));
+            let places = job.plan.on_targets(volume, &all)?;
+            restore.begins_early.push(places.iter().any(changed::starts_early));
             let (patches, damage) = patches::of(job, volume)?;
             restore.patches.push(patches);
             restore.note(damage);
@@ -181,10 +217,14 @@ impl<'a> Restore<'a> {
     }
 
     fn run(mut self, report: &dyn Report) -> Result<Restored> {
-        let (boot, data): (Vec<usize>, Vec<usize>) = (0..self.job.plan.volumes.len())
-            .filter(|at| self.has_data(*at))
-            .partition(|at| self.is_boot_code(*at));
+        let (boot, data) = order(self.job);
+        self.result.continued = self.journal.borrow().continues();
+        if let Some(at) = self.result.continued {
+            report.note(&format!("continuing a restore that was interrupted at {at}"));
+        }
+        self.journal.borrow_mut().start()?;
         self.wipe(report)?;
+        self.journal.borrow_mut().wiped()?;
         report.stage(Stage::Write, Some(self.used(&data)));
         for at in &data {
             self.write(*at, report)?;
@@ -193,6 +233,7 @@ impl<'a> Restore<'a> {
             self.look(*at, report)?;
         }
         self.flush()?;
+        self.journal.borrow_mut().settle(Duration::ZERO)?;
         if !self.result.damaged.is_empty() {
             return Ok(self.result);
         }
@@ -200,6 +241,7 @@ impl<'a> Restore<'a> {
             report.stage(Stage::Verify, Some(self.used(&data)));
         }
         self.read_back(&data, report)?;
+        self.journal.borrow_mut().make_way()?;
         self.release()?;
         report.stage(Stage::Grow, None);
         self.grow(report)?;
@@ -207,6 +249,7 @@ impl<'a> Restore<'a> {
         report.stage(Stage::Finish, None);
         report.checkpoint()?;
         self.finish.volume_groups()?;
+        self.journal.borrow_mut().close()?;
         for at in &boot {
             self.write(*at, report)?;
         }
@@ -215,7 +258,10 @@ impl<'a> Restore<'a> {
             return Ok(self.result);
         }
         self.read_back(&boot, report)?;
-        self.finish.tables(report)?;
+        self.finish.tables()?;
+        self.journal.borrow_mut().end()?;
+        self.release_all()?;
+        self.finish.reread(report);
         self.result.verified = self.job.read_back == ReadBack::Full;
         Ok(self.result)
     }
@@ -226,17 +272,6 @@ impl<'a> Restore<'a> {
 
     fn entry(&self, at: usize) -> Option<&'a VolumeEntry> {
         self.job.root.volumes.get(self.volume(at)?.entry)
-    }
-
-    /// Whether bytes of the image belong on the volume.
-    fn has_data(&self, at: usize) -> bool {
-        let empty = self.volume(at).is_none_or(|volume| volume.empty.is_some());
-        !empty && self.entry(at).is_some_and(|entry| !entry.is_container)
-    }
-
-    /// Whether the volume is the space before the first partition.
-    fn is_boot_code(&self, at: usize) -> bool {
-        self.entry(at).is_some_and(|entry| entry.kind == "gap" && entry.offset.is_zero())
     }
 
     fn used(&self, volumes: &[usize]) -> Bytes {
@@ -251,47 +286,6 @@ impl<'a> Restore<'a> {
                 self.result.damaged.push(one);
             }
         }
-    }
-
-    /// Removes everything that could be taken for a table, a filesystem or a member of something.
-    fn wipe(&self, report: &dyn Report) -> Result<()> {
-        let sizes = self.job.targets.iter().map(|medium| medium.size());
-        let zeroed = (self.job.unused == Unused::Zero).then(|| sizes.sum());
-        report.stage(Stage::Wipe, zeroed);
-        for medium in &self.job.targets {
-            let (size, target): (Bytes, &dyn BlockSink) = (medium.size(), medium.as_ref());
-            zero_all(target, &ends(size), report)?;
-            target.flush()?;
-            match self.job.unused {
-                Unused::Keep => {}
-                Unused::Discard => target.discard(Extent::first(size))?,
-                Unused::Zero => zero_slowly(target, report)?,
-            }
-            zero_all(target, &stale_places(size), report)?;
-        }
-        for (at, volume) in self.job.plan.volumes.iter().enumerate() {
-            if self.entry(at).is_some_and(|entry| entry.kind != "gap") {
-                let sink = self.places.sink(volume)?;
-                zero_all(sink.as_ref(), &stale_places(volume.to), report)?;
-            }
-        }
-        self.flush()
-    }
-
-    /// Writes a volume.
-    fn write(&mut self, at: usize, report: &dyn Report) -> Result<()> {
-        let (Some(volume), Some(entry)) = (self.volume(at), self.entry(at)) else { return Ok(()) };
-        let sink = self.places.sink(volume)?;
-        let mut written = Bytes::ZERO;
-        let damage = self.job.windows.each(volume.entry, report, &mut |segment, feed| {
-            written += segment.used_bytes();
-            self.target(at, entry).write(segment, sink.as_ref(), feed, report)
-        })?;
-        self.note(damage);
-        self.result.written = self.result.written.saturating_add(written);
-        let skipped = entry.size.saturating_sub(written);
-        self.result.skipped = self.result.skipped.saturating_add(skipped);
-        Ok(())
     }
 
     /// Looks whether a volume that is written late can be had at all, before anything depends on it.
@@ -325,26 +319,57 @@ impl<'a> Restore<'a> {
         Ok(())
     }
 
-    /// Writes the start of every target as far as volumes lie there, and compares it.
+    /// Writes the start of every target as far as volumes lie there, and compares it. Where volumes are
+    /// kept, the record by which they are found again and the boot code wait for the table.
     fn release(&self) -> Result<()> {
-        for (at, (withheld, medium)) in
-            self.places.withheld.iter().zip(&self.job.targets).enumerate()
-        {
-            let length = WITHHELD.min(medium.size()).index().unwrap_or(0);
-            let expected = self.places.preview(at)?.read(Bytes::ZERO, length)?;
-            withheld.release()?;
-            medium.flush()?;
-            if medium.direct()?.read(Bytes::ZERO, length)? != expected {
-                let source =
-                    std::io::Error::other("the target returns other bytes than were written");
-                return Err(Error::io(medium.name(), "read back its start", source));
-            }
+        for (at, withheld) in self.places.withheld.iter().enumerate() {
+            let later = match self.job.plan.kept_on(at).is_empty() {
+                true => ExtentSet::new(),
+                false => self.journal.borrow().slots(at).union(&Table::boot_code_extent().into()),
+            };
+            self.released(at, &later, &|| withheld.release_but(&later))?;
         }
         Ok(())
     }
 
+    /// Writes what is still kept back, and compares it.
+    fn release_all(&self) -> Result<()> {
+        let nothing = ExtentSet::new();
+        for (at, withheld) in self.places.withheld.iter().enumerate() {
+            if self.job.plan.kept_on(at).is_empty() {
+                continue;
+            }
+            self.released(at, &nothing, &|| withheld.release())?;
+        }
+        Ok(())
+    }
+
+    /// Does `release`, and compares the start of a target, but for what is released `later`.
+    fn released(
+        &self,
+        at: usize,
+        later: &ExtentSet,
+        release: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
+        let Some(medium) = self.job.targets.get(at) else { return Ok(()) };
+        let length = WITHHELD.min(medium.size());
+        let read = |source: &dyn BlockSource| -> Result<Vec<u8>> {
+            let bytes = Memory::new(source.read(Bytes::ZERO, length.index().unwrap_or(0))?);
+            later.within(Extent::first(length)).try_for_each(|extent| bytes.zero(extent))?;
+            Ok(bytes.into_bytes())
+        };
+        let expected = read(&self.places.preview(at)?)?;
+        release()?;
+        medium.flush()?;
+        if read(medium.direct()?.as_ref())? == expected {
+            return Ok(());
+        }
+        let source = std::io::Error::other("the target returns other bytes than were written");
+        Err(Error::io(medium.name(), "read back its start", source))
+    }
+
     fn grow(&mut self, report: &dyn Report) -> Result<()> {
-        let growths = growths(self.job.plan)?;
+        let growths = growths::claimed(self.job)?;
         for volume in self.job.plan.volumes.iter().filter(|volume| volume.to > volume.from) {
             report.checkpoint()?;
             let planned = self.job.plan.grow.iter().find(|growth| growth.id == volume.id);
@@ -372,7 +397,7 @@ impl<'a> Restore<'a> {
     fn renew(&mut self, boot: &[usize], report: &dyn Report) -> Result<()> {
         let references = renewals::references(self.job.plan);
         let mut traits = Traits::default();
-        for renewal in renewals(self.job.root, self.job.plan)? {
+        for renewal in renewals::claimed(self.job)? {
             report.checkpoint()?;
             match fixup::renew(self.job.runner, &self.job.server, &renewal, &references) {
                 Ok(renewed) => traits = traits.or(renewed.traits),
@@ -415,6 +440,21 @@ fn spoilt(error: &Error) -> Error {
     Error::io(error.subject(), "grow its filesystem", source)
 }
 
+/// The planned volumes that hold data, apart from the boot code that is written late: those first.
+fn order(job: &Job<'_>) -> (Vec<usize>, Vec<usize>) {
+    let entry = |at: usize| {
+        let volume = job.plan.volumes.get(at).filter(|volume| volume.empty.is_none())?;
+        job.root.volumes.get(volume.entry)
+    };
+    (0..job.plan.volumes.len())
+        .filter(|at| entry(*at).is_some_and(|entry| !entry.is_container))
+        .partition(|at| entry(*at).is_some_and(is_boot_code))
+}
+
+fn is_boot_code(entry: &VolumeEntry) -> bool {
+    entry.kind == "gap" && entry.offset.is_zero()
+}
+
 /// Refuses targets that are not those of the plan.
 fn check_targets(job: &Job<'_>) -> Result<()> {
     let geometry = |medium: &Arc<dyn Medium>| (medium.size(), medium.sector_size());
@@ -427,35 +467,4 @@ fn check_targets(job: &Job<'_>) -> Result<()> {
 
 fn no_target() -> Error {
     Error::refused("the plan names a target that it does not have")
-}
-
-/// The start and the end of a container.
-fn ends(size: Bytes) -> ExtentSet {
-    let first = Extent::first(WITHHELD.min(size));
-    [first, Extent::new(size.saturating_sub(WITHHELD), size)].into_iter().collect()
-}
-
-/// Every place of a volume of `size` bytes where a stale signature could stand.
-fn stale_places(size: Bytes) -> ExtentSet {
-    probe::places(size).union(&ends(size))
-}
-
-fn zero_all(sink: &dyn BlockSink, places: &ExtentSet, report: &dyn Report) -> Result<()> {
-    places.iter().try_for_each(|extent| {
-        report.checkpoint()?;
-        sink.zero(extent)
-    })
-}
-
-/// Zeroes a whole target, piece by piece: on a large disk that takes hours.
-fn zero_slowly(target: &dyn BlockSink, report: &dyn Report) -> Result<()> {
-    let (mut at, size) = (Bytes::ZERO, target.size());
-    while at < size {
-        report.checkpoint()?;
-        let piece = Extent::new(at, size.min(at + Bytes::mib(64)));
-        target.zero(piece)?;
-        report.advance(piece.len());
-        at = piece.end;
-    }
-    Ok(())
 }

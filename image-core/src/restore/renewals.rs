@@ -1,7 +1,7 @@
 //! New identifiers on the targets: what changes where, and what remains to be done by hand.
 
-use super::growths::layout;
-use super::no_target;
+use super::growths::{Node, layout, node, planned};
+use super::{Job, no_target};
 use crate::error::Result;
 use crate::fixup::{References, Renewal, Traits};
 use crate::image::manifest::Root;
@@ -13,6 +13,15 @@ use crate::plan::restore::RestorePlan;
 /// # Errors
 /// [`crate::error::Error::Refused`] for a plan that contradicts itself.
 pub fn renewals(root: &Root, plan: &RestorePlan) -> Result<Vec<Renewal>> {
+    of(root, plan, &|at| planned(plan, at))
+}
+
+/// The renewals of a job, on what it has claimed.
+pub(super) fn claimed(job: &Job<'_>) -> Result<Vec<Renewal>> {
+    of(job.root, job.plan, &|at| node(job, at))
+}
+
+fn of(root: &Root, plan: &RestorePlan, node: Node<'_>) -> Result<Vec<Renewal>> {
     let mut renewals = Vec::new();
     if plan.new_ids.is_empty() {
         return Ok(renewals);
@@ -32,7 +41,7 @@ pub fn renewals(root: &Root, plan: &RestorePlan) -> Result<Vec<Renewal>> {
                 content: entry.content.clone(),
                 uuid: uuid.filter(|_| by_tool),
                 last_mounted: entry.last_mounted.clone(),
-                layout: layout(plan, volume)?,
+                layout: layout(plan, volume, node)?,
             });
         }
     }

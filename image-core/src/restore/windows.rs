@@ -2,12 +2,15 @@
 //! that is read right now.
 
 use crate::error::Result;
+use crate::extent::{Extent, ExtentSet};
 use crate::image::manifest::Root;
+use crate::image::segment::segment_span;
 use crate::io::memory::Memory;
 use crate::pipeline::fetch::Segment;
 use crate::pipeline::write::{Damage, Target};
 use crate::repo::{ChunkFeed, Repository};
 use crate::report::{Quiet, Report};
+use crate::units::Bytes;
 
 /// What is done with some windows of a volume and a feed of their chunks; the damage that it finds.
 pub type Work<'w> = &'w mut dyn FnMut(&Segment, &mut dyn ChunkFeed) -> Result<Vec<Damage>>;
@@ -26,6 +29,12 @@ pub trait Windows {
     /// # Errors
     /// As [`Windows::each`]; damage is an error here, for it was found before.
     fn again(&self, volume: usize, work: &mut dyn FnMut(&Segment) -> Result<()>) -> Result<()>;
+
+    /// Which of `places` of a volume [`Windows::each`] will write, as far as it can be told.
+    ///
+    /// # Errors
+    /// As [`Windows::each`].
+    fn used(&self, volume: usize, places: &ExtentSet) -> Result<ExtentSet>;
 
     /// The first window of a volume, zeros where nothing was saved; and what could not be had of it.
     ///
@@ -67,6 +76,33 @@ impl Windows for Stored<'_> {
         Ok(())
     }
 
+    fn used(&self, volume: usize, places: &ExtentSet) -> Result<ExtentSet> {
+        let Some(entry) = self.root.volumes.get(volume) else { return Ok(ExtentSet::new()) };
+        let window = self.root.window;
+        let mut used = Vec::new();
+        for (number, hash) in (0..).zip(&entry.segments) {
+            let span = segment_span(number, window, entry.size);
+            let Some(hash) = hash.filter(|_| places.within(span).next().is_some()) else {
+                continue;
+            };
+            // Of a damaged one nothing is known; it will be told when it is to be written.
+            let Ok(segment) = Damage::or_segment(self.repo, entry, number, hash, window)? else {
+                continue;
+            };
+            for (number, state) in &segment.windows {
+                let start = Bytes::new(window.get().saturating_mul(*number));
+                let here = Extent::new(start, start.saturating_add(window));
+                let sets = [&state.data, &state.zero, &state.unreadable];
+                for asked in places.within(here).map(|asked| asked.relative_to(start)) {
+                    let parts = sets.into_iter().flat_map(|set| set.within(asked));
+                    used.extend(parts.map(|part| part.shifted(start)));
+                }
+            }
+        }
+        used.sort_unstable();
+        Ok(used.into_iter().collect())
+    }
+
     fn first(&self, volume: usize) -> Result<(Vec<u8>, Vec<Damage>)> {
         let window = self.root.window;
         let bytes = Memory::new(vec![0; window.index().unwrap_or(0)]);
@@ -77,9 +113,10 @@ impl Windows for Stored<'_> {
         let damage = match Damage::or_segment(self.repo, entry, 0, *hash, window)? {
             Err(damage) => vec![damage],
             Ok(mut segment) => {
-                segment.keep_first_window();
+                segment.retain(|number| number == 0);
                 let target = Target { id: &entry.id, window, patches: &[] };
-                target.write(&segment, &bytes, &mut self.repo.feed(window)?, &Quiet::default())?
+                let mut feed = self.repo.feed(window)?;
+                target.write(&segment, &bytes, &mut feed, &Quiet::default(), &|_| Ok(()))?
             }
         };
         Ok((bytes.into_bytes(), damage))

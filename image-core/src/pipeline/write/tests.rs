@@ -66,7 +66,8 @@ fn target(patches: &[Patch]) -> Target<'_> {
 fn written(patches: &[Patch], given: Vec<Delivery>) -> (Result<Vec<Damage>>, Vec<u8>) {
     let sink = Memory::new(vec![GARBAGE; 3 * WINDOW + 300]);
     let mut feed = Given(given.into());
-    let ended = target(patches).write(&sample().0, &sink, &mut feed, &Quiet::default());
+    let ended =
+        target(patches).write(&sample().0, &sink, &mut feed, &Quiet::default(), &|_| Ok(()));
     (ended, sink.into_bytes())
 }
 
@@ -148,7 +149,7 @@ fn a_patch_is_laid_over_the_saved_bytes_also_across_windows() {
         let sink = Memory::new(vec![GARBAGE; 2 * WINDOW]);
         let mut feed = Given(order.map(|plain| chunk(plain)).into());
         let target = target(&patches);
-        target.write(&segment, &sink, &mut feed, &Quiet::default()).unwrap();
+        target.write(&segment, &sink, &mut feed, &Quiet::default(), &|_| Ok(())).unwrap();
         assert_eq!(sink.read(Bytes::from(WINDOW - 3), 7).unwrap(), b"\x01patch\x02");
         target.read_back(&segment, &sink, false, &Quiet::default()).unwrap();
     }
@@ -181,7 +182,8 @@ fn a_chunk_of_another_length_than_its_window_is_damage() {
     segment.windows[2].1.unreadable = ExtentSet::new();
     let sink = Memory::new(vec![GARBAGE; 3 * WINDOW + 300]);
     let mut feed = Given(vec![chunk(&plain)].into());
-    let damage = target(&[]).write(&segment, &sink, &mut feed, &Quiet::default()).unwrap();
+    let damage =
+        target(&[]).write(&segment, &sink, &mut feed, &Quiet::default(), &|_| Ok(())).unwrap();
     assert_eq!(damage.len(), 3);
     assert!(damage[0].why.contains("expected 201 plain bytes, found 200"), "{}", damage[0].why);
 }
