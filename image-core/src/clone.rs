@@ -76,8 +76,13 @@ impl Windows for Source<'_> {
         let (sender, batches) = sync_channel(1);
         let read = || {
             let mut cutter = Cutter::new(from.size(), sender);
-            let packing =
-                Packing { window: WINDOW, level: 1, workers: self.workers, known: &|_| true };
+            let packing = Packing {
+                window: WINDOW,
+                level: 1,
+                workers: self.workers,
+                known: &|_| true,
+                parent: None,
+            };
             let stops = Stops(report);
             pack::run(&volumes, &packing, &stops, &mut |packed| cutter.take(packed))?;
             cutter.finish()

@@ -3,7 +3,7 @@
 //! survey, then windows to chunks, chunks to packs, states to table segments, the root, and the record
 //! last: without it there is no image.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use serde::Serialize;
@@ -20,9 +20,10 @@ use crate::image::record::{ImageName, Record};
 use crate::image::segment::{SegmentWriter, segment_count, segment_span};
 use crate::image::time::Timestamp;
 use crate::image::{SEGMENT_WINDOWS, WINDOW};
+use crate::pipeline::encode::ChunkEncoder;
 use crate::pipeline::pack::{self, Packed, Packing};
 use crate::pipeline::{estimate, read};
-use crate::repo::{Added, ImageInfo, Saver};
+use crate::repo::{Added, ImageInfo, Parent, Saver};
 use crate::report::{Report, Stage};
 use crate::survey::model::{Group, Survey, Volume};
 use crate::units::Bytes;
@@ -36,8 +37,9 @@ pub struct Request {
     pub level: i32,
     /// Worker threads.
     pub workers: usize,
-    /// The newest image of that name: nothing depends on it but which image counts as newer.
-    pub parent: Option<Hash>,
+    /// The newest image of that name: it counts as older than this one, and what changed since may be stored
+    /// as a delta of it.
+    pub parent: Option<ImageInfo>,
     /// This machine's name.
     pub host: String,
     /// Program and version, for the root.
@@ -95,6 +97,8 @@ pub struct Saved {
     pub new_chunks: u64,
     /// Chunks that it had.
     pub known_chunks: u64,
+    /// How many of the new ones are deltas.
+    pub delta_chunks: u64,
     /// Bytes that the new chunks take there.
     pub stored_bytes: Bytes,
     /// Volumes that were copied whole, with the reason.
@@ -105,12 +109,50 @@ pub struct Saved {
 ///
 /// # Errors
 /// [`Error::Io`] where a source cannot be read.
-pub fn estimate(survey: &Survey, saver: &Saver, level: i32, report: &dyn Report) -> Result<Bytes> {
+pub fn estimate(
+    survey: &Survey,
+    saver: &Saver,
+    request: &Request,
+    report: &dyn Report,
+) -> Result<Bytes> {
     report.stage(Stage::Estimate, None);
+    let parent = parent(survey, saver, request, report);
+    let mut encoder = ChunkEncoder::new(WINDOW, request.level, parent.as_ref(), report)?;
     let used: Vec<_> = survey.volumes.iter().map(Volume::used).collect();
     let known = saver.known();
     let known = |id: &_| known.contains(id);
-    estimate::stored_bytes(&to_read(survey, &used), WINDOW, level, &known, report)
+    estimate::stored_bytes(&to_read(survey, &used), WINDOW, &known, &mut encoder, report)
+}
+
+/// The parent's volumes beside those of the survey.
+fn parent(
+    survey: &Survey,
+    saver: &Saver,
+    request: &Request,
+    report: &dyn Report,
+) -> Option<Parent> {
+    saver.bases(request.parent.as_ref()?, WINDOW, |root| pairs(&survey.volumes, root), report)
+}
+
+/// Which volume of an earlier image each volume was: the one with the same content and UUID, else with the same
+/// id, if nobody else took it.
+fn pairs(volumes: &[Volume], root: &Root) -> Vec<Option<usize>> {
+    let mut taken = HashSet::new();
+    let mut pair = |fits: &dyn Fn(&VolumeEntry) -> bool| {
+        let mut free = root.volumes.iter().enumerate().filter(|(at, _)| !taken.contains(at));
+        let at = free.find(|(_, old)| fits(old)).map(|(at, _)| at)?;
+        taken.insert(at);
+        Some(at)
+    };
+    let same_filesystem = |new: &Volume| {
+        new.uuid.is_some().then_some(())?;
+        pair(&|old| old.content == new.content && old.uuid == new.uuid)
+    };
+    let mut pairs: Vec<Option<usize>> = volumes.iter().map(same_filesystem).collect();
+    for (new, found) in volumes.iter().zip(&mut pairs) {
+        *found = found.or_else(|| pair(&|old| old.id == new.id));
+    }
+    pairs
 }
 
 fn to_read<'a>(survey: &'a Survey, used: &'a [ExtentSet]) -> Vec<read::Volume<'a>> {
@@ -134,8 +176,14 @@ pub fn save(
     report.stage(Stage::Save, Some(total));
     let index = saver.known();
     let known = |id: &_| index.contains(id);
-    let packing =
-        Packing { window: WINDOW, level: request.level, workers: request.workers, known: &known };
+    let parent = parent(survey, &saver, request, report);
+    let packing = Packing {
+        window: WINDOW,
+        level: request.level,
+        workers: request.workers,
+        known: &known,
+        parent: parent.as_ref(),
+    };
     let mut tables = Tables::new(survey, saver);
     let packed = pack::run(&volumes, &packing, report, &mut |packed| tables.take(packed))
         .and_then(|()| tables.finish());
@@ -153,7 +201,7 @@ pub fn save(
         name: request.name.clone(),
         created: Timestamp::now(),
         host: request.host.clone(),
-        parent: request.parent,
+        parent: request.parent.as_ref().map(|parent| parent.id),
         root: root_hash,
         used_bytes: root.used_bytes(),
     };
@@ -173,6 +221,7 @@ pub fn save(
         read_bytes: counts.read,
         new_chunks: counts.new,
         known_chunks: counts.known,
+        delta_chunks: counts.deltas,
         stored_bytes: counts.stored,
         raw_volumes,
     })
@@ -182,6 +231,7 @@ pub fn save(
 struct Counts {
     read: Bytes,
     new: u64,
+    deltas: u64,
     known: u64,
     stored: Bytes,
 }
@@ -206,12 +256,14 @@ impl<'a> Tables<'a> {
             Packed::Window { volume, number, state, stored, .. } => {
                 self.counts.read += state.plain_len();
                 if let Some(id) = &state.chunk {
-                    let added = stored.as_ref().map_or(Ok(Added::Known), |stored| {
-                        self.saver.add(*id, stored.codec, stored.plain_len, stored.bytes)
-                    })?;
+                    let added = stored
+                        .as_ref()
+                        .map_or(Ok(Added::Known), |stored| self.saver.add(*id, stored))?;
                     match added {
                         Added::New => {
                             self.counts.new += 1;
+                            let is_delta = stored.is_some_and(|stored| stored.base.is_some());
+                            self.counts.deltas += u64::from(is_delta);
                             self.counts.stored +=
                                 stored.map_or(Bytes::ZERO, |s| Bytes::of(s.bytes));
                         }

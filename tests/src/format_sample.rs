@@ -19,6 +19,10 @@ use crate::{filesystem, keiki, run, sample_disk, sparse, table, tool};
 /// The size of the disk that the image is of.
 pub const SIZE: Bytes = Bytes::mib(64);
 
+/// Lengths of two files of noise, the second one for `/boot` alone.
+const SMALL: usize = 60_000;
+const LARGE: usize = 600_000;
+
 /// The image's name.
 pub const NAME: &str = "sample";
 
@@ -93,6 +97,9 @@ pub fn make() -> Result<()> {
     let repositories = [work.path().join("repository"), kept.join("repository")];
     for (repository, from, to) in [(&repositories[0], first, disk), (&repositories[1], disk, again)]
     {
+        if from == disk {
+            save_an_older_state(repository, disk)?;
+        }
         tool::run(&keiki!("--repo", repository, "save", from, "--name", NAME))?;
         tool::run(&keiki!("--repo", repository, "restore", NAME, to))?;
         for part in &parts {
@@ -104,6 +111,29 @@ pub fn make() -> Result<()> {
         format!("{} {} {} {}\n", part.what, start.get(), end.get(), part.hash)
     };
     fs::write(kept.join("parts"), parts.iter().map(line).collect::<String>())?;
+    Ok(())
+}
+
+/// Saves the disk as if some bytes of its files had been others, so that the next image has deltas of both
+/// kinds.
+fn save_an_older_state(repository: &Path, disk: &Path) -> Result<()> {
+    let mut bytes = fs::read(disk)?;
+    let now = bytes.clone();
+    let (small, large) = (sample_disk::filler(1, SMALL), sample_disk::filler(2, LARGE));
+    for (wanted, older) in [
+        (&small, sample_disk::filler(3, 4096)),
+        (&large, [&[7; 100], &large[..LARGE - 100]].concat()),
+    ] {
+        let places = (0..now.len() - wanted.len()).step_by(512);
+        let places: Vec<usize> = places.filter(|at| now[*at..].starts_with(wanted)).collect();
+        ensure!(!places.is_empty(), "no file of {} bytes in one piece", wanted.len());
+        for at in places {
+            bytes[at..at + older.len()].copy_from_slice(&older);
+        }
+    }
+    fs::write(disk, &bytes)?;
+    tool::run(&keiki!("--repo", repository, "save", disk, "--name", NAME))?;
+    fs::write(disk, &now)?;
     Ok(())
 }
 
@@ -129,7 +159,7 @@ fn make_disk(work: &Path, disk: &Path) -> Result<Vec<Part>> {
     let [esp, boot, pv] = partitions.as_slice() else { anyhow::bail!("{partitions:?}") };
     let content = work.join("content");
     fs::create_dir(&content)?;
-    fs::write(content.join("noise"), sample_disk::filler(1, 60_000))?;
+    fs::write(content.join("noise"), sample_disk::filler(1, SMALL))?;
     fs::write(
         content.join("text"),
         "A line that repeats itself compresses well.\n".repeat(20_000),
@@ -142,7 +172,10 @@ fn make_disk(work: &Path, disk: &Path) -> Result<Vec<Part>> {
     filesystem::fat32(&esp_image, esp.len(), ["ESP", "6B656B69"], &[("EFI/noise", &noise)])?;
     sparse::copy(&esp_image, Extent::first(esp.len()), disk, esp.start)?;
     let uuid = |last: u8| format!("6b656b69-0000-4000-8000-0000000000{last:02x}");
+    let more = content.join("more");
+    fs::write(&more, sample_disk::filler(2, LARGE))?;
     filesystem::ext4(&boot_image, boot.len(), ["boot", &uuid(0x10)], &content)?;
+    fs::remove_file(more)?;
     sparse::copy(&boot_image, Extent::first(boot.len()), disk, boot.start)?;
     let vg = Vg::create("vg0", &[(disk.to_owned(), *pv)])?;
     let (root, swap) = (Bytes::mib(8), Bytes::mib(4));

@@ -17,7 +17,12 @@ pub fn run(global: &Global, progress: &Progress) -> anyhow::Result<Exit> {
     let (images, damaged) = (images.intact, images.damaged);
     let sizes = repo.usage(&images, progress)?;
     progress.finish();
-    let damaged: Vec<Value> = damaged.iter().map(output::damaged_file).collect();
+    let damaged: Vec<Value> =
+        damaged.iter().chain(&sizes.damaged).map(output::damaged_file).collect();
+    if !sizes.damaged.is_empty() {
+        output::talk("the sizes leave out what is damaged");
+    }
+    let sizes = sizes.each;
     let exit = if damaged.is_empty() { Exit::Done } else { Exit::Damaged };
     if global.json {
         let list: Vec<_> = images

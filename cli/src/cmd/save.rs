@@ -36,7 +36,7 @@ pub fn run(global: &Global, args: &Save, progress: &Progress) -> anyhow::Result<
     source::tell(&survey, global, progress);
     let repo = open_or_create(path, global.quiet, progress)?;
     let request = save::Request {
-        parent: repo.images()?.newest(&args.name).map(|image| image.id),
+        parent: repo.images()?.newest(&args.name).cloned(),
         name: args.name.clone(),
         level: args.level,
         workers: std::thread::available_parallelism().map_or(1, usize::from),
@@ -47,7 +47,7 @@ pub fn run(global: &Global, args: &Save, progress: &Progress) -> anyhow::Result<
     let saver = repo
         .saver(progress)
         .with_context(|| format!("nothing was saved into {}", path.display()))?;
-    let needed = save::estimate(&survey, &saver, args.level, progress)?;
+    let needed = save::estimate(&survey, &saver, &request, progress)?;
     let free = space::free(path).with_context(|| format!("free space of {}", path.display()))?;
     if needed > free {
         return Err(Error::refused(format!(
@@ -63,7 +63,8 @@ pub fn run(global: &Global, args: &Save, progress: &Progress) -> anyhow::Result<
     if global.json {
         output::json(&json!({"image": args.name, "id": saved.image.id, "volumes": saved.volumes,
             "used_bytes": saved.used_bytes, "read_bytes": saved.read_bytes,
-            "new_chunks": saved.new_chunks, "known_chunks": saved.known_chunks, "delta_chunks": 0,
+            "new_chunks": saved.new_chunks, "known_chunks": saved.known_chunks,
+            "delta_chunks": saved.delta_chunks,
             "stored_bytes": saved.stored_bytes, "raw_volumes": saved.raw_volumes,
             "unreadable": [], "seconds": seconds}))?;
     } else if !global.quiet {
@@ -96,7 +97,8 @@ fn text(saved: &Saved, seconds: f64, verbose: bool) -> String {
         format!("{} were added to the repository", saved.stored_bytes)
     };
     let chunks = if verbose {
-        format!("\n{} new chunks, {} known", saved.new_chunks, saved.known_chunks)
+        let Saved { new_chunks, delta_chunks, known_chunks, .. } = saved;
+        format!("\n{new_chunks} new chunks, {delta_chunks} of them deltas, {known_chunks} known")
     } else {
         String::new()
     };

@@ -22,7 +22,11 @@ pub fn run(global: &Global, args: &Show, progress: &Progress) -> anyhow::Result<
     let all = repo.images()?.intact;
     let usage = repo.usage(&all, progress)?;
     progress.finish();
-    let own = all.iter().zip(&usage).find(|(other, _)| other.id == image.id);
+    for error in &usage.damaged {
+        output::damaged_file(error);
+    }
+    let exit = if usage.damaged.is_empty() { Exit::Done } else { Exit::Damaged };
+    let own = all.iter().zip(&usage.each).find(|(other, _)| other.id == image.id);
     let sizes = own.map(|(_, usage)| *usage).unwrap_or_default();
     if global.json {
         let smallest: Vec<_> = slots(&root)
@@ -46,7 +50,7 @@ pub fn run(global: &Global, args: &Show, progress: &Progress) -> anyhow::Result<
             image.record.used_bytes, sizes.stored_bytes, sizes.unique_bytes
         ))?;
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 fn text(image: &ImageInfo, root: &Root) -> String {

@@ -7,6 +7,7 @@ use zstd::zstd_safe;
 
 use crate::error::{Error, Result};
 use crate::image::STORED_SLACK;
+use crate::image::hash::ChunkId;
 use crate::units::Bytes;
 
 /// How a chunk's bytes are stored, as one byte in a pack's trailer.
@@ -20,9 +21,9 @@ impl Codec {
     pub const STORED: Self = Self(0);
     /// One zstd frame.
     pub const ZSTD: Self = Self(1);
-    /// Reserved: the changed 4 KiB blocks of a base chunk.
+    /// What to copy from a base chunk, and the bytes that it does not have; see [`super::delta`].
     pub const PATCH: Self = Self(2);
-    /// Reserved: one zstd frame with a base chunk as its prefix.
+    /// One zstd frame with a base chunk as its prefix.
     pub const PREFIX: Self = Self(3);
 
     /// Whether a chunk stored so names a base in its pack's trailer.
@@ -43,27 +44,38 @@ impl fmt::Display for Codec {
     }
 }
 
+/// The stored form of a chunk.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored<'a> {
+    /// How it is stored.
+    pub codec: Codec,
+    /// The chunk that it is a delta of, exactly where the codec has one.
+    pub base: Option<ChunkId>,
+    /// Number of plain bytes.
+    pub plain_len: Bytes,
+    /// The stored bytes.
+    pub bytes: &'a [u8],
+}
+
 /// Compresses chunks with one context; each worker has its own.
 pub struct Encoder {
     context: Compressor<'static>,
+    pub(super) level: i32,
+    pub(super) scratch: Vec<u8>,
 }
 
 impl Encoder {
     /// An encoder for zstd `level` (negative levels are faster than 1).
     pub fn new(level: i32) -> Result<Self> {
         let context = Compressor::new(level).map_err(|error| zstd_failed("set up", error))?;
-        Ok(Self { context })
+        Ok(Self { context, level, scratch: Vec::new() })
     }
 
     /// Puts the stored form of `plain` into `stored`, replacing what was there and keeping its memory.
     ///
     /// Chunks that zstd does not make smaller are stored as they are.
     pub fn encode(&mut self, plain: &[u8], stored: &mut Vec<u8>) -> Result<Codec> {
-        stored.clear();
-        stored.reserve(zstd_safe::compress_bound(plain.len()));
-        self.context
-            .compress_to_buffer(plain, stored)
-            .map_err(|error| zstd_failed("compress", error))?;
+        self.compress(plain, stored)?;
         if stored.len() < plain.len() {
             return Ok(Codec::ZSTD);
         }
@@ -71,12 +83,21 @@ impl Encoder {
         stored.extend_from_slice(plain);
         Ok(Codec::STORED)
     }
+
+    /// One zstd frame, whatever its length.
+    pub(super) fn compress(&mut self, bytes: &[u8], stored: &mut Vec<u8>) -> Result<()> {
+        stored.clear();
+        stored.reserve(zstd_safe::compress_bound(bytes.len()));
+        let compressed = self.context.compress_to_buffer(bytes, stored);
+        compressed.map(drop).map_err(|error| zstd_failed("compress", error))
+    }
 }
 
 /// Decompresses chunks with one context; each worker has its own.
 pub struct Decoder {
     context: Decompressor<'static>,
-    window: Bytes,
+    pub(super) window: Bytes,
+    pub(super) scratch: Vec<u8>,
 }
 
 impl Decoder {
@@ -84,14 +105,14 @@ impl Decoder {
     pub fn new(window: Bytes) -> Result<Self> {
         let window = super::checked_window(window)?;
         let context = Decompressor::new().map_err(|error| zstd_failed("set up", error))?;
-        Ok(Self { context, window })
+        Ok(Self { context, window, scratch: Vec::new() })
     }
 
     /// Puts the plain form of `stored` into `plain`, replacing what was there and keeping its memory.
     ///
     /// # Errors
-    /// `Unsupported` for other codecs than stored and zstd; `Corrupt` where the lengths are beyond the
-    /// window, the frame is damaged, or it does not hold exactly `plain_len` bytes.
+    /// `Unsupported` for other codecs than stored and zstd (deltas need their base); `Corrupt` where the
+    /// lengths are beyond the window, the frame is damaged, or it does not hold exactly `plain_len` bytes.
     pub fn decode(
         &mut self,
         codec: Codec,
@@ -106,9 +127,7 @@ impl Decoder {
             Codec::ZSTD => {
                 check_frame(stored)?;
                 plain.reserve(plain_len.index().unwrap_or_default());
-                self.context.decompress_to_buffer(stored, plain).map_err(|error| {
-                    Error::corrupt("zstd frame", Bytes::ZERO, "intact", error.to_string())
-                })?;
+                self.decompress(stored, plain)?;
             }
             other => return Err(Error::unsupported(format!("chunk codec {other}"))),
         }
@@ -117,6 +136,14 @@ impl Decoder {
         }
         let expected = format!("{} plain bytes", plain_len.get());
         Err(Error::corrupt("stored chunk", Bytes::ZERO, expected, plain.len().to_string()))
+    }
+
+    /// Decompresses one frame into what `plain` has room for.
+    pub(super) fn decompress(&mut self, stored: &[u8], plain: &mut Vec<u8>) -> Result<()> {
+        let decompressed = self.context.decompress_to_buffer(stored, plain);
+        decompressed
+            .map(drop)
+            .map_err(|error| Error::corrupt("zstd frame", Bytes::ZERO, "intact", error.to_string()))
     }
 }
 
@@ -135,7 +162,7 @@ pub fn check_lengths(window: Bytes, stored: Bytes, plain: Bytes) -> Result<()> {
 /// Refuses what is not exactly one zstd frame with a windowLog of at most 23 (RFC 8878, 3.1.1.1).
 ///
 /// Decoding in one pass needs no window memory; the bound keeps images readable by streaming decoders.
-fn check_frame(stored: &[u8]) -> Result<()> {
+pub(super) fn check_frame(stored: &[u8]) -> Result<()> {
     let wrong = |expected: &str, found: String| {
         Err(Error::corrupt("zstd frame", Bytes::ZERO, expected, found))
     };
@@ -214,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_codecs_are_unsupported() {
+    fn unknown_codecs_and_deltas_without_base_are_unsupported() {
         for codec in [Codec::PATCH, Codec::PREFIX, Codec(200)] {
             let error = decode(codec, &[1], 1).unwrap_err();
             assert!(matches!(error, Error::Unsupported { .. }), "{error}");

@@ -7,12 +7,14 @@
 //!
 //! - `hash.rs` names by content · `header.rs` the head of every file · `time.rs` UTC seconds
 //! - `chunk.rs` a window's state: data, zeros, unreadable ranges · `codec.rs` plain bytes to stored bytes
+//! - `delta.rs` the same beside a base chunk
 //! - `pack.rs` chunks in a file · `segment.rs` the table of 16 Ki windows
 //! - `manifest.rs` the root: disks, volumes, volume groups · `record.rs` one save
 #![deny(clippy::as_conversions)]
 
 pub mod chunk;
 pub mod codec;
+pub mod delta;
 pub mod hash;
 pub mod header;
 pub mod manifest;

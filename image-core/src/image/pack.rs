@@ -4,7 +4,7 @@
 
 use crate::error::{Error, Result};
 use crate::fields::Structure;
-use crate::image::codec::{self, Codec};
+use crate::image::codec::{self, Codec, Stored};
 use crate::image::hash::{ChunkId, Hash};
 use crate::image::header::{HEADER, check_header, encode_header};
 use crate::units::Bytes;
@@ -24,6 +24,7 @@ pub const MAX_TRAILER: Bytes = Bytes::new(8 << 20);
 const TRAILER_MAGIC: &[u8; 8] = b"KeikiTrl";
 const FOOTER_MAGIC: &[u8; 8] = b"KeikiPck";
 const COUNTS: usize = HEADER + 16;
+const BASE: usize = 32;
 
 /// Where a chunk's bytes stand in its pack, and how.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,13 +41,15 @@ pub struct Entry {
     pub plain_len: u32,
     /// Number of stored bytes.
     pub stored_len: u32,
+    /// The chunk that this one is a delta of; it does not stand in the entry's own bytes.
+    pub base: Option<ChunkId>,
 }
 
 impl Entry {
     /// Number of bytes of an entry.
     pub const SIZE: usize = 76;
 
-    /// Appends the entry's bytes.
+    /// Appends the entry's bytes, without its base.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.id.0);
         out.extend_from_slice(&self.stored_hash.0);
@@ -55,7 +58,7 @@ impl Entry {
         out.extend_from_slice(&[self.codec.0, self.cipher, 0, 0]);
     }
 
-    /// Reads the entry at `at` within `structure`.
+    /// Reads the entry at `at` within `structure`, still without its base.
     pub fn parse(structure: &Structure<'_>, at: usize) -> Result<Self> {
         let entry =
             Structure::new("chunk entry", Bytes::from(at), structure.slice(at, Self::SIZE)?);
@@ -66,6 +69,7 @@ impl Entry {
             stored_len: entry.le32(68)?,
             codec: Codec(entry.u8(72)?),
             cipher: entry.u8(73)?,
+            base: None,
         };
         if entry.le16(74)? != 0 {
             return Err(entry.corrupt("reserved field", 74, "0", entry.le16(74)?));
@@ -102,8 +106,16 @@ impl Trailer {
         let count = usize::try_from(count).unwrap_or_default();
         let mut chunks = Vec::with_capacity(count);
         let mut at = Bytes::ZERO;
+        let mut base_at = COUNTS + count * Entry::SIZE;
+        let mut with_base = 0;
         for number in 0..count {
-            let entry = Entry::parse(&structure, COUNTS + number * Entry::SIZE)?;
+            let mut entry = Entry::parse(&structure, COUNTS + number * Entry::SIZE)?;
+            if entry.codec.has_base() {
+                with_base += 1;
+                // Without so many bases the numbers do not fit, which is told below.
+                entry.base = structure.array(base_at).ok().map(ChunkId);
+                base_at += BASE;
+            }
             chunks.push((at, entry));
             at = at.saturating_add(Bytes::from(entry.stored_len));
         }
@@ -111,8 +123,7 @@ impl Trailer {
             let expected = format!("stored lengths that add up to {}", data_len.get());
             return Err(structure.corrupt("entries", COUNTS, expected, at.get()));
         }
-        let with_base = chunks.iter().filter(|(_, entry)| entry.codec.has_base()).count();
-        if u32::try_from(with_base) != Ok(bases) {
+        if with_base != bases {
             return Err(structure.corrupt("bases", HEADER + 12, with_base.to_string(), bases));
         }
         Ok(Self { chunks })
@@ -186,6 +197,7 @@ pub fn parse_tail(name: Hash, tail: &[u8], pack_len: Bytes) -> Result<Trailer> {
 #[derive(Default, Debug)]
 pub struct PackBuilder {
     entries: Vec<u8>,
+    bases: Vec<u8>,
     count: u32,
     data_len: Bytes,
 }
@@ -211,30 +223,38 @@ impl PackBuilder {
         self.data_len
     }
 
-    /// Notes a chunk whose `stored` bytes the caller appends to the pack; returns its entry's number.
+    /// Notes a chunk whose stored bytes the caller appends to the pack; returns its entry's number.
     ///
     /// # Errors
-    /// `Corrupt` where the lengths are beyond every window.
-    pub fn add(
-        &mut self,
-        id: ChunkId,
-        codec: Codec,
-        plain_len: Bytes,
-        stored: &[u8],
-    ) -> Result<u32> {
-        codec::check_lengths(Bytes::mib(4), Bytes::of(stored), plain_len)?;
-        let entry = Entry {
+    /// `Corrupt` where the lengths are beyond every window, or the base does not go with the codec.
+    pub fn add(&mut self, id: ChunkId, stored: &Stored<'_>) -> Result<u32> {
+        self.put(&Entry {
             id,
-            stored_hash: Hash::of(stored),
-            codec,
+            stored_hash: Hash::of(stored.bytes),
+            codec: stored.codec,
             cipher: 0,
-            plain_len: u32::try_from(plain_len.get()).unwrap_or(u32::MAX),
-            stored_len: u32::try_from(stored.len()).unwrap_or(u32::MAX),
-        };
+            plain_len: u32::try_from(stored.plain_len.get()).unwrap_or(u32::MAX),
+            stored_len: u32::try_from(stored.bytes.len()).unwrap_or(u32::MAX),
+            base: stored.base,
+        })
+    }
+
+    /// Notes a chunk by its entry in another pack, from where the caller copies its stored bytes.
+    ///
+    /// # Errors
+    /// As [`PackBuilder::add`].
+    pub fn put(&mut self, entry: &Entry) -> Result<u32> {
+        let stored_len = Bytes::from(entry.stored_len);
+        codec::check_lengths(Bytes::mib(4), stored_len, Bytes::from(entry.plain_len))?;
+        if entry.codec.has_base() != entry.base.is_some() {
+            let found = format!("codec {}, base {:?}", entry.codec, entry.base);
+            return Err(Error::corrupt("chunk", Bytes::ZERO, "a base where one is needed", found));
+        }
         entry.encode(&mut self.entries);
+        self.bases.extend(entry.base.iter().flat_map(|base| base.0));
         let number = self.count;
         self.count += 1;
-        self.data_len += Bytes::of(stored);
+        self.data_len += stored_len;
         Ok(number)
     }
 
@@ -243,8 +263,10 @@ impl PackBuilder {
         let mut bytes = encode_header(TRAILER_MAGIC).to_vec();
         bytes.extend_from_slice(&self.data_len.get().to_le_bytes());
         bytes.extend_from_slice(&self.count.to_le_bytes());
-        bytes.extend_from_slice(&0_u32.to_le_bytes());
+        let bases = u32::try_from(self.bases.len() / BASE).unwrap_or(u32::MAX);
+        bytes.extend_from_slice(&bases.to_le_bytes());
         bytes.extend_from_slice(&self.entries);
+        bytes.extend_from_slice(&self.bases);
         let name = Hash::of(&bytes);
         bytes.extend(Footer { trailer_len: Bytes::of(&bytes), name }.encode());
         (name, bytes)
@@ -256,16 +278,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{PackBuilder, Trailer, parse_tail};
-    use crate::image::codec::Codec;
+    use crate::image::codec::{Codec, Stored};
     use crate::image::hash::{ChunkId, Hash};
     use crate::units::Bytes;
+
+    fn stored(codec: Codec, plain_len: Bytes, bytes: &[u8]) -> Stored<'_> {
+        Stored { codec, base: None, plain_len, bytes }
+    }
 
     fn pack(chunks: &[Vec<u8>]) -> (Hash, Vec<u8>) {
         let mut builder = PackBuilder::new();
         let mut bytes = Vec::new();
         for chunk in chunks {
-            let plain_len = Bytes::new(1 << 20);
-            builder.add(ChunkId::of(chunk), Codec::ZSTD, plain_len, chunk).unwrap();
+            // Every third one is a delta of itself: a trailer does not care.
+            let base = (chunk.len() % 3 == 0).then(|| ChunkId::of(chunk));
+            let codec = if base.is_some() { Codec::PATCH } else { Codec::ZSTD };
+            let stored = Stored { base, ..stored(codec, Bytes::MIB, chunk) };
+            builder.add(ChunkId::of(chunk), &stored).unwrap();
             bytes.extend_from_slice(chunk);
         }
         let (name, tail) = builder.finish();
@@ -287,7 +316,7 @@ mod tests {
     #[test]
     fn lengths_that_contradict_each_other_are_refused() {
         let mut builder = PackBuilder::new();
-        builder.add(ChunkId::of(b"a"), Codec::STORED, Bytes::new(1), b"a").unwrap();
+        builder.add(ChunkId::of(b"a"), &stored(Codec::STORED, Bytes::new(1), b"a")).unwrap();
         let (_, tail) = builder.finish();
         let trailer = &tail[..tail.len() - super::FOOTER];
         Trailer::parse(trailer, Bytes::new(1)).unwrap();
@@ -313,6 +342,12 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_the_format_document() {
         let (name, bytes) = pack(&[vec![1; 10], vec![2; 20]]);
+        let (_, with_bases) = pack(&[vec![1; 9], vec![2; 20], vec![3; 6]]);
+        assert_eq!(with_bases[35 + 44..35 + 48], [2, 0, 0, 0]);
+        let bases = 35 + 48 + 3 * 76;
+        assert_eq!(with_bases[bases..bases + 32], ChunkId::of(&[1; 9]).0);
+        assert_eq!(with_bases[bases + 32..bases + 64], ChunkId::of(&[3; 6]).0);
+        assert_eq!(with_bases.len(), bases + 64 + 48);
         assert_eq!(bytes.len(), 30 + 48 + 2 * 76 + 48);
         assert_eq!(bytes[30..50], *b"KeikiTrl\x01\0\0\0\0\0\0\0\0\0\0\0");
         assert_eq!(bytes[62..78], [30, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
@@ -327,8 +362,15 @@ mod tests {
     #[test]
     fn chunks_that_no_window_can_hold_are_not_packed() {
         let mut builder = PackBuilder::new();
-        assert!(builder.add(ChunkId::of(b""), Codec::STORED, Bytes::ZERO, b"").is_err());
-        assert!(builder.add(ChunkId::of(b""), Codec::ZSTD, Bytes::mib(5), b"x").is_err());
+        let base = Some(ChunkId::of(b"base"));
+        for wrong in [
+            stored(Codec::STORED, Bytes::ZERO, b""),
+            stored(Codec::ZSTD, Bytes::mib(5), b"x"),
+            stored(Codec::PATCH, Bytes::new(1), b"x"),
+            Stored { base, ..stored(Codec::ZSTD, Bytes::new(1), b"x") },
+        ] {
+            assert!(builder.add(ChunkId::of(b""), &wrong).is_err(), "{wrong:?}");
+        }
         assert!(builder.is_empty());
     }
 
@@ -343,6 +385,7 @@ mod tests {
                 prop_assert_eq!(&bytes[at..at + chunk.len()], &chunk[..]);
                 prop_assert_eq!(entry.id, ChunkId::of(chunk));
                 prop_assert_eq!(entry.stored_hash, Hash::of(chunk));
+                prop_assert_eq!(entry.base, (chunk.len() % 3 == 0).then_some(entry.id));
             }
         }
 

@@ -1,9 +1,9 @@
 //! How much a save is going to store, from a sample.
 
+use super::encode::ChunkEncoder;
 use super::read::{self, Piece, Volume};
 use crate::error::Result;
 use crate::image::chunk;
-use crate::image::codec::Encoder;
 use crate::image::hash::ChunkId;
 use crate::report::Report;
 use crate::units::Bytes;
@@ -19,17 +19,16 @@ const SAMPLES: u64 = 64;
 pub fn stored_bytes(
     volumes: &[Volume<'_>],
     window: Bytes,
-    level: i32,
     known: &dyn Fn(&ChunkId) -> bool,
+    encoder: &mut ChunkEncoder<'_>,
     report: &dyn Report,
 ) -> Result<Bytes> {
     let total: u64 = volumes.iter().map(|volume| volume.used.total().get()).sum();
     let stride = (total / SAMPLES).max(window.get());
-    let mut encoder = Encoder::new(level)?;
     let mut buffer = vec![0; window.index().unwrap_or(0)];
     let (mut stored, mut seen, mut sampled, mut due) = (Vec::new(), 0_u64, 0_u64, 0_u64);
     let mut needed = 0_u64;
-    for volume in volumes {
+    for (at, volume) in volumes.iter().enumerate() {
         read::windows(volume, window, &mut |piece| {
             let (number, length, used) = match piece {
                 Piece::Zeros { count, .. } => {
@@ -53,7 +52,7 @@ pub fn stored_bytes(
             let (_, plain_len) = chunk::compact(part, &used, &[]);
             let plain = part.get(..plain_len).unwrap_or_default();
             if !plain.is_empty() && !known(&ChunkId::of(plain)) {
-                encoder.encode(plain, &mut stored)?;
+                encoder.encode((at, number), plain, &mut stored)?;
                 needed += Bytes::of(&stored).get();
             }
             Ok(())
@@ -70,6 +69,7 @@ mod tests {
     use super::stored_bytes;
     use crate::extent::{Extent, ExtentSet};
     use crate::io::{Source, memory::Memory};
+    use crate::pipeline::encode::ChunkEncoder;
     use crate::pipeline::read::Volume;
     use crate::report::Quiet;
     use crate::units::Bytes;
@@ -87,7 +87,9 @@ mod tests {
         let estimate = |bytes: Vec<u8>, known: bool| {
             let source: Source = Arc::new(Memory::new(bytes));
             let volume = Volume { source: &source, used: &used };
-            stored_bytes(&[volume], Bytes::MIB, 3, &|_| known, &Quiet::default()).unwrap()
+            let report = Quiet::default();
+            let mut encoder = ChunkEncoder::new(Bytes::MIB, 3, None, &report).unwrap();
+            stored_bytes(&[volume], Bytes::MIB, &|_| known, &mut encoder, &report).unwrap()
         };
         let full = estimate(noise.clone(), false);
         assert!(full > Bytes::mib(3) && full < Bytes::mib(5), "{full}");

@@ -4,9 +4,10 @@
 //! is the caller's error.
 //!
 //! Saving: [`estimate`] samples what it will take, [`read`] cuts volumes into windows, [`pack`] hashes and
-//! compresses each in one worker and hands them on in order. Restoring: [`fetch`] asks a feed for the chunks
+//! compresses (by [`encode`]) each in one worker and hands them on in order. Restoring: [`fetch`] asks a feed for the chunks
 //! of one table segment, [`write`] puts them onto a volume and reads them back.
 
+pub mod encode;
 pub mod estimate;
 pub mod fetch;
 pub mod pack;

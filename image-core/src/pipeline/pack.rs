@@ -6,12 +6,14 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::encode::ChunkEncoder;
 use super::read::{self, Piece, Volume};
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::image::chunk::{self, WindowState};
-use crate::image::codec::{Codec, Encoder};
+use crate::image::codec::{Codec, Stored};
 use crate::image::hash::ChunkId;
+use crate::repo::Parent;
 use crate::report::Report;
 use crate::units::Bytes;
 
@@ -25,6 +27,8 @@ pub struct Packing<'a> {
     pub workers: usize,
     /// Whether the repository has a chunk already: it is not compressed again.
     pub known: &'a (dyn Fn(&ChunkId) -> bool + Sync),
+    /// Where changed windows find what they were before.
+    pub parent: Option<&'a Parent>,
 }
 
 /// One result, in the order of volumes and windows.
@@ -53,16 +57,6 @@ pub enum Packed<'a> {
     },
 }
 
-/// The stored form of a chunk.
-pub struct Stored<'a> {
-    /// How it is stored.
-    pub codec: Codec,
-    /// Number of plain bytes.
-    pub plain_len: Bytes,
-    /// The stored bytes.
-    pub bytes: &'a [u8],
-}
-
 /// A piece of work; its two buffers go round between the threads, so their number bounds the memory and
 /// how far the workers can run ahead of the order.
 #[derive(Default)]
@@ -72,7 +66,7 @@ struct Job {
     what: Work,
     window: Vec<u8>,
     stored: Vec<u8>,
-    codec: Option<(Codec, Bytes)>,
+    codec: Option<(Codec, Option<ChunkId>, Bytes)>,
 }
 
 #[derive(Default)]
@@ -122,7 +116,11 @@ pub fn run(
         let failed = &failed;
         for _ in 0..workers {
             let (read_out, done_in) = (read_out.clone(), done_in.clone());
-            scope.spawn(move || work(volumes, packing, &read_out, &done_in, failed));
+            scope.spawn(move || {
+                let mut encoder =
+                    ChunkEncoder::new(packing.window, packing.level, packing.parent, report);
+                work(volumes, packing, &mut encoder, (&read_out, &done_in), failed);
+            });
         }
         drop(read_out);
         scope.spawn(move || {
@@ -183,17 +181,16 @@ impl Drop for LastWord<'_> {
 fn work(
     volumes: &[Volume<'_>],
     packing: &Packing<'_>,
-    jobs: &Receiver<Job>,
-    done: &Sender<Result<Job>>,
+    encoder: &mut Result<ChunkEncoder<'_>>,
+    (jobs, done): (&Receiver<Job>, &Sender<Result<Job>>),
     failed: &AtomicBool,
 ) {
     let _last_word = LastWord(done);
-    let mut encoder = Encoder::new(packing.level);
     for mut job in jobs {
         if failed.load(Ordering::Relaxed) {
             return;
         }
-        let packed = match &mut encoder {
+        let packed = match encoder {
             Ok(encoder) => pack(volumes, packing, encoder, &mut job),
             Err(error) => Err(Error::unsupported(error.to_string())),
         };
@@ -207,7 +204,7 @@ fn work(
 fn pack(
     volumes: &[Volume<'_>],
     packing: &Packing<'_>,
-    encoder: &mut Encoder,
+    encoder: &mut ChunkEncoder<'_>,
     job: &mut Job,
 ) -> Result<()> {
     let Work::Read { number, length, used } = &job.what else { return Ok(()) };
@@ -219,8 +216,8 @@ fn pack(
     if !plain.is_empty() {
         let id = ChunkId::of(plain);
         if !(packing.known)(&id) {
-            let codec = encoder.encode(plain, &mut job.stored)?;
-            job.codec = Some((codec, Bytes::of(plain)));
+            let (codec, base) = encoder.encode((job.volume, *number), plain, &mut job.stored)?;
+            job.codec = Some((codec, base, Bytes::of(plain)));
         }
         state.chunk = Some(id);
     }
@@ -260,8 +257,9 @@ fn hand_on(
     match std::mem::take(&mut job.what) {
         Work::Done { number, state } => {
             let used = state.data.total() + state.zero.total() + state.unreadable.total();
-            let stored = job.codec.take().map(|(codec, plain_len)| Stored {
+            let stored = job.codec.take().map(|(codec, base, plain_len)| Stored {
                 codec,
+                base,
                 plain_len,
                 bytes: &job.stored,
             });

@@ -14,7 +14,7 @@ use crate::repo::index::{Index, PackFile, is_damage, pack_path, read_trailer};
 use crate::repo::locations::{self, Place, locations_path};
 use crate::repo::lock::{Lock, LockKind, leftovers};
 use crate::repo::read::Read;
-use crate::repo::{ImageInfo, MAX_ROOT, MAX_SEGMENT, Repository, named, read_named};
+use crate::repo::{ImageInfo, MAX_ROOT, MAX_SEGMENT, Repository, named, read_named, trash};
 use crate::report::{Report, Stage};
 use crate::units::Bytes;
 
@@ -59,7 +59,7 @@ pub(super) fn check(
     };
     report.stage(Stage::Index, None);
     let files = repository.files.as_ref();
-    let mut index = Index::build(files, report)?;
+    let mut index = Index::build(files, trash::all_packs(files)?, report)?;
     let mut out =
         CheckReport { chunks: index.len(), packs: index.packs.len(), ..CheckReport::default() };
     out.damaged.extend(std::mem::take(&mut index.damaged).into_iter().map(|(_, error)| error));
@@ -143,23 +143,16 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Looks for a table's chunks in the packs.
+    /// Looks for a table's chunks, and the bases of those that are deltas, in the packs.
     fn chunks(&mut self, subject: &str, chunks: &HashSet<ChunkId>) -> Result<()> {
-        let mut missing = Vec::new();
-        for id in chunks {
-            match self.index.find(id).and_then(|slot| usize::try_from(slot.pack).ok()) {
-                Some(pack) => self.used_packs.extend(self.index.packs.get(pack).map(|p| p.name)),
-                None => missing.push(*id),
-            }
-        }
-        if !self.index.complete && !missing.is_empty() {
-            let places = self.index.locate(self.files, missing.iter().copied())?;
-            self.used_packs.extend(places.iter().map(|place| place.pack));
-            let found: HashSet<ChunkId> = places.iter().map(|place| place.entry.id).collect();
-            missing.retain(|id| !found.contains(id));
-        }
-        if let Some(first) = missing.iter().min() {
-            let found = format!("{} of them in no intact pack, such as {first}", missing.len());
+        let places = self.index.locate(self.files, chunks.iter().copied())?;
+        self.used_packs.extend(places.iter().map(|place| place.pack));
+        let found: HashSet<ChunkId> = places.iter().map(|place| place.entry.id).collect();
+        let missing = chunks.difference(&found).count();
+        if let Some(first) = chunks.difference(&found).min() {
+            let found = format!(
+                "{missing} of them in no intact pack, or their base in none, such as {first}"
+            );
             let expected = format!("{} chunks", chunks.len());
             self.out
                 .damaged
@@ -206,7 +199,7 @@ impl Check<'_> {
     }
 
     fn read_data(&mut self) -> Result<()> {
-        let packs = std::mem::take(&mut self.index.packs);
+        let packs = self.index.packs.clone();
         let total = packs.iter().map(|pack| pack.size).fold(Bytes::ZERO, Bytes::saturating_add);
         self.report.stage(Stage::Check, Some(total));
         for pack in &packs {
@@ -218,13 +211,15 @@ impl Check<'_> {
             }
             self.report.advance(pack.size);
         }
-        self.index.packs = packs;
         Ok(())
     }
 
     fn pack_data(&mut self, pack: PackFile, chunks: Vec<(Bytes, Entry)>) -> Result<()> {
         let place = |(offset, entry)| Place { pack: pack.name, offset, entry };
-        let plan = batches(chunks.into_iter().map(place).collect());
+        let bases: HashSet<ChunkId> = chunks.iter().filter_map(|(_, entry)| entry.base).collect();
+        let bases = self.index.locate(self.files, bases.into_iter())?;
+        let bases = bases.into_iter().map(|place| (place.entry.id, place)).collect();
+        let plan = batches(chunks.into_iter().map(place).collect(), &bases);
         let damaged = &mut self.out.damaged;
         read_batches(self.files, Bytes::mib(4), &plan, |deliveries| {
             self.report.checkpoint()?;
@@ -281,7 +276,9 @@ impl Check<'_> {
         };
         let packs: HashSet<Hash> = self.index.packs.iter().map(|pack| pack.name).collect();
         let listed: HashSet<ChunkId> = places.iter().map(|place| place.entry.id).collect();
-        Ok(places.iter().all(|place| packs.contains(&place.pack))
+        let base_listed =
+            |place: &Place| place.entry.base.is_none_or(|base| listed.contains(&base));
+        Ok(places.iter().all(|place| packs.contains(&place.pack) && base_listed(place))
             && chunks.iter().all(|id| listed.contains(id) || self.index.find(id).is_none()))
     }
 }

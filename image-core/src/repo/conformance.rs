@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::read::is_missing;
 use super::write::{Session, Write};
-use super::{Local, Memory, Repository, sample};
+use super::{ImageInfo, Local, Memory, Repository, sample};
 use crate::error::Error;
 use crate::extent::Extent;
 use crate::report::Quiet;
@@ -142,15 +142,36 @@ fn usage_tells_shared_from_unique() {
     let mut changed = data.clone();
     changed[0] ^= 1;
     let images = [&data, &changed].map(|bytes| sample::save(&repository, "web", bytes).unwrap());
-    let usage = repository.usage(&images, &Quiet::default()).unwrap();
-    // 40 windows: one is zero; the first and the fourth are equal only in the image that was not changed.
+    let usage = repository.usage(&images, &Quiet::default()).unwrap().each;
+    // 40 windows: one is zero; the first and the fourth are equal only in the image that was not changed. What
+    // that has at its start is the base of the other's delta, and in both where the fourth is.
     let windows = |count| sample::WINDOW.checked_mul(count).unwrap();
     assert_eq!(usage[0].stored_bytes, windows(38));
     assert_eq!(usage[0].unique_bytes, windows(0));
-    assert_eq!(usage[1].stored_bytes, windows(39));
-    assert_eq!(usage[1].unique_bytes, windows(1));
-    let one = repository.usage(&images[1..], &Quiet::default()).unwrap();
+    let delta = usage[1].unique_bytes;
+    assert!(delta > Bytes::ZERO && delta < Bytes::kib(5), "{delta}");
+    assert_eq!(usage[1].stored_bytes, windows(38) + delta);
+    let one = repository.usage(&images[1..], &Quiet::default()).unwrap().each;
     assert_eq!(one, [usage[1]]);
+    let both = repository.usage_together(&images, &Quiet::default()).unwrap().each;
+    assert_eq!(both[0].unique_bytes, windows(38) + delta);
+}
+
+#[test]
+fn a_base_counts_for_those_that_need_it() {
+    let files = Memory::new();
+    let repository = sample::repository(files);
+    let data = sample::data(1, 2);
+    let old = sample::save(&repository, "web", &data).unwrap();
+    let new = sample::save(&repository, "web", &sample::changed(&data, 2, 0)).unwrap();
+    let usage = |images: &[ImageInfo]| repository.usage(images, &Quiet::default()).unwrap().each;
+    let all = usage(&[old.clone(), new.clone()]);
+    assert_eq!(all[0].unique_bytes, Bytes::ZERO, "the first window is the base of the other's");
+    repository.remove(&[old]).unwrap();
+    let left = usage(&[new]);
+    assert_eq!(left[0].stored_bytes, all[1].stored_bytes);
+    assert_eq!(left[0].unique_bytes, left[0].stored_bytes);
+    assert!(left[0].stored_bytes > sample::WINDOW.checked_mul(2).unwrap());
 }
 
 #[test]

@@ -8,10 +8,12 @@ use std::thread::{self, JoinHandle};
 use crate::error::{Error, Result};
 use crate::image::checked_window;
 use crate::image::hash::{ChunkId, Hash};
+use crate::image::pack::Trailer;
 use crate::repo::batch::{batches, read_batches};
-use crate::repo::index::{Index, PackFile, is_damage, list_packs, pack_path, read_trailer};
-use crate::repo::locations::{self, Place};
+use crate::repo::index::{Index, PackFile, is_damage, pack_path, read_trailer};
+use crate::repo::locations::{self, Place, Places};
 use crate::repo::read::Read;
+use crate::repo::trash;
 use crate::report::Quiet;
 use crate::units::Bytes;
 
@@ -86,6 +88,12 @@ pub struct Lost {
     pub why: String,
 }
 
+impl Lost {
+    pub(super) fn at(place: &Place, why: String) -> Self {
+        Self { id: place.entry.id, pack: Some(place.pack), offset: Some(place.offset), why }
+    }
+}
+
 /// Delivers chunks.
 pub trait ChunkFeed {
     /// One of the wanted chunks; `None` when nothing is wanted.
@@ -98,7 +106,8 @@ pub trait ChunkFeed {
 /// Reads chunks from a repository's packs, in the order in which they lie there.
 ///
 /// A thread of its own reads ahead and decodes on all cores; at most four batches of up to 8 MiB stored and
-/// 16 MiB plain are in memory. It decodes in rayon's pool, so nobody may wait for it inside that pool.
+/// 16 MiB plain are in memory, the bases of deltas included. A chunk that is damaged in one pack is taken from
+/// another one that has it too. It decodes in rayon's pool, so nobody may wait for it inside that pool.
 pub struct PackFeed {
     files: Arc<dyn Read>,
     window: Bytes,
@@ -106,6 +115,9 @@ pub struct PackFeed {
     reader: Option<Reader>,
     packs: Packs,
     index: Option<Index>,
+    retried: HashSet<ChunkId>,
+    /// The trailer that was read last: damage comes in heaps.
+    trailer: Option<(Hash, Trailer)>,
 }
 
 /// What is known about the packs: their sizes, and why those that were looked at cannot be believed.
@@ -123,7 +135,9 @@ impl Packs {
         }
         let sizes = match self.sizes.take() {
             Some(sizes) => sizes,
-            None => list_packs(files)?.into_iter().map(|pack| (pack.name, pack.size)).collect(),
+            None => {
+                trash::all_packs(files)?.into_iter().map(|pack| (pack.name, pack.size)).collect()
+            }
         };
         let verdict = match sizes.get(&name) {
             None => Some(format!("{}: no such pack", pack_path(name))),
@@ -153,13 +167,15 @@ impl PackFeed {
             reader: None,
             packs: Packs::default(),
             index: None,
+            retried: HashSet::new(),
+            trailer: None,
         })
     }
 
     /// Finds out where all wanted chunks lie and begins to read them.
     fn start(&mut self, wanted: &WantSet) -> Result<()> {
-        let places = self.places(wanted)?;
-        let plan = batches(places);
+        let (places, bases) = self.places(wanted)?;
+        let plan = batches(places, &bases);
         let (sender, receiver) = sync_channel(1);
         let (files, window) = (Arc::clone(&self.files), self.window);
         let read = move || {
@@ -173,55 +189,47 @@ impl PackFeed {
         Ok(())
     }
 
-    /// Where the wanted chunks lie; what lies nowhere is put down as lost.
-    fn places(&mut self, wanted: &WantSet) -> Result<Vec<Place>> {
-        let hints = match locations::read(self.files.as_ref(), wanted.segment) {
-            Err(error) if is_damage(&error) => Vec::new(),
-            other => other?,
-        };
-        let mut missing: HashMap<ChunkId, Option<Place>> =
-            wanted.ids.iter().map(|id| (*id, None)).collect();
-        let mut places = Vec::with_capacity(missing.len());
-        for place in hints {
-            let Some(hint) = missing.get_mut(&place.entry.id) else { continue };
-            *hint = Some(place);
-            if self.packs.damage(self.files.as_ref(), place.pack)?.is_none() {
-                missing.remove(&place.entry.id);
-                places.push(place);
+    /// Where the wanted chunks lie, in order, and all places by chunk; what lies nowhere is put down as lost.
+    fn places(&mut self, wanted: &WantSet) -> Result<(Vec<Place>, HashMap<ChunkId, Place>)> {
+        let files = Arc::clone(&self.files);
+        let (packs, index) = (&mut self.packs, &mut self.index);
+        let Places { found, hints } = locations::resolve(
+            files.as_ref(),
+            wanted.segment,
+            &wanted.ids,
+            &mut |pack| Ok(packs.damage(files.as_ref(), pack)?.is_none()),
+            &mut |ids| built(index, files.as_ref())?.locate(files.as_ref(), ids.iter().copied()),
+        )?;
+        let mut places = Vec::with_capacity(wanted.ids.len());
+        for id in &wanted.ids {
+            match found.get(id) {
+                Some(place) => places.push(*place),
+                None => {
+                    let lost = self.lost(*id, &hints, true)?;
+                    self.ready.push_back(Delivery::Lost(lost));
+                }
             }
         }
-        if missing.is_empty() {
-            return Ok(places);
-        }
-        let files = Arc::clone(&self.files);
-        let found = self.index()?.locate(files.as_ref(), missing.keys().copied())?;
-        for place in &found {
-            missing.remove(&place.entry.id);
-        }
-        places.extend(found);
         places.sort_unstable_by_key(|place| (place.pack, place.offset));
-        for (id, hint) in missing {
-            let lost = self.lost(id, hint)?;
-            self.ready.push_back(Delivery::Lost(lost));
-        }
-        Ok(places)
+        Ok((places, found))
     }
 
     fn index(&mut self) -> Result<&Index> {
-        let index = match self.index.take() {
-            Some(index) => index,
-            None => Index::build(self.files.as_ref(), &Quiet::default())?,
-        };
-        Ok(self.index.insert(index))
+        built(&mut self.index, self.files.as_ref())
     }
 
-    fn lost(&mut self, id: ChunkId, hint: Option<Place>) -> Result<Lost> {
-        if let Some(place) = hint {
-            let why = self
-                .packs
-                .damage(self.files.as_ref(), place.pack)?
-                .unwrap_or_else(|| "not in its pack".to_owned());
-            return Ok(Lost { id, pack: Some(place.pack), offset: Some(place.offset), why });
+    fn lost(&mut self, id: ChunkId, hints: &HashMap<ChunkId, Place>, own: bool) -> Result<Lost> {
+        if let Some(place) = hints.get(&id) {
+            let damage = self.packs.damage(self.files.as_ref(), place.pack)?;
+            return Ok(match (damage, place.entry.base) {
+                (Some(why), _) => Lost::at(place, why),
+                (None, Some(base)) if own => {
+                    let lost = self.lost(base, hints, false)?;
+                    let why = format!("its base, chunk {base}: {}", lost.why);
+                    Lost { id, why, ..lost }
+                }
+                (None, _) => Lost::at(place, "not in its pack".to_owned()),
+            });
         }
         let damaged = &self.index()?.damaged;
         let suspects: Vec<String> = damaged.iter().map(|(_, error)| error.to_string()).collect();
@@ -232,14 +240,79 @@ impl PackFeed {
         };
         Ok(Lost { id, pack, offset: None, why })
     }
+
+    /// A chunk that is damaged in one pack, from any other one that has it, or with another copy of its base.
+    fn elsewhere(&mut self, lost: Lost) -> Result<Delivery> {
+        if lost.pack.is_none() || !self.retried.insert(lost.id) {
+            return Ok(Delivery::Lost(lost));
+        }
+        let files = Arc::clone(&self.files);
+        for place in self.copies(lost.id)? {
+            let bases = match place.entry.base {
+                None => vec![None],
+                Some(base) => self.copies(base)?.into_iter().map(Some).collect(),
+            };
+            for base in bases {
+                let base = base.map(|base| (base.entry.id, base)).into_iter().collect();
+                let plan = batches(vec![place], &base);
+                let mut found = None;
+                read_batches(files.as_ref(), self.window, &plan, |deliveries| {
+                    found = deliveries.into_iter().next();
+                    Ok(true)
+                })?;
+                if let Some(chunk @ Delivery::Chunk { .. }) = found {
+                    return Ok(chunk);
+                }
+            }
+        }
+        Ok(Delivery::Lost(lost))
+    }
+
+    /// Every place of a chunk.
+    fn copies(&mut self, id: ChunkId) -> Result<Vec<Place>> {
+        let files = Arc::clone(&self.files);
+        let index = built(&mut self.index, files.as_ref())?;
+        let mut places = Vec::new();
+        for slot in index.find_all(&id) {
+            let pack = usize::try_from(slot.pack).ok().and_then(|at| index.packs.get(at));
+            let Some(pack) = pack else { continue };
+            let trailer = match self.trailer.take() {
+                Some((name, trailer)) if name == pack.name => trailer,
+                _ => match read_trailer(files.as_ref(), *pack) {
+                    Err(error) if is_damage(&error) => continue,
+                    other => other?,
+                },
+            };
+            let (_, trailer) = self.trailer.insert((pack.name, trailer));
+            let entry = usize::try_from(slot.entry).ok().and_then(|at| trailer.chunks.get(at));
+            let place = |(offset, entry): &(Bytes, _)| Place {
+                pack: pack.name,
+                offset: *offset,
+                entry: *entry,
+            };
+            places.extend(entry.map(place).filter(|place| place.entry.id == id));
+        }
+        Ok(places)
+    }
+}
+
+/// The index, made at the first need.
+fn built<'a>(index: &'a mut Option<Index>, files: &dyn Read) -> Result<&'a Index> {
+    let made = match index.take() {
+        Some(index) => index,
+        None => Index::build(files, trash::all_packs(files)?, &Quiet::default())?,
+    };
+    Ok(index.insert(made))
 }
 
 impl ChunkFeed for PackFeed {
     fn next(&mut self, wanted: &WantSet) -> Result<Option<Delivery>> {
         loop {
             while let Some(delivery) = self.ready.pop_front() {
-                if wanted.contains(&delivery.id()) {
-                    return Ok(Some(delivery));
+                match delivery {
+                    _ if !wanted.contains(&delivery.id()) => {}
+                    Delivery::Lost(lost) => return self.elsewhere(lost).map(Some),
+                    chunk => return Ok(Some(chunk)),
                 }
             }
             match self.reader.take() {

@@ -1,5 +1,7 @@
 //! Which chunks the repository has, and in which pack: told by the packs' trailers alone.
 
+use std::collections::HashSet;
+
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use crate::error::{Error, Result};
@@ -31,6 +33,9 @@ pub(super) struct Slot {
 type Entry = [u8; 28];
 const PREFIX: usize = 20;
 
+/// The first bytes of a chunk's id, which tell chunks apart.
+pub(super) type Prefix = [u8; PREFIX];
+
 /// A pack's file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct PackFile {
@@ -38,7 +43,7 @@ pub(super) struct PackFile {
     pub size: Bytes,
 }
 
-/// All chunks of all packs outside `trash/`, sorted.
+/// All chunks of some packs, sorted, but deltas whose base is in none of them.
 #[derive(Default)]
 pub(super) struct Index {
     /// The packs, by name.
@@ -52,31 +57,58 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Reads all trailers.
-    pub fn build(files: &dyn Read, report: &dyn Report) -> Result<Self> {
-        Self::build_up_to(MAX_ENTRIES, files, report)
+    /// Reads the trailers of `packs`, which are in the order of their names.
+    pub fn build(files: &dyn Read, packs: Vec<PackFile>, report: &dyn Report) -> Result<Self> {
+        Self::build_up_to(MAX_ENTRIES, files, packs, report)
     }
 
-    fn build_up_to(limit: usize, files: &dyn Read, report: &dyn Report) -> Result<Self> {
-        let packs = list_packs(files)?;
-        let mut index = Self { packs, complete: true, limit, ..Self::default() };
-        let numbered: Vec<(u32, PackFile)> = (0..).zip(index.packs.iter().copied()).collect();
-        for some in numbered.chunks(AT_A_TIME) {
-            report.checkpoint()?;
-            let trailers: Vec<_> = some
-                .par_iter()
-                .map(|(number, pack)| (*number, *pack, read_trailer(files, *pack)))
-                .collect();
-            for (number, pack, trailer) in trailers {
-                match trailer {
-                    Ok(trailer) => index.extend(number, &trailer),
-                    Err(error) if is_damage(&error) => index.damaged.push((pack.name, error)),
-                    Err(error) => return Err(error),
+    fn build_up_to(
+        limit: usize,
+        files: &dyn Read,
+        packs: Vec<PackFile>,
+        report: &dyn Report,
+    ) -> Result<Self> {
+        let mut index = Self { complete: true, limit, ..Self::default() };
+        let mut bases = Vec::new();
+        for_each_trailer(files, &packs, report, &mut |number, pack, trailer| match trailer {
+            Ok(trailer) => {
+                index.extend(number, &trailer);
+                let named = trailer.chunks.iter().filter_map(|(_, entry)| entry.base);
+                bases.extend(named.map(|base| prefix(&base)));
+                bases.sort_unstable();
+                bases.dedup();
+            }
+            Err(error) => index.damaged.push((pack.name, error)),
+        })?;
+        index.packs = packs;
+        index.entries.sort_unstable();
+        if index.complete {
+            bases.retain(|base| index.first(base).is_none());
+            index.forget_deltas_of(&bases, files, report)?;
+        }
+        Ok(index)
+    }
+
+    /// A delta whose base is in no intact pack is lost: so it is not known, and will be stored again.
+    fn forget_deltas_of(
+        &mut self,
+        lost: &[Prefix],
+        files: &dyn Read,
+        report: &dyn Report,
+    ) -> Result<()> {
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let mut without_base = HashSet::new();
+        for_each_trailer(files, &self.packs, report, &mut |pack, _, trailer| {
+            for (entry, (_, chunk)) in (0..).zip(trailer.iter().flat_map(|some| &some.chunks)) {
+                if chunk.base.is_some_and(|base| lost.binary_search(&prefix(&base)).is_ok()) {
+                    without_base.insert(encode(&chunk.id, Slot { pack, entry }, true));
                 }
             }
-        }
-        index.entries.sort_unstable();
-        Ok(index)
+        })?;
+        self.entries.retain(|entry| !without_base.contains(entry));
+        Ok(())
     }
 
     fn extend(&mut self, pack: u32, trailer: &Trailer) {
@@ -85,18 +117,37 @@ impl Index {
                 self.complete = false;
                 return;
             }
-            self.entries.push(encode(&chunk.id, Slot { pack, entry }));
+            self.entries.push(encode(&chunk.id, Slot { pack, entry }, chunk.base.is_some()));
         }
     }
 
-    /// Where a chunk is.
+    /// Where a chunk is; of several places the first one, and a full chunk before a delta: only that can be
+    /// a base.
     pub fn find(&self, id: &ChunkId) -> Option<Slot> {
-        let first = encode(id, Slot { pack: 0, entry: 0 });
-        let at = self.entries.partition_point(|entry| entry < &first);
-        decode(self.entries.get(at)?, id)
+        self.first(&prefix(id)).and_then(|at| self.entries.get(at)).and_then(decode)
     }
 
-    /// Finds chunks' places; what is in no intact pack is left out.
+    /// Every place where a chunk is.
+    pub fn find_all(&self, id: &ChunkId) -> Vec<Slot> {
+        let prefix = prefix(id);
+        let first = self.first(&prefix).unwrap_or(self.entries.len());
+        let entries = self.entries.get(first..).unwrap_or_default().iter();
+        entries.take_while(|entry| entry.starts_with(&prefix)).filter_map(decode).collect()
+    }
+
+    /// The index of the first entry of a chunk.
+    fn first(&self, prefix: &Prefix) -> Option<usize> {
+        let at = self.entries.partition_point(|entry| entry.as_slice() < prefix.as_slice());
+        self.entries.get(at).is_some_and(|entry| entry.starts_with(prefix)).then_some(at)
+    }
+
+    /// Whether a pack is there and its trailer is intact.
+    pub fn is_intact(&self, pack: Hash) -> bool {
+        self.packs.binary_search_by_key(&pack, |pack| pack.name).is_ok()
+            && self.damaged.iter().all(|(name, _)| *name != pack)
+    }
+
+    /// Finds the places of chunks and of their bases; what is in no intact pack is left out.
     pub fn locate(
         &self,
         files: &dyn Read,
@@ -117,20 +168,55 @@ impl Index {
     }
 }
 
-fn encode(id: &ChunkId, slot: Slot) -> Entry {
+pub(super) fn prefix(id: &ChunkId) -> Prefix {
+    let [prefix @ .., _, _, _, _, _, _, _, _, _, _, _, _] = id.0;
+    prefix
+}
+
+/// Marks a delta, behind all full chunks of the same id.
+const DELTA: u32 = 1 << 31;
+
+fn encode(id: &ChunkId, slot: Slot, is_delta: bool) -> Entry {
     let mut entry = [0; 28];
-    let bytes = id.0.iter().take(PREFIX).copied();
-    let bytes = bytes.chain(slot.pack.to_be_bytes()).chain(slot.entry.to_be_bytes());
+    let pack = slot.pack | if is_delta { DELTA } else { 0 };
+    let bytes = prefix(id).into_iter();
+    let bytes = bytes.chain(pack.to_be_bytes()).chain(slot.entry.to_be_bytes());
     entry.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
     entry
 }
 
-fn decode(entry: &Entry, id: &ChunkId) -> Option<Slot> {
-    let (prefix, slot) = entry.split_first_chunk::<PREFIX>()?;
+fn decode(entry: &Entry) -> Option<Slot> {
+    let (_, slot) = entry.split_first_chunk::<PREFIX>()?;
     let (pack, entry) = slot.split_first_chunk::<4>()?;
-    let slot =
-        Slot { pack: u32::from_be_bytes(*pack), entry: u32::from_be_bytes(entry.try_into().ok()?) };
-    id.0.starts_with(prefix).then_some(slot)
+    let pack = u32::from_be_bytes(*pack) & !DELTA;
+    Some(Slot { pack, entry: u32::from_be_bytes(entry.try_into().ok()?) })
+}
+
+/// Hands on each trailer with its pack and that one's number, or what is wrong with it, in order.
+///
+/// # Errors
+/// Of the way to the repository, and [`Error::Interrupted`].
+pub(super) fn for_each_trailer(
+    files: &dyn Read,
+    packs: &[PackFile],
+    report: &dyn Report,
+    each: &mut dyn FnMut(u32, PackFile, Result<Trailer>),
+) -> Result<()> {
+    let numbered: Vec<(u32, PackFile)> = (0..).zip(packs.iter().copied()).collect();
+    for some in numbered.chunks(AT_A_TIME) {
+        report.checkpoint()?;
+        let trailers: Vec<_> = some
+            .par_iter()
+            .map(|(number, pack)| (*number, *pack, read_trailer(files, *pack)))
+            .collect();
+        for (number, pack, trailer) in trailers {
+            match trailer {
+                Err(error) if !is_damage(&error) => return Err(error),
+                other => each(number, pack, other),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A pack's path.
@@ -182,7 +268,7 @@ pub(super) fn is_damage(error: &Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Index, read_trailer};
+    use super::{Index, list_packs, read_trailer};
     use crate::image::hash::ChunkId;
     use crate::repo::{Memory, sample};
     use crate::report::Quiet;
@@ -194,7 +280,8 @@ mod tests {
         for seed in 1..4 {
             sample::save(&repository, "web", &sample::data(seed, 8)).unwrap();
         }
-        let whole = Index::build(&files, &Quiet::default()).unwrap();
+        let packs = list_packs(&files).unwrap();
+        let whole = Index::build(&files, packs.clone(), &Quiet::default()).unwrap();
         let mut ids: Vec<ChunkId> = Vec::new();
         for pack in &whole.packs {
             let trailer = read_trailer(&files, *pack).unwrap();
@@ -204,7 +291,7 @@ mod tests {
         assert!(ids.iter().all(|id| whole.find(id).is_some()) && whole.has_room_beside(0));
         assert_eq!(whole.find(&ChunkId::of(b"unknown")), None);
 
-        let full = Index::build_up_to(7, &files, &Quiet::default()).unwrap();
+        let full = Index::build_up_to(7, &files, packs, &Quiet::default()).unwrap();
         assert_eq!(ids.iter().filter(|id| full.find(id).is_some()).count(), 7);
         assert!(!full.complete && !full.has_room_beside(0));
         let unknown = ChunkId::of(b"unknown");

@@ -8,10 +8,12 @@
 //! - `read.rs` `write.rs` what is asked of a place for files; drafts · `local.rs` `memory.rs` such places
 //! - `lock.rs` who else works here · `catalog.rs` the list for places that cannot list
 //! - `index.rs` known chunks by the trailers · `locations.rs` where a table's chunks lie
-//! - `images.rs` images by name · `usage.rs` what they take · `save.rs` a save's side of it
+//! - `images.rs` images by name · `census.rs` `usage.rs` what they need and take · `save.rs` a save's side of it
+//! - `parent.rs` bases for deltas · `trash.rs` what is kept for a while
 //! - `feed.rs` `batch.rs` chunks back, verified · `check.rs` every file's own hash, orphans
 mod batch;
 mod catalog;
+mod census;
 mod check;
 mod feed;
 mod images;
@@ -20,8 +22,10 @@ mod local;
 mod locations;
 mod lock;
 mod memory;
+mod parent;
 mod read;
 mod save;
+mod trash;
 mod usage;
 mod write;
 
@@ -31,6 +35,8 @@ mod conformance;
 mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
+#[cfg(test)]
+mod delta_tests;
 #[cfg(test)]
 mod sample;
 
@@ -45,9 +51,10 @@ pub use images::{ImageInfo, Images};
 pub use local::Local;
 pub use lock::host_name;
 pub use memory::{Memory, Unflushed};
+pub use parent::{Base, Parent};
 pub use read::{FileInfo, Read};
 pub use save::{Added, Known, Saver};
-pub use usage::Usage;
+pub use usage::{Usage, Usages};
 pub use write::{Append, Write};
 
 use crate::error::{Error, Result};
@@ -60,13 +67,14 @@ use crate::report::Report;
 use crate::units::Bytes;
 use lock::{Lock, LockKind};
 use read::is_missing;
+use trash::WithTrash;
 use write::Session;
 
 /// The file that makes a folder a repository.
 const HEADER: &str = "keiki";
 const MAX_HEADER: Bytes = Bytes::kib(64);
 
-/// Every folder of a repository; `trash` is reserved for packs that nothing needs any more.
+/// Every folder of a repository.
 const FOLDERS: [&str; 8] =
     ["images", "roots", "tables", "packs", "locations", "locks", "tmp", "trash"];
 
@@ -110,7 +118,7 @@ impl Repository {
         };
         let session = Session::new(Arc::clone(&files));
         session.put(HEADER, &seal(encode_json(&header)?))?;
-        Ok(Self { files, session: Some(Arc::new(session)), header })
+        Ok(Self { files: Arc::new(WithTrash(files)), session: Some(Arc::new(session)), header })
     }
 
     /// Opens a repository that is there.
@@ -121,13 +129,13 @@ impl Repository {
     pub fn open(files: Arc<dyn Write>) -> Result<Self> {
         let header = read_header(files.as_ref())?;
         let session = Some(Arc::new(Session::new(Arc::clone(&files))));
-        Ok(Self { files, session, header })
+        Ok(Self { files: Arc::new(WithTrash(files)), session, header })
     }
 
     /// Opens a repository that is only read, be it for where it is kept.
     pub fn open_read_only(files: Arc<dyn Read>) -> Result<Self> {
         let header = read_header(files.as_ref())?;
-        Ok(Self { files, session: None, header })
+        Ok(Self { files: Arc::new(WithTrash(files)), session: None, header })
     }
 
     /// Whether a place holds a repository, damaged or not.
@@ -224,8 +232,14 @@ impl Repository {
     }
 
     /// What each image takes; see [`Usage`].
-    pub fn usage(&self, images: &[ImageInfo], report: &dyn Report) -> Result<Vec<Usage>> {
-        usage::usage(self, images, report)
+    pub fn usage(&self, images: &[ImageInfo], report: &dyn Report) -> Result<Usages> {
+        let groups: Vec<&[ImageInfo]> = images.iter().map(std::slice::from_ref).collect();
+        usage::usage(self, &groups, report)
+    }
+
+    /// What several images take together; see [`Usage`].
+    pub fn usage_together(&self, images: &[ImageInfo], report: &dyn Report) -> Result<Usages> {
+        usage::usage(self, &[images], report)
     }
 
     /// Looks after the repository; see [`CheckReport`].

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::extent::Extent;
 use crate::image::chunk::compact;
-use crate::image::codec::Encoder;
+use crate::image::codec::Stored;
 use crate::image::hash::ChunkId;
 use crate::image::header::Version;
 use crate::image::manifest::{Root, VolumeEntry};
 use crate::image::record::Record;
 use crate::image::segment::{SegmentReader, SegmentWriter};
 use crate::image::time::Timestamp;
+use crate::pipeline::encode::ChunkEncoder;
 use crate::repo::{Added, ChunkFeed, Delivery, ImageInfo, Lost, Repository, Saver, WantSet, Write};
-use crate::report::Quiet;
+use crate::report::{Quiet, Report};
 use crate::units::Bytes;
 
 /// Windows of the sample images: small, so that a volume has many.
@@ -32,6 +33,19 @@ pub(super) fn data(seed: u8, windows: usize) -> Vec<u8> {
     bytes
 }
 
+/// The same with some bytes changed in some of its windows: in the `count`th of every eighth.
+pub(super) fn changed(data: &[u8], seed: u8, count: usize) -> Vec<u8> {
+    let mut bytes = data.to_vec();
+    for (number, window) in bytes.chunks_mut(WINDOW.index().unwrap()).enumerate() {
+        if number % 8 == count % 8 {
+            let at = usize::from(seed) * 4096 % window.len();
+            let end = window.len().min(at + 100);
+            blake3::Hasher::new_keyed(&[seed; 32]).finalize_xof().fill(&mut window[at..end]);
+        }
+    }
+    bytes
+}
+
 fn volume(size: Bytes) -> VolumeEntry {
     let volume = serde_json::json!({
         "id": "d0", "kind": "disk", "offset": 0, "size": size, "content": "raw", "used_bytes": size,
@@ -43,13 +57,14 @@ fn volume(size: Bytes) -> VolumeEntry {
 /// Saves `data` as the only volume of an image.
 pub(super) fn save(repository: &Repository, name: &str, data: &[u8]) -> Result<ImageInfo> {
     let mut saver = repository.saver(&Quiet::default())?;
-    let root = add(&mut saver, data)?;
-    let root = saver.put_root(&root)?;
     let images = repository.images()?;
     let name = name.parse()?;
+    let parent = images.newest(&name);
+    let root = add_beside(&mut saver, data, parent, &Quiet::default())?;
+    let root = saver.put_root(&root)?;
     let record = Record {
         version: Version::CURRENT,
-        parent: images.newest(&name).map(|image| image.id),
+        parent: parent.map(|image| image.id),
         name,
         created: Timestamp::now(),
         host: "sample".into(),
@@ -61,7 +76,18 @@ pub(super) fn save(repository: &Repository, name: &str, data: &[u8]) -> Result<I
 
 /// Adds the chunks and the table of `data`; the root that names them.
 pub(super) fn add(saver: &mut Saver, data: &[u8]) -> Result<Root> {
-    let mut encoder = Encoder::new(1)?;
+    add_beside(saver, data, None, &Quiet::default())
+}
+
+/// The same, with what changed since `parent` as deltas.
+pub(super) fn add_beside(
+    saver: &mut Saver,
+    data: &[u8],
+    parent: Option<&ImageInfo>,
+    report: &dyn Report,
+) -> Result<Root> {
+    let parent = parent.and_then(|parent| saver.bases(parent, WINDOW, |_| vec![Some(0)], report));
+    let mut encoder = ChunkEncoder::new(WINDOW, 1, parent.as_ref(), report)?;
     let mut writer = SegmentWriter::new(WINDOW, Bytes::of(data));
     let mut stored = Vec::new();
     for (index, window) in (0..).zip(data.chunks(WINDOW.index().unwrap())) {
@@ -71,9 +97,10 @@ pub(super) fn add(saver: &mut Saver, data: &[u8]) -> Result<Root> {
         let plain = &buffer[..plain_len];
         if !plain.is_empty() {
             let id = ChunkId::of(plain);
-            let codec = encoder.encode(plain, &mut stored)?;
+            let (codec, base) = encoder.encode((0, index), plain, &mut stored)?;
             let known = saver.known().contains(&id);
-            let added = saver.add(id, codec, Bytes::of(plain), &stored)?;
+            let plain_len = Bytes::of(plain);
+            let added = saver.add(id, &Stored { codec, base, plain_len, bytes: &stored })?;
             assert_eq!(added == Added::Known, known);
             state.chunk = Some(id);
         }

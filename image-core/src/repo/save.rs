@@ -5,16 +5,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::{Error, Result};
-use crate::image::codec::Codec;
+use crate::image::codec::Stored;
 use crate::image::hash::{ChunkId, Hash};
 use crate::image::manifest::Root;
 use crate::image::pack::PackBuilder;
 use crate::image::record::Record;
 use crate::repo::index::{Index, PackFile, Slot, list_packs, pack_path};
-use crate::repo::locations::{self, Lookup, locate, locations_path};
+use crate::repo::locations::{self, Lookup, Place, locate, locations_path};
 use crate::repo::lock::{Lock, LockKind, leftovers};
+use crate::repo::parent::Parent;
+use crate::repo::read::Read;
 use crate::repo::write::Draft;
-use crate::repo::{ImageInfo, Repository, catalog, images, root_path, table_path};
+use crate::repo::{ImageInfo, Repository, catalog, images, root_path, table_path, trash};
 use crate::report::{Report, Stage};
 use crate::units::Bytes;
 
@@ -31,7 +33,7 @@ pub enum Added {
 ///
 /// Every worker may ask at any time.
 pub struct Known {
-    index: Index,
+    pub(super) index: Index,
     relied: Vec<AtomicBool>,
     fresh: RwLock<HashMap<ChunkId, Slot>>,
 }
@@ -54,6 +56,11 @@ impl Known {
     fn find(&self, id: &ChunkId) -> Option<Slot> {
         let fresh = self.fresh.read().unwrap_or_else(PoisonError::into_inner);
         self.index.find(id).or_else(|| fresh.get(id).copied())
+    }
+
+    /// The places of chunks of the repository's packs, and of their bases.
+    pub(super) fn locate(&self, files: &dyn Read, ids: &[ChunkId]) -> Result<Vec<Place>> {
+        self.index.locate(files, ids.iter().copied())
     }
 
     /// Notes a new chunk; beyond the index's limit it is forgotten, and perhaps stored again.
@@ -90,7 +97,8 @@ impl Saver {
             session.delete(&format!("tmp/{}", leftover.name))?;
         }
         report.stage(Stage::Index, None);
-        let index = Index::build(repository.files.as_ref(), report)?;
+        let files = repository.files.as_ref();
+        let index = Index::build(files, list_packs(files)?, report)?;
         for (_, error) in &index.damaged {
             report.warning(&format!("{error}; its chunks are stored again"));
         }
@@ -109,16 +117,33 @@ impl Saver {
         Arc::clone(&self.known)
     }
 
+    /// The image `parent` as a source of bases for deltas: for the volumes of this save, in order, each with
+    /// the volume of the parent that it was before, or none. Where the parent cannot be read, there are no
+    /// bases, and a warning.
+    pub fn bases(
+        &self,
+        parent: &ImageInfo,
+        window: Bytes,
+        pair: impl FnOnce(&Root) -> Vec<Option<usize>>,
+        report: &dyn Report,
+    ) -> Option<Parent> {
+        match self.repository.root(parent) {
+            Ok(root) if root.window == window => {
+                let pairs = pair(&root);
+                Some(Parent::new(self.repository.clone(), self.known(), root, pairs))
+            }
+            Ok(_) => None,
+            Err(error) => {
+                report.warning(&format!("{error}; what changed since is stored in full"));
+                None
+            }
+        }
+    }
+
     /// Stores a chunk in the pack that is open, unless it is known.
     ///
     /// After an error the save cannot be finished: [`Saver::put_root`] would miss chunks.
-    pub fn add(
-        &mut self,
-        id: ChunkId,
-        codec: Codec,
-        plain_len: Bytes,
-        stored: &[u8],
-    ) -> Result<Added> {
+    pub fn add(&mut self, id: ChunkId, stored: &Stored<'_>) -> Result<Added> {
         if self.known.contains(&id) {
             return Ok(Added::Known);
         }
@@ -129,8 +154,8 @@ impl Saver {
                 OpenPack { draft: self.repository.session()?.draft()?, builder: PackBuilder::new() }
             }
         };
-        let entry = pack.builder.add(id, codec, plain_len, stored)?;
-        pack.draft.append(stored)?;
+        let entry = pack.builder.add(id, stored)?;
+        pack.draft.append(stored.bytes)?;
         let slot = Slot { pack: self.pack_number(), entry };
         self.all_remembered &= self.known.insert(id, slot);
         let full = pack.builder.is_full();
@@ -191,8 +216,9 @@ impl Saver {
         let lookup = Lookup { packs: &packs, complete: self.all_remembered, find: &find };
         let files = self.repository.files.as_ref();
         let places = locate(files, &lookup, ids.iter().copied())?;
-        if places.len() != ids.len() {
-            let found = format!("{} of them in no intact pack", ids.len() - places.len());
+        let there = places.iter().filter(|place| ids.contains(&place.entry.id)).count();
+        if there != ids.len() {
+            let found = format!("{} of them in no intact pack", ids.len() - there);
             let expected = format!("{} chunks", ids.len());
             let error = Error::corrupt("table segment", Bytes::ZERO, expected, found);
             return Err(error.on(&table_path(segment)));
@@ -221,18 +247,25 @@ impl Saver {
         Ok(info)
     }
 
+    /// Every pack that this image needs is there; one that was thrown away meanwhile is taken back.
     fn recheck_packs(&self) -> Result<()> {
-        let packs = list_packs(self.repository.files.as_ref())?;
+        let session = self.repository.session()?;
+        let files = session.files();
+        let packs = list_packs(files.as_ref())?;
         let there: HashSet<Hash> = packs.into_iter().map(|pack| pack.name).collect();
         let relied = self.known.index.packs.iter().zip(&self.known.relied);
         let relied = relied.filter(|(_, relied)| relied.load(Ordering::Relaxed));
         let needed = relied.map(|(pack, _)| pack).chain(&self.written);
-        match needed.into_iter().find(|pack| !there.contains(&pack.name)) {
-            None => Ok(()),
-            Some(gone) => Err(Error::refused(format!(
-                "{} went away during the save; save again",
-                pack_path(gone.name)
-            ))),
+        for gone in needed.filter(|pack| !there.contains(&pack.name)) {
+            let path = pack_path(gone.name);
+            match trash::list(files.as_ref())?.iter().find(|one| one.origin() == path) {
+                Some(one) => trash::take_back(files.as_ref(), one)?,
+                None => {
+                    let why = format!("{path} went away during the save; save again");
+                    return Err(Error::refused(why));
+                }
+            }
         }
+        Ok(())
     }
 }

@@ -107,7 +107,7 @@ fn a_flipped_bit_at_the_end_of_a_pack_names_every_volume_in_it() {
         let target = broken.path("target.img");
         broken.ends(4, &["restore", "small", target.to_str().unwrap()]);
         assert_no_table(&target);
-        broken.says(0, &["images"], &["warning: ", pack, "the sizes leave it out"]);
+        broken.says(4, &["images"], &["damaged: ", pack, "the sizes leave out"]);
         broken.says(4, &["check"], &[pack, "DAMAGED"]);
         // A save stores again what cannot be believed.
         let disk = world.text("disk.img");
@@ -137,7 +137,7 @@ fn a_flipped_bit_in_a_table_segment_names_its_volume() {
             assert_eq!(volumes(&restored), lost);
             assert_no_table(&target);
             assert_the_rest_is_there(&world, &plan, &target, &lost);
-            broken.says(0, &["images"], &["warning: image small", &table]);
+            broken.says(4, &["images"], &["damaged: image small", &table]);
             let checked = broken.json(4, &["check"]);
             assert_eq!(checked["damaged"][0]["where"], format!("image small, {table}"));
             seen.extend(lost);
@@ -165,7 +165,7 @@ fn a_flipped_bit_in_a_root_names_the_image_and_the_file() {
             assert_eq!(error["error"]["where"], format!("image small, {root}"));
         }
         assert!(!Path::new(&target).exists());
-        broken.says(0, &["images"], &["small@", "warning: image small", root]);
+        broken.says(4, &["images"], &["small@", "damaged: image small", root]);
         assert_eq!(broken.json(4, &["check"])["damaged"].as_array().unwrap().len(), 1);
     }
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Packed, Packing, Stored, run};
+use super::{Packed, Packing, run};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::image::chunk::MIN_ZERO_RUN;
-use crate::image::codec::Decoder;
+use crate::image::codec::{Decoder, Stored};
 use crate::image::hash::ChunkId;
 use crate::io::memory::Memory;
 use crate::io::{BlockSource, Source};
@@ -77,7 +77,7 @@ fn odd(size: usize, from: u64, then: Then) -> Source {
 }
 
 fn packing(workers: usize) -> Packing<'static> {
-    Packing { window: WINDOW, level: 1, workers, known: &|_| false }
+    Packing { window: WINDOW, level: 1, workers, known: &|_| false, parent: None }
 }
 
 /// Packs all of `source`; the store fails at the `fails`th window.
@@ -253,7 +253,7 @@ proptest! {
                 assert_eq!(state.chunk, (!plain.is_empty()).then(|| ChunkId::of(&plain)));
                 if let Some(stored) = &stored {
                     let mut decoded = Vec::new();
-                    let Stored { codec, plain_len, bytes } = *stored;
+                    let Stored { codec, plain_len, bytes, .. } = *stored;
                     decoder.decode(codec, bytes, plain_len, &mut decoded).unwrap();
                     assert_eq!(decoded, plain);
                 } else {
