@@ -19,7 +19,7 @@ pub struct Save {
     /// Name of the image: up to 64 of letters, digits, `.`, `_`, `-`
     #[arg(long)]
     pub name: ImageName,
-    /// Compression level of zstd
+    /// How hard zstd compresses: from -7 (fast) to 19 (small)
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(-7..=19), allow_hyphen_values = true)]
     pub level: i32,
     /// Save the space between partitions also where it is larger than 16 MiB

@@ -205,9 +205,12 @@ fn style(with_total: bool) -> ProgressStyle {
     let figures_of = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
         let _ = out.write_str(&figures(state.pos(), state.len(), state.per_sec()));
     };
-    ProgressStyle::with_template(template)
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .with_key("figures", figures_of)
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    // Without UTF-8 a terminal makes three signs of each block, and wraps.
+    let ascii = |style: ProgressStyle| style.progress_chars("#>-").tick_chars("|/-\\ ");
+    let style = if super::drawing::is_utf8() { style } else { ascii(style) };
+    style.with_key("figures", figures_of)
 }
 
 /// Standard error, or the descriptor that the user named.

@@ -6,8 +6,14 @@ const LONGEST: usize = 74;
 /// `keiki` and these words, each as a shell takes it, in lines that a shell joins again.
 pub fn command(words: &[String]) -> String {
     let mut lines = vec!["  keiki".to_owned()];
-    for word in words {
-        let word = quoted(word);
+    let mut words = words.iter().peekable();
+    while let Some(word) = words.next() {
+        let mut word = quoted(word);
+        // A flag and its value stay together.
+        if let Some(value) = words.next_if(|next| word.starts_with("--") && !next.starts_with('-'))
+        {
+            word = format!("{word} {}", quoted(value));
+        }
         match lines.last_mut() {
             Some(line) if line.chars().count() + word.chars().count() < LONGEST => {
                 line.push(' ');
@@ -43,6 +49,9 @@ mod tests {
             |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let text = command(&words(&["save", "/a b/it's.img", "--name", "x"]));
         assert_eq!(text, r"  keiki save '/a b/it'\''s.img' --name x");
+        let long = "y".repeat(50);
+        let text = command(&words(&["save", &long, "--name", "long-name"]));
+        assert_eq!(text, format!("  keiki save {long} \\\n    --name long-name"));
         let long = "y".repeat(70);
         let text = command(&words(&["restore", &long, "z"]));
         assert_eq!(text, format!("  keiki restore \\\n    {long} \\\n    z"));
