@@ -13,6 +13,7 @@ use keiki_tests::garbage::{self, Old};
 use keiki_tests::tree::Tree;
 use keiki_tests::vm::{self, Firmware, Report, Writes};
 use keiki_tests::{judge, keiki, tool, volumes};
+use tempfile::TempDir;
 
 #[test]
 fn vm_a_gpt_disk_restored_and_grown_boots_by_bios_and_by_uefi() {
@@ -22,42 +23,70 @@ fn vm_a_gpt_disk_restored_and_grown_boots_by_bios_and_by_uefi() {
 /// Saves, restores with `srv_grows` for `vg0/srv` and the rest for `vg0/root`, boots in all these `ways`, and
 /// returns what the systems reported.
 fn restored_boots(layout: Layout, srv_grows: Bytes, ways: &[Firmware]) -> Vec<Report> {
-    let clock = Instant::now();
-    let say = |what: &str| println!("{:4} s: {what}", clock.elapsed().as_secs());
-    let folder = tempfile::tempdir().unwrap();
-    let source = debian::make(layout, folder.path()).unwrap().disks;
-    // Kept: what is saved has lived, with a journal, a log and a last mount point.
-    let before = vm::boot(Firmware::Bios, &source, Writes::Kept).unwrap();
-    say("the source has run");
-    assert_eq!(before.health().unwrap(), "running\n", "{}", before.text());
-    assert_sound(&before, Firmware::Bios);
-    let trees = volumes::trees(&source).unwrap();
-
-    let targets: Vec<PathBuf> = source.iter().map(|disk| target(disk)).collect();
-    say("there are targets, full of garbage");
-    save_and_restore(folder.path(), &source, &targets, srv_grows);
-    say("it is restored");
-    assert_restored(&targets, &trees);
-    say("it is judged");
-
-    let new_space: Bytes = targets.iter().zip(&source).map(|(new, old)| len(new) - len(old)).sum();
-    let boot = |way: &Firmware| {
-        let after = vm::boot(*way, &targets, Writes::Discarded).unwrap();
-        say(&format!("it has run by {way:?}"));
-        println!("{}\nconsole:\n{}", after.text(), after.console());
-        assert_eq!(after.health().unwrap(), before.health().unwrap());
-        assert_sound(&after, *way);
-        assert_grown(&before, &after, "root", "/", new_space - srv_grows);
-        assert_grown(&before, &after, "srv", "/srv", srv_grows);
-        after
-    };
-    ways.iter().map(boot).collect()
+    let story = Story::begin(layout);
+    let targets: Vec<PathBuf> = story.source.iter().map(|disk| target(disk, len(disk))).collect();
+    let srv = format!("vg0/srv=+{}", srv_grows.get());
+    let grow: &[&str] = if srv_grows.is_zero() { &[] } else { &["--grow", &srv] };
+    let reports = story.goes_on(&targets, &[&["--grow", "vg0/root=rest"], grow].concat(), ways);
+    let sizes = targets.iter().zip(&story.source);
+    let new_space: Bytes = sizes.map(|(new, old)| len(new) - len(old)).sum();
+    for after in &reports {
+        assert_grown(&story.before, after, "root", "/", new_space - srv_grows);
+        assert_grown(&story.before, after, "srv", "/srv", srv_grows);
+    }
+    reports
 }
 
-/// A disk half as large again as `source`, with an earlier life.
-fn target(source: &Path) -> PathBuf {
+/// A Debian that has run.
+struct Story {
+    clock: Instant,
+    folder: TempDir,
+    source: Vec<PathBuf>,
+    before: Report,
+    trees: BTreeMap<String, Tree>,
+}
+
+impl Story {
+    fn begin(layout: Layout) -> Self {
+        let clock = Instant::now();
+        let folder = tempfile::tempdir().unwrap();
+        let source = debian::make(layout, folder.path()).unwrap().disks;
+        // Kept: what is saved has lived, with a journal, a log and a last mount point.
+        let before = vm::boot(Firmware::Bios, &source, Writes::Kept).unwrap();
+        assert_eq!(before.health().unwrap(), "running\n", "{}", before.text());
+        assert_sound(&before, Firmware::Bios);
+        let trees = volumes::trees(&source).unwrap();
+        let story = Self { clock, folder, source, before, trees };
+        story.say("the source has run");
+        story
+    }
+
+    fn say(&self, what: &str) {
+        println!("{:4} s: {what}", self.clock.elapsed().as_secs());
+    }
+
+    /// It is saved, restored to `targets` with these `flags`, judged, and boots in all these `ways`.
+    fn goes_on(&self, targets: &[PathBuf], flags: &[&str], ways: &[Firmware]) -> Vec<Report> {
+        save_and_restore(self.folder.path(), &self.source, targets, flags);
+        self.say("it is restored");
+        assert_restored(targets, &self.trees);
+        self.say("it is judged");
+        let boot = |way: &Firmware| {
+            let after = vm::boot(*way, targets, Writes::Discarded).unwrap();
+            self.say(&format!("it has run by {way:?}"));
+            println!("{}\nconsole:\n{}", after.text(), after.console());
+            assert_eq!(after.health().unwrap(), self.before.health().unwrap());
+            assert_sound(&after, *way);
+            after
+        };
+        ways.iter().map(boot).collect()
+    }
+}
+
+/// A disk half as large again as `size`, with an earlier life, beside `source`.
+fn target(source: &Path, size: Bytes) -> PathBuf {
     let path = source.with_extension("restored");
-    garbage::fill(&path, Bytes::new(len(source).get() / 2 * 3)).unwrap();
+    garbage::fill(&path, Bytes::new(size.get() / 2 * 3)).unwrap();
     garbage::plant(&path, &Old::ALL).unwrap();
     path
 }
@@ -66,15 +95,13 @@ fn len(file: &Path) -> Bytes {
     Bytes::new(std::fs::metadata(file).unwrap().len())
 }
 
-fn save_and_restore(folder: &Path, source: &[PathBuf], targets: &[PathBuf], srv_grows: Bytes) {
+fn save_and_restore(folder: &Path, source: &[PathBuf], targets: &[PathBuf], flags: &[&str]) {
     let repo = folder.join("repo");
     let mut save = keiki!("--repo", &repo, "save", "--name", "debian");
     save.args.extend(source.iter().map(Into::into));
     println!("{}", tool::run(&save).unwrap());
-    let mut restore = keiki!("--repo", &repo, "restore", "debian", "--grow", "vg0/root=rest");
-    if !srv_grows.is_zero() {
-        restore.args.extend(["--grow".into(), format!("vg0/srv=+{}", srv_grows.get()).into()]);
-    }
+    let mut restore = keiki!("--repo", &repo, "restore", "debian");
+    restore.args.extend(flags.iter().map(Into::into));
     restore.args.extend(targets.iter().map(Into::into));
     for target in targets {
         restore.args.extend(["--confirm".into(), target.into()]);
@@ -124,7 +151,20 @@ fn assert_grown(before: &Report, after: &Report, lv: &str, mount: &str, growth: 
 
 /// The layouts that take the longest; see docs/TESTING.md for the two tiers.
 mod only_all {
-    use super::{Bytes, Firmware, Layout, restored_boots};
+    use super::{Bytes, Firmware, Layout, Story, assert_grown, len, restored_boots, target};
+
+    #[test]
+    fn vm_three_disks_restored_onto_one_boot() {
+        let story = Story::begin(Layout::ThreeDisks);
+        // All that was on the other two finds room, and half as much again.
+        let one = [target(&story.source[0], len(&story.source[0]))];
+        let flags = ["--map", "d1=none", "--map", "d2=none", "--grow", "vg0/root=rest"];
+        let reports = story.goes_on(&one, &flags, &[Firmware::Uefi, Firmware::Bios]);
+        for after in &reports {
+            assert_eq!(after.section("pvs").unwrap().lines().count(), 1, "{}", after.text());
+            assert_grown(&story.before, after, "srv", "/srv", Bytes::ZERO);
+        }
+    }
 
     #[test]
     fn vm_an_mbr_disk_restored_and_grown_boots_by_bios_and_by_uefi() {

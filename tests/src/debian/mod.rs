@@ -33,6 +33,8 @@ pub enum Layout {
     TwoDisks,
     /// The same disks; `root` has three pieces, with other volumes between them.
     Pieces,
+    /// As with two disks, and a third that is a bare physical volume too, with `srv` on it.
+    ThreeDisks,
 }
 
 /// Disks that boot.
@@ -44,6 +46,7 @@ pub struct DebianDisk {
 
 const DISK: Bytes = Bytes::gib(3);
 const SECOND_DISK: Bytes = Bytes::gib(2);
+const THIRD_DISK: Bytes = Bytes::gib(1);
 const ROOT: Bytes = Bytes::mib(1536);
 const SRV: Bytes = Bytes::mib(512);
 const SWAP: Bytes = Bytes::mib(128);
@@ -140,10 +143,15 @@ fn partition(layout: Layout, folder: &Path) -> Result<Places> {
     // GPT: the BIOS boot partition; MBR: the gap behind the table's sector.
     let core = if layout == Layout::Mbr { Bytes::new(512) } else { Bytes::MIB };
     let mut pvs = vec![(disk.clone(), *pv)];
-    if matches!(layout, Layout::TwoDisks | Layout::Pieces) {
-        let second = folder.join("disk1.img");
-        sparse::create(&second, SECOND_DISK)?;
-        pvs.push((second, Extent::first(SECOND_DISK)));
+    let bare: &[Bytes] = match layout {
+        Layout::Gpt | Layout::Mbr => &[],
+        Layout::TwoDisks | Layout::Pieces => &[SECOND_DISK],
+        Layout::ThreeDisks => &[SECOND_DISK, THIRD_DISK],
+    };
+    for (at, size) in bare.iter().enumerate() {
+        let path = folder.join(format!("disk{}.img", at + 1));
+        sparse::create(&path, *size)?;
+        pvs.push((path, Extent::first(*size)));
     }
     Ok(Places { core, esp: *esp, boot: *boot, pvs, disk })
 }
@@ -151,7 +159,7 @@ fn partition(layout: Layout, folder: &Path) -> Result<Places> {
 fn allocate(vg: &Vg, layout: Layout) -> Result<()> {
     match layout {
         Layout::Gpt | Layout::Mbr => vg.add("root", ROOT, None)?,
-        Layout::TwoDisks => {
+        Layout::TwoDisks | Layout::ThreeDisks => {
             vg.add("root", Bytes::mib(768), Some(0))?;
             vg.extend("root", ROOT, Some(1))?;
         }
@@ -163,7 +171,7 @@ fn allocate(vg: &Vg, layout: Layout) -> Result<()> {
             return vg.extend("root", ROOT, Some(0));
         }
     }
-    vg.add("srv", SRV, None)?;
+    vg.add("srv", SRV, (layout == Layout::ThreeDisks).then_some(2))?;
     vg.add("swap", SWAP, None)
 }
 
