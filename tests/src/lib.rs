@@ -8,10 +8,11 @@
 //!   device-mapper. [`filesystem`]: makes the filesystems.
 //! - [`volumes`]: every filesystem of some disks. [`tree`]: what one of them holds.
 //! - [`sample_disk`]: a disk in seconds. [`debian`]: a Debian that boots. [`vm`]: boots it.
-//! - [`format_sample`]: an image that is kept with the sources. [`truth`]: the garbage-target truth test of maps.
+//! - [`format_sample`]: an image that is kept with the sources.
 //! - [`bench`]: saves and restores by the program. [`proof`]: what a restore has to show. [`contents`]:
 //!   a filesystem of each kind.
-//! - [`pulled`]: filesystems after a pulled plug. [`truth`]: the garbage-target truth test of maps.
+//! - [`pulled`]: filesystems after a pulled plug. [`recorder`]: a disk to be cut off at any moment.
+//! - [`truth`]: the garbage-target truth test of maps.
 //! - [`garbage`]: targets full of garbage and old signatures. [`judge`]: the tools of truth.
 //! - [`sources`]: our own sources, for the tests of the house rules.
 
@@ -27,6 +28,7 @@ pub mod judge;
 pub mod loops;
 pub mod proof;
 pub mod pulled;
+pub mod recorder;
 pub mod sample_disk;
 pub mod sources;
 pub mod sparse;
