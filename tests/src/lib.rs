@@ -24,6 +24,7 @@ pub mod filesystem;
 pub mod fixtures;
 pub mod format_sample;
 pub mod garbage;
+pub mod grub;
 pub mod judge;
 pub mod loops;
 pub mod proof;

@@ -79,7 +79,7 @@ impl Drop for Loop {
 #[derive(Debug)]
 pub struct Mount {
     folder: TempDir,
-    _device: Loop,
+    device: Loop,
 }
 
 impl Mount {
@@ -91,7 +91,12 @@ impl Mount {
         let device = Loop::part(file, extent)?;
         let folder = TempDir::new()?;
         run!("mount", "-o", options, device.device(), folder.path())?;
-        Ok(Self { folder, _device: device })
+        Ok(Self { folder, device })
+    }
+
+    /// The device that is mounted.
+    pub fn device(&self) -> &Path {
+        self.device.device()
     }
 
     /// The mount point.

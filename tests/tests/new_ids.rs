@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -15,7 +16,7 @@ use keiki_tests::loops::{Loop, Mount};
 use keiki_tests::tree::Tree;
 use keiki_tests::vg::Vg;
 use keiki_tests::volumes::{self, Volume, Volumes};
-use keiki_tests::{call, judge, run, sparse, table, tool};
+use keiki_tests::{call, grub, judge, run, sparse, table, tool};
 use serde_json::Value;
 
 /// The identifiers of a source, by what they are of.
@@ -281,4 +282,80 @@ fn loop_an_mbr_gets_another_signature() -> Result<()> {
     let expected = format!("PARTUUID={signature}-05 /x ext4\n");
     ensure!(fstab == expected, "{fstab} {new}");
     Ok(())
+}
+
+/// A disk that boots by BIOS, with a core of GRUB that looks for the filesystem `boot`, and nothing else.
+fn bios(path: &Path, gpt: bool, boot: &str) -> Result<Bytes> {
+    sparse::create(path, Bytes::mib(24))?;
+    let place = if gpt {
+        run!("sgdisk", "-n1:2048:+1M", "-t1:ef02", "-n2:0:0", path)?;
+        Bytes::MIB
+    } else {
+        tool::run(&call!("sfdisk", "--quiet", path).stdin("label: dos\ntype=83\n"))?;
+        Bytes::new(512)
+    };
+    let part = table::partitions(path)?.pop().context("a partition")?;
+    let (image, work) = (path.with_extension("image"), path.with_extension("work"));
+    fs::create_dir_all(&work)?;
+    filesystem::ext4(&image, part.len(), ["", boot], &work)?;
+    sparse::copy(&image, Extent::first(part.len()), path, part.start)?;
+    Ok(place)
+}
+
+/// What GRUB for BIOS looks for is in its compressed core, with and without error correction.
+#[test]
+fn loop_grub_for_bios_looks_for_the_new_identifier() -> Result<()> {
+    let bench = Bench::new()?;
+    for (gpt, by_setup) in [(true, true), (true, false), (false, true), (false, false)] {
+        let name = format!("{gpt}-{by_setup}");
+        let (source, target) = (bench.path(&name), bench.path(&format!("{name}-target")));
+        let boot = uuid()?;
+        let place = bios(&source, gpt, &boot)?;
+        match by_setup {
+            true => grub::setup(&source, &boot)?,
+            false => grub::install(&source, place, &boot, &source.with_extension("work"))?,
+        }
+        garbage::fill(&target, Bytes::mib(24))?;
+        let clone = format!("clone ./{name} ./{name}-target --confirm {}", target.display());
+        let said = bench.run(&format!("{clone} --new-ids"))?;
+        ensure!(said["steps"] == serde_json::json!([]), "{said}");
+        let new = renewed(&[("boot", boot.clone())].into(), &said)?;
+        let [was, is] = [&source, &target].map(|disk| grub::decompressed(disk, place));
+        let (was, is) = (was?, is?);
+        let old = was.windows(36).position(|word| word == boot.as_bytes()).context("old")?;
+        let expected = [&was[..old], new["boot"].as_bytes(), &was[old + 36..]].concat();
+        ensure!(is == expected, "{name}: the core says something else");
+        // The boot code and the first sector of the core stay as they are.
+        let sector = |disk: &Path, at: Bytes, length: usize| -> Result<Vec<u8>> {
+            let mut bytes = vec![0; length];
+            File::open(disk)?.read_exact_at(&mut bytes, at.get())?;
+            Ok(bytes)
+        };
+        for (at, length) in [(Bytes::ZERO, 440), (place, 512)] {
+            ensure!(sector(&source, at, length)? == sector(&target, at, length)?, "{at}");
+        }
+        // Without new identifiers nothing of it changes.
+        bench.run(&clone)?;
+        let length = 512 << 10;
+        ensure!(sector(&source, place, length)? == sector(&target, place, length)?, "{name}");
+    }
+    Ok(())
+}
+
+/// A core that is not understood stays, and the step that remains is named.
+#[test]
+fn loop_a_core_that_is_not_understood_is_a_step_that_remains() -> Result<()> {
+    let bench = Bench::new()?;
+    let (source, target, boot) = (bench.path("source"), bench.path("target"), uuid()?);
+    let place = bios(&source, true, &boot)?;
+    grub::setup(&source, &boot)?;
+    File::options().write(true).open(&source)?.write_all_at(&[9; 900], place.get() + 20_000)?;
+    garbage::fill(&target, Bytes::mib(24))?;
+    let clone = format!("clone ./source ./target --confirm {} --new-ids", target.display());
+    let outcome = bench.outcome(&clone)?;
+    ensure!(outcome.code == Some(6), "{:?} {}", outcome.code, outcome.talk());
+    let said: Value = serde_json::from_str(&outcome.text())?;
+    let steps = said["steps"].as_array().context("steps")?;
+    ensure!(steps.len() == 1 && steps[0].as_str().is_some_and(|s| s.contains("grub-install DISK")));
+    judge::disks(std::slice::from_ref(&target))
 }

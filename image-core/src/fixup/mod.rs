@@ -6,10 +6,12 @@
 //! change is a step that remains for the user.
 //!
 //! - [`references`]: what is replaced in a text; pure. - [`files`]: which files of a mounted filesystem.
-//! - [`esp`]: the same on FAT, by mtools. - [`identity`]: a filesystem's own UUID, by its tools.
+//! - [`esp`]: the same on FAT, by mtools. - [`grub`]: the core of GRUB for BIOS; pure.
+//! - [`identity`]: a filesystem's own UUID, by its tools.
 
 pub(crate) mod esp;
 pub(crate) mod files;
+pub mod grub;
 pub(crate) mod identity;
 pub mod references;
 

@@ -10,10 +10,11 @@
 //!
 //! `before` tells what is on a target, `record` is the restore record's format and `journal` keeps it;
 //! `wipe` invalidates; `windows` is where the data comes from, `places` gives planned volumes to write to,
-//! `patches` says what is written differently, `changed` writes what is missing, `growths` says what grows,
+//! `patches` says what is written differently, `boot_code` what of that is in GRUB's cores, `changed` writes what is missing, `growths` says what grows,
 //! `renewals` what gets new identifiers, and `finish` makes the labels and tables.
 
 mod before;
+mod boot_code;
 mod changed;
 mod finish;
 mod growths;
@@ -186,6 +187,8 @@ struct Restore<'a> {
     begins_early: Vec<bool>,
     /// The patches of each planned volume.
     patches: Vec<Vec<Patch>>,
+    /// Why a core of GRUB keeps what it names.
+    kept_cores: Vec<Error>,
     result: Restored,
 }
 
@@ -195,6 +198,7 @@ impl<'a> Restore<'a> {
         check_targets(job)?;
         let (places, finish) = (Places::new(job), Finish::new(job)?);
         let (_, data) = order(job);
+        let mut cores = boot_code::of(job, &renewals::references(job.plan))?;
         let mut restore = Self {
             job,
             places,
@@ -202,14 +206,16 @@ impl<'a> Restore<'a> {
             journal: RefCell::new(Journal::new(job, &data)?),
             begins_early: Vec::new(),
             patches: Vec::new(),
+            kept_cores: cores.kept,
             result: Restored::default(),
         };
-        for volume in &job.plan.volumes {
+        for (at, volume) in job.plan.volumes.iter().enumerate() {
             restore.places.sink(volume)?;
             let all = ExtentSet::from(Extent::first(volume.to));
             let places = job.plan.on_targets(volume, &all)?;
             restore.begins_early.push(places.iter().any(changed::starts_early));
-            let (patches, damage) = patches::of(job, volume)?;
+            let (mut patches, damage) = patches::of(job, volume)?;
+            patches.extend(cores.patches.remove(&at).unwrap_or_default());
             restore.patches.push(patches);
             restore.note(damage);
         }
@@ -245,7 +251,7 @@ impl<'a> Restore<'a> {
         self.release()?;
         report.stage(Stage::Grow, None);
         self.grow(report)?;
-        self.renew(&boot, report)?;
+        self.renew(report)?;
         report.stage(Stage::Finish, None);
         report.checkpoint()?;
         self.finish.volume_groups()?;
@@ -394,7 +400,7 @@ impl<'a> Restore<'a> {
     }
 
     /// Gives filesystems their new UUIDs, and rewrites what names an old identifier.
-    fn renew(&mut self, boot: &[usize], report: &dyn Report) -> Result<()> {
+    fn renew(&mut self, report: &dyn Report) -> Result<()> {
         let references = renewals::references(self.job.plan);
         let mut traits = Traits::default();
         for renewal in renewals::claimed(self.job)? {
@@ -409,24 +415,11 @@ impl<'a> Restore<'a> {
                 }
             }
         }
-        if !references.is_empty() {
-            let bios = self.has_boot_code(boot)?;
-            self.result.steps.extend(renewals::remaining(traits, bios));
+        for why in &self.kept_cores {
+            report.warning(&why.to_string());
         }
+        self.result.steps.extend(renewals::remaining(traits, !self.kept_cores.is_empty()));
         self.flush()
-    }
-
-    /// Whether a BIOS would find GRUB in the first sector of a disk.
-    fn has_boot_code(&self, boot: &[usize]) -> Result<bool> {
-        for at in boot.iter().filter_map(|at| self.volume(*at)) {
-            let (start, _) = self.job.windows.first(at.entry)?;
-            // The words that its boot.img says when something is wrong.
-            let sector = start.get(..512).unwrap_or_default();
-            if sector.windows(4).any(|word| word == b"GRUB") {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     fn flush(&self) -> Result<()> {

@@ -87,8 +87,8 @@ pub(super) fn by_hand(renewal: &Renewal) -> String {
     }
 }
 
-/// What remains on a system of these `traits`; `bios` where its disk has boot code.
-pub(super) fn remaining(traits: Traits, bios: bool) -> Vec<String> {
+/// What remains on a system of these `traits`; `core_stays` where GRUB for BIOS may look for old identifiers.
+pub(super) fn remaining(traits: Traits, core_stays: bool) -> Vec<String> {
     let rebuild = if traits.dracut {
         "dracut --force --regenerate-all"
     } else {
@@ -98,7 +98,7 @@ pub(super) fn remaining(traits: Traits, bios: bool) -> Vec<String> {
         (traits.initramfs_knows, format!(
             "rebuild the initramfs in the restored system, it may wait for old identifiers: {rebuild}"
         )),
-        (bios, "install GRUB for BIOS anew in the restored system, its core may look for an old identifier: \
+        (core_stays, "install GRUB for BIOS anew in the restored system, its core may look for an old identifier: \
                 grub-install DISK".to_owned()),
         (traits.no_fallback, "make a boot entry, the EFI system partition has no EFI/BOOT/BOOT*.EFI: \
                               efibootmgr --create --disk DISK --part NUMBER --loader PATH".to_owned()),

@@ -5,9 +5,8 @@
 //! as far as it ever will, it says on its second serial port how it is, and powers itself off: see
 //! [`crate::vm`].
 //!
-//! - [`root`]: the files of the system. - [`grub`]: the boot code for BIOS.
+//! [`root`] has the files of the system.
 
-mod grub;
 mod root;
 
 use std::fs;
@@ -20,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::filesystem::{self, uuid};
 use crate::vg::Vg;
-use crate::{call, run, sparse, table, tool};
+use crate::{call, grub, run, sparse, table, tool};
 
 /// How the disks are divided.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

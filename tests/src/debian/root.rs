@@ -52,7 +52,9 @@ section firmware firmware
 section lsblk lsblk -rno NAME,SIZE,TYPE,FSTYPE,MOUNTPOINT
 section lvs lvs --noheadings -o lv_full_name,lv_size,lv_attr,seg_count --units b --nosuffix
 section vgck vgck
+section blkid blkid
 section pvs pvs --noheadings -o pv_name,pv_uuid,vg_name,vg_uuid
+section lv_uuids lvs --noheadings -o lv_full_name,lv_uuid
 section df df -T -B1 -x tmpfs -x devtmpfs -x efivarfs
 section kernel dmesg --notime --level=emerg,alert,crit,err,warn
 section swaps cat /proc/swaps
