@@ -22,6 +22,8 @@ struct Draft {
     volume: Option<String>,
     targets: Vec<Target>,
     grow: Vec<String>,
+    /// Whether the target gets identifiers of its own.
+    new_ids: bool,
 }
 
 /// `keiki restore`.
@@ -35,12 +37,12 @@ pub fn run(menu: &mut Menu<'_>) -> Result<()> {
         }
         Ok(moved)
     };
-    menu.walk(&mut Draft::default(), &[repository, image, what, whereto, grow, ready])
+    menu.walk(&mut Draft::default(), &[repository, image, what, whereto, grow, identifiers, ready])
 }
 
 /// `keiki clone`.
 pub fn clone(menu: &mut Menu<'_>) -> Result<()> {
-    menu.walk(&mut Draft::default(), &[sources, whereto, grow, ready])
+    menu.walk(&mut Draft::default(), &[sources, whereto, grow, identifiers, ready])
 }
 
 fn sources(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
@@ -172,6 +174,23 @@ fn grow(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
     Ok(if growth::ask(menu, root, &mut draft.grow)? { Move::Next } else { Move::Back })
 }
 
+fn identifiers(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
+    if draft.volume.is_some() {
+        draft.new_ids = false;
+        return Ok(Move::Skip);
+    }
+    let items = [
+        Item::new("The same").with("it takes the old one's place; the two must not start together"),
+        Item::new("New ones").with("it runs beside the old one; what names them is rewritten"),
+    ];
+    let question = "Identifiers (UUIDs, the names of volume groups)?";
+    let Some(at) = menu.choose(question, &items, usize::from(draft.new_ids))? else {
+        return Ok(Move::Back);
+    };
+    draft.new_ids = at == 1;
+    Ok(Move::Next)
+}
+
 /// The words after `keiki`.
 fn words(draft: &Draft) -> Vec<String> {
     let mut words = match draft.sources.as_slice() {
@@ -194,6 +213,9 @@ fn words(draft: &Draft) -> Vec<String> {
         flag("--size", exact(target.size));
     }
     draft.grow.iter().for_each(|who| flag("--grow", who.clone()));
+    if draft.new_ids {
+        words.push("--new-ids".to_owned());
+    }
     words
 }
 
@@ -244,6 +266,9 @@ fn next(exit: Exit, done: &str, draft: &Draft) -> String {
         Exit::Done if !device || draft.volume.is_some() => {
             return format!("{done}. Nothing else is to be done.");
         }
+        Exit::Done if draft.new_ids => {
+            "Next: start from the new disk. The old one may stay where it is."
+        }
         Exit::Done => {
             "Next: shut down, take either the old or the new disk out (they carry the same \
              identifiers and must not start together), and start from the new one."
@@ -273,7 +298,7 @@ mod tests {
     use image_core::units::Bytes;
     use serde_json::json;
 
-    use super::{Chosen, Draft, Exit, Move, Target, exact, ready, what, words};
+    use super::{Chosen, Draft, Exit, Move, Target, exact, identifiers, ready, what, words};
     use crate::tui::tests::with_menu;
 
     fn root() -> Root {
@@ -315,12 +340,18 @@ mod tests {
     fn a_clone_names_sources_and_then_targets() {
         let mut clone = draft(Bytes::gib(10), false);
         clone.sources = vec!["/dev/a".to_owned()];
-        let (heard, ran) = with_menu(&["Clone"], &[Exit::Done], |menu| {
-            menu.repo = Some("/backup".into());
-            assert_eq!(ready(menu, &mut clone).unwrap(), Move::Next);
-        });
-        assert_eq!(ran, ["clone /dev/a /dev/x"]);
-        assert!(heard.last().unwrap().starts_with("Cloned. Next: shut down"), "{heard:?}");
+        for (ids, flag, what) in [
+            ("The same", "", "Cloned. Next: shut down"),
+            ("New", " --new-ids", "Cloned. Next: start"),
+        ] {
+            let (heard, ran) = with_menu(&[ids, "Clone"], &[Exit::Done], |menu| {
+                menu.repo = Some("/backup".into());
+                assert_eq!(identifiers(menu, &mut clone).unwrap(), Move::Next);
+                assert_eq!(ready(menu, &mut clone).unwrap(), Move::Next);
+            });
+            assert_eq!(ran, [format!("clone /dev/a /dev/x{flag}")]);
+            assert!(heard.last().unwrap().starts_with(what), "{heard:?}");
+        }
     }
 
     #[test]

@@ -178,6 +178,7 @@ fn a_disk_is_saved_and_restored_by_the_menu() {
     screen.see("is not an amount");
     screen.line("d0:1 gets", "rest");
     screen.choose("Which volume gets more?", "That is all");
+    screen.choose("Identifiers", "The same");
     screen.choose("Ready.", "Only show the plan");
     screen.see("+16 MiB");
     assert!(!world.path("new.img").exists());
@@ -193,6 +194,7 @@ fn a_disk_is_saved_and_restored_by_the_menu() {
     screen.choose("All of it, or one volume?", "Everything");
     screen.choose("Where to", "An image file");
     screen.line("Image file", "old.img");
+    screen.choose("Identifiers", "The same");
     screen.choose("Ready.", "Restore");
     screen.see("will be lost");
     screen.line("type that path", "yes");
@@ -212,6 +214,12 @@ fn a_disk_is_saved_and_restored_by_the_menu() {
     screen.see("was chosen already");
     screen.line("Image file", "clone.img");
     screen.choose("How large", "24 MiB, as it was");
+    // Back from there, and on again; what was chosen before stays chosen.
+    screen.choose("Identifiers", "Back");
+    screen.choose("Where to", "An image file");
+    screen.line("Image file", "clone.img");
+    screen.choose("How large", "24 MiB, as it was");
+    screen.choose("Identifiers", "The same");
     screen.choose("Ready.", "Clone now");
     screen.see("keiki clone disk.img clone.img");
     screen.see("Cloned.");
@@ -260,48 +268,102 @@ fn damage_is_told_and_the_menu_goes_on() {
     assert_eq!(world.images(), ["small"]);
 }
 
-/// Where each question of saving and restoring is reached: how many answers come before it.
-const WAY: [(&str, &str); 8] = [
-    ("What shall be done?", "Restore an image"),
-    ("Restore which image?", "small"),
-    ("All of it, or one volume?", "Everything"),
-    ("Where to", "An image file"),
-    ("Image file", "new.img"),
-    ("How large", "Another size"),
-    ("Size", "40MiB"),
-    ("Who gets the new space?", "Nobody"),
+/// A question and its answer: an entry, or a line.
+enum Step {
+    Choose(&'static str, &'static str),
+    Line(&'static str, &'static str),
+}
+use Step::{Choose, Line};
+
+impl Step {
+    fn question(&self) -> &'static str {
+        match self {
+            Choose(question, _) | Line(question, _) => question,
+        }
+    }
+}
+
+/// Every question of saving, restoring and cloning, in the order in which they come.
+const WAYS: [&[Step]; 5] = [
+    &[
+        Choose("What shall be done?", "Save a disk"),
+        Choose("Save which disk?", "An image file"),
+        Line("Image file", "disk.img"),
+        Line("Name of the image", "second"),
+        Choose("Ready.", "Only"),
+    ],
+    &[
+        Choose("What shall be done?", "Restore an image"),
+        Choose("Restore which image?", "small"),
+        Choose("All of it, or one volume?", "Everything"),
+        Choose("Where to", "An image file"),
+        Line("Image file", "new.img"),
+        Choose("How large", "Another size"),
+        Line("Size", "40MiB"),
+        Choose("Who gets the new space?", "By name"),
+        Choose("Which volume gets more?", "d0:1"),
+        Line("d0:1 gets", "rest"),
+        Choose("Which volume gets more?", "That is all"),
+        Choose("Identifiers", "The same"),
+        Choose("Ready.", "Only"),
+    ],
+    &[
+        Choose("What shall be done?", "Clone a disk"),
+        Choose("Clone which disk?", "An image file"),
+        Line("Image file", "disk.img"),
+        Choose("Is that all?", "Go on"),
+        Choose("Where to", "An image file"),
+        Line("Image file", "new.img"),
+        Choose("How large", "24 MiB, as it was"),
+        Choose("Identifiers", "The same"),
+        Choose("Ready.", "Only"),
+    ],
+    &[
+        Choose("What shall be done?", "Repository"),
+        Choose("Repository", "Remove an image"),
+        Choose("Remove which image?", "small"),
+        Choose("Really remove", "No"),
+    ],
+    &[
+        Choose("What shall be done?", "Repository"),
+        Choose("Repository", "Choose another"),
+        Choose("where images are kept", "Another folder"),
+        Line("Folder", "elsewhere"),
+    ],
 ];
+
+/// Gives the answers to `steps`.
+fn answer(screen: &mut Screen, steps: &[Step]) {
+    for step in steps {
+        match step {
+            Choose(question, entry) => screen.choose(question, entry),
+            Line(question, line) => screen.line(question, line),
+        }
+    }
+}
 
 #[test]
 fn ctrl_c_at_every_question_leaves_the_terminal_as_it_was() {
     let world = World::saved();
-    let is_line = |question: &str| ["Image file", "Size"].contains(&question);
-    for stop in 0..=WAY.len() {
-        let mut screen = Screen::open(&world, true);
-        for (question, answer) in &WAY[..stop] {
-            if is_line(question) {
-                screen.line(question, answer);
-            } else {
-                screen.choose(question, answer);
+    for way in WAYS {
+        for (at, step) in way.iter().enumerate() {
+            let mut screen = Screen::open(&world, true);
+            answer(&mut screen, &way[..at]);
+            screen.see(step.question());
+            if matches!(step, Choose(..)) {
+                screen.entry();
             }
+            leave(screen, CTRL_C, step.question());
         }
-        let question = WAY.get(stop).map_or("Ready.", |(question, _)| question);
-        screen.see(question);
-        if !is_line(question) {
-            screen.entry();
-        }
-        leave(screen, CTRL_C, question);
     }
     assert!(!world.path("new.img").exists());
+    assert_eq!(world.images(), ["small"]);
     // And at the confirmation, after some letters.
     fs::copy(world.path("disk.img"), world.path("new.img")).unwrap();
     let before = hash(&world.path("new.img"));
     let mut screen = Screen::open(&world, true);
-    for (question, answer) in &WAY[..4] {
-        screen.choose(question, answer);
-    }
-    screen.line("Image file", "new.img");
-    screen.choose("Ready.", "Restore");
+    answer(&mut screen, &WAYS[1][..5]);
+    answer(&mut screen, &[Choose("Identifiers", "The same"), Choose("Ready.", "Restore")]);
     screen.see("type that path");
     leave(screen, &format!("new{CTRL_C}"), "confirmation");
     assert_eq!(hash(&world.path("new.img")), before);
