@@ -3,11 +3,12 @@
 use std::cmp::Ordering;
 
 use image_core::image::manifest::Root;
+use image_core::plan::identity::{IdKind, NewId};
 use image_core::plan::restore::RestorePlan;
 
 use super::drawing::{self, Style};
-use super::exact;
 use super::table::Table;
+use super::{count, exact};
 
 /// The plan in words; `targets` says for each one that exists what it is and holds.
 pub fn text(plan: &RestorePlan, root: &Root, targets: &[String]) -> String {
@@ -39,16 +40,7 @@ pub fn text(plan: &RestorePlan, root: &Root, targets: &[String]) -> String {
     }
     parts.push(table.render());
     if !plan.new_ids.is_empty() {
-        let mut table = Table::new(&["new identifiers", "of", "before", "after"]);
-        for new in &plan.new_ids {
-            table.row([
-                image_core::save::name_of(&new.kind),
-                new.id.clone(),
-                new.old.clone(),
-                new.new.clone(),
-            ]);
-        }
-        parts.push(format!("\n{}", table.render()));
+        parts.push(format!("\n{}", new_identifiers(&plan.new_ids)));
     }
     if !plan.notes.is_empty() {
         parts.push(String::new());
@@ -70,4 +62,59 @@ pub fn text(plan: &RestorePlan, root: &Root, targets: &[String]) -> String {
         });
     }
     parts.join("\n")
+}
+
+/// How many of each kind: the identifiers themselves are random, and nobody compares them before.
+fn new_identifiers(ids: &[NewId]) -> String {
+    let kinds = [
+        (IdKind::Disk, "disk"),
+        (IdKind::Partition, "partition"),
+        (IdKind::Filesystem, "filesystem or swap area"),
+        (IdKind::Pv, "physical volume"),
+        (IdKind::Vg, "volume group"),
+        (IdKind::Lv, "logical volume"),
+    ];
+    let counted = kinds.map(|(kind, name)| (ids.iter().filter(|id| id.kind == kind).count(), name));
+    let counted =
+        counted.into_iter().filter(|(number, _)| *number > 0).map(|(number, name)| {
+            match (number, name.split_once(" or ")) {
+                (2.., Some((one, other))) => format!("{number} {one}s or {other}s"),
+                _ => count(number, name),
+            }
+        });
+    let mut text = format!("New identifiers for {}.", counted.collect::<Vec<_>>().join(", "));
+    for id in ids.iter().filter(|id| id.kind == IdKind::VgName) {
+        text.push_str(&format!(" The volume group {} becomes {}.", id.old, id.new));
+    }
+    text.push_str(" What names the old ones on the target is rewritten.");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use image_core::plan::identity::{IdKind, NewId};
+
+    use super::new_identifiers;
+
+    #[test]
+    fn new_identifiers_are_counted_and_groups_named() {
+        let new = |kind, old: &str, new: &str| NewId {
+            kind,
+            id: "x".to_owned(),
+            old: old.to_owned(),
+            new: new.to_owned(),
+        };
+        let mut ids = vec![new(IdKind::Disk, "1", "2"), new(IdKind::Filesystem, "3", "4")];
+        assert_eq!(
+            new_identifiers(&ids),
+            "New identifiers for 1 disk, 1 filesystem or swap area. What names the old ones on the target is \
+             rewritten."
+        );
+        ids.extend([new(IdKind::Filesystem, "5", "6"), new(IdKind::VgName, "vg0", "vg0-2")]);
+        let text = new_identifiers(&ids);
+        assert!(
+            text.contains("2 filesystems or swap areas. The volume group vg0 becomes vg0-2."),
+            "{text}"
+        );
+    }
 }

@@ -188,6 +188,7 @@ fn identifiers(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
         return Ok(Move::Back);
     };
     draft.new_ids = at == 1;
+    menu.tell(&format!("Identifiers: {}", if draft.new_ids { "new ones" } else { "the same" }));
     Ok(Move::Next)
 }
 

@@ -67,7 +67,7 @@ pub(super) fn renew(root: &Root, renewal: &Renewal, plan: &mut RestorePlan) -> R
             made.table(&target.slot, table);
         }
     }
-    for volume in &plan.volumes {
+    for volume in plan.volumes.iter().filter(|volume| volume.empty.is_none()) {
         let Some(entry) = root.volumes.get(volume.entry) else { continue };
         made.volume(entry, &mut plan.warnings)?;
     }
