@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use image_core::extent::Extent;
@@ -104,33 +104,29 @@ pub fn decompressed(disk: &Path, place: Bytes) -> Result<Vec<u8>> {
     Ok(outcome.stdout)
 }
 
+/// GRUB for UEFI in one file without a signature, as grub-install makes it where there is no shim: it looks for
+/// the filesystem `boot`.
+///
+/// # Errors
+/// GRUB is missing.
+pub fn efi(boot: &str, work: &Path) -> Result<PathBuf> {
+    image("x86_64-efi", &[], boot, work)
+}
+
 /// A core that looks for the filesystem `boot`.
 fn core(boot: &str, work: &Path) -> Result<Vec<u8>> {
-    let (config, core) = (work.join("load.cfg"), work.join("core.img"));
+    Ok(fs::read(image("i386-pc", &["biosdisk"], boot, work)?)?)
+}
+
+fn image(format: &str, modules: &[&str], boot: &str, work: &Path) -> Result<PathBuf> {
+    let (config, image) = (work.join("load.cfg"), work.join(format));
     fs::write(&config, format!("search.fs_uuid {boot} root\nset prefix=($root)/grub\n"))?;
-    run!(
-        "grub-mkimage",
-        "-O",
-        "i386-pc",
-        "-p",
-        "/grub",
-        "-c",
-        &config,
-        "-o",
-        &core,
-        "biosdisk",
-        "part_gpt",
-        "part_msdos",
-        "ext2",
-        "search_fs_uuid",
-        "serial",
-        "terminal",
-        "normal",
-        "linux",
-        "echo",
-        "configfile"
-    )?;
-    Ok(fs::read(&core)?)
+    let mut call = call!("grub-mkimage", "-O", format, "-p", "/grub", "-c", &config, "-o", &image);
+    let all =
+        "part_gpt part_msdos ext2 search_fs_uuid serial terminal normal linux echo configfile";
+    call.args.extend(modules.iter().copied().chain(all.split(' ')).map(Into::into));
+    tool::run(&call)?;
+    Ok(image)
 }
 
 fn put(image: &mut [u8], at: usize, bytes: &[u8]) -> Result<()> {

@@ -146,7 +146,10 @@ mod only_all {
     use std::fs::File;
     use std::os::unix::fs::FileExt;
 
-    use super::{Cloned, Firmware, Layout, grub_by_its_setup};
+    use image_core::extent::Extent;
+    use keiki_tests::{filesystem, sparse};
+
+    use super::{Cloned, Firmware, Layout, Loop, grub, grub_by_its_setup, judge, table};
 
     #[test]
     fn vm_a_source_runs_beside_its_clone_which_boots_by_uefi() {
@@ -181,6 +184,31 @@ mod only_all {
         });
         assert_eq!(cloned.steps.len(), 1, "{:?}", cloned.steps);
         assert!(cloned.steps[0].contains("grub-install DISK"), "{:?}", cloned.steps);
+        cloned.alone(Firmware::Uefi);
+    }
+
+    /// GRUB in one file that names `/boot`, without shim, and started by an entry in the firmware, which the
+    /// clone cannot have: only the clone starts in a machine without one.
+    #[test]
+    fn vm_a_clone_boots_by_uefi_without_the_entry_that_its_source_has() {
+        let cloned = Cloned::new(Layout::Gpt, |disks| {
+            let work = tempfile::tempdir().unwrap();
+            let [.., esp, boot, _] = table::partitions(&disks[0]).unwrap()[..] else { panic!() };
+            let uuid = Loop::part(&disks[0], boot).unwrap();
+            let uuid = judge::signature(uuid.device(), "UUID").unwrap();
+            let image = work.path().join("esp");
+            let esp_uuid = Loop::part(&disks[0], esp).unwrap();
+            let serial = judge::signature(esp_uuid.device(), "UUID").unwrap().replace('-', "");
+            let program = grub::efi(&uuid, work.path()).unwrap();
+            let files = [("EFI/debian/grubx64.efi", program.as_path())];
+            filesystem::fat32(&image, esp.len(), ["ESP", &serial], &files).unwrap();
+            // What is a hole in the image must not be what was there.
+            let disk = File::options().write(true).open(&disks[0]).unwrap();
+            let zeros = vec![0; esp.len().index().unwrap()];
+            disk.write_all_at(&zeros, esp.start.get()).unwrap();
+            sparse::copy(&image, Extent::first(esp.len()), &disks[0], esp.start).unwrap();
+        });
+        assert_eq!(cloned.steps, [""; 0]);
         cloned.alone(Firmware::Uefi);
     }
 }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::{References, Renewal, Renewed, Traits, files};
-use crate::error::Result;
+use super::{References, Renewal, Renewed, Traits, files, loader, unsteady};
+use crate::error::{Error, Result};
 use crate::exec::{Call, Runner};
 use crate::view::{Need, OpenView, View};
 
@@ -24,23 +24,71 @@ pub(super) fn renew(
 }
 
 fn rewrite(runner: &dyn Runner, image: &Path, references: &References) -> Result<Renewed> {
+    let esp = Esp { runner, image };
     let listing = runner.check(&mtools("mdir", image, ["-/", "-b", "::"]))?.text();
     let all: Vec<&str> = listing.lines().filter_map(|line| line.strip_prefix("::/")).collect();
     let mut renewed = Renewed { traits: traits(&all), ..Renewed::default() };
-    for name in all.into_iter().filter(|name| is_configuration(name)) {
-        let inside = format!("::/{name}");
-        let old = runner.check(&mtools("mtype", image, [inside.as_str()]))?.stdout;
-        let Some(new) = references.apply(&old).filter(|_| old.len() <= LONGEST) else { continue };
-        let new = files::padded(name, new);
-        // -o: over the file that is there, without a question; `-` is standard input.
-        runner.check(&mtools("mcopy", image, ["-o", "-", inside.as_str()]).stdin(new.clone()))?;
-        if runner.check(&mtools("mtype", image, [inside.as_str()]))?.stdout != new {
-            let source = std::io::Error::other("it has another content than was written");
-            return Err(crate::error::Error::io(name, "rewrite", source));
+    for name in all.iter().copied().filter(|name| is_configuration(name)) {
+        let old = esp.read(name)?;
+        let new = references.apply(&old).filter(|_| old.len() <= LONGEST);
+        let device = unsteady::device(name, new.as_deref().unwrap_or(&old));
+        renewed.unsteady.extend(device.map(|device| format!("{device} in {name}")));
+        if let Some(new) = new {
+            esp.write(name, files::padded(name, new))?;
+            renewed.changed.push(name.to_owned());
         }
-        renewed.changed.push(name.to_owned());
+    }
+    for name in all.iter().copied().filter(|name| is_loader(name)) {
+        let old = esp.read(name)?;
+        let Some(new) = references.apply(&old) else { continue };
+        if new.len() == old.len() && loader::may_change(&old) {
+            esp.write(name, new)?;
+            renewed.changed.push(name.to_owned());
+        } else {
+            renewed.traits.sealed_loader = true;
+        }
+    }
+    if let Some(copies) = renewed.traits.no_fallback.then(|| fallback(&all)).flatten() {
+        esp.copy(&copies, &all)?;
+        renewed.traits.no_fallback = false;
     }
     Ok(renewed)
+}
+
+/// The files of a FAT filesystem.
+struct Esp<'a> {
+    runner: &'a dyn Runner,
+    image: &'a Path,
+}
+
+impl Esp<'_> {
+    fn read(&self, name: &str) -> Result<Vec<u8>> {
+        let inside = format!("::/{name}");
+        Ok(self.runner.check(&mtools("mtype", self.image, [inside.as_str()]))?.stdout)
+    }
+
+    fn write(&self, name: &str, new: Vec<u8>) -> Result<()> {
+        let inside = format!("::/{name}");
+        // -o: over the file that is there, without a question; `-` is standard input.
+        let copy = mtools("mcopy", self.image, ["-o", "-", inside.as_str()]);
+        self.runner.check(&copy.stdin(new.clone()))?;
+        if self.read(name)? != new {
+            let source = std::io::Error::other("it has another content than was written");
+            return Err(Error::io(name, "rewrite", source));
+        }
+        Ok(())
+    }
+
+    /// Copies files, from and to, into `EFI/BOOT`; the last one is the one that firmware looks for.
+    fn copy(&self, files: &[(&str, String)], all: &[&str]) -> Result<()> {
+        // A listing has folders only by what is in them, and mmd asks where one is there.
+        if !all.iter().any(|name| name.to_ascii_lowercase().starts_with("efi/boot/")) {
+            self.runner.check(&mtools("mmd", self.image, ["::/EFI/BOOT"]))?;
+        }
+        files
+            .iter()
+            .try_for_each(|(from, to)| self.write(&format!("EFI/BOOT/{to}"), self.read(from)?))
+    }
 }
 
 fn mtools<const N: usize>(program: &str, image: &Path, args: [&str; N]) -> Call {
@@ -50,11 +98,46 @@ fn mtools<const N: usize>(program: &str, image: &Path, args: [&str; N]) -> Call 
     call.env("MTOOLS_SKIP_CHECK", "1")
 }
 
-/// GRUB's and systemd-boot's files.
+/// The files of GRUB, systemd-boot, rEFInd and others.
 fn is_configuration(name: &str) -> bool {
+    const NAMES: [&str; 6] =
+        ["grub.cfg", "grubenv", "refind.conf", "refind_linux.conf", "limine.conf", "syslinux.cfg"];
     let name = name.to_ascii_lowercase();
-    let grub = name.ends_with("/grub.cfg") || name.ends_with("/grubenv");
-    grub || name.starts_with("loader/entries/") && name.ends_with(".conf")
+    let known = name.rsplit_once('/').is_some_and(|(_, last)| NAMES.contains(&last));
+    known || name.starts_with("loader/entries/") && name.ends_with(".conf")
+}
+
+/// Programs into which grub-install may have built what they look for. Not Windows' own, and not
+/// unified kernels, whose command line is of any length.
+fn is_loader(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let other = ["efi/microsoft/", "efi/linux/"].iter().any(|folder| name.starts_with(folder));
+    name.starts_with("efi/") && name.ends_with(".efi") && !other
+}
+
+/// What has to be copied to `EFI/BOOT`, and under which names there, so that firmware without a boot entry
+/// starts the only system on it; nothing where there are several, or a loader that is not shim's or GRUB's.
+fn fallback<'a>(all: &[&'a str]) -> Option<Vec<(&'a str, String)>> {
+    let lower: Vec<String> = all.iter().map(|name| name.to_ascii_lowercase()).collect();
+    let find = |wanted: &str| {
+        let mut places = lower.iter().zip(all).filter(|(name, _)| {
+            name.strip_prefix("efi/")
+                .and_then(|rest| rest.split_once('/'))
+                .is_some_and(|(_, rest)| rest == wanted)
+        });
+        places.next().map(|(_, name)| *name).filter(|_| places.next().is_none())
+    };
+    for machine in ["x64", "aa64", "ia32"] {
+        let named = |name: &str| format!("{name}{machine}.efi");
+        let Some(grub) = find(&named("grub")) else { continue };
+        let boot = format!("BOOT{}.EFI", machine.to_ascii_uppercase());
+        // Beside shim, GRUB keeps its name; and its configuration is looked for beside it by some.
+        let Some(shim) = find(&named("shim")) else { return Some(vec![(grub, boot)]) };
+        let others = [named("grub"), named("mm"), "grub.cfg".to_owned()];
+        let others = others.into_iter().filter_map(|name| Some((find(&name)?, name)));
+        return Some(others.chain([(shim, boot)]).collect());
+    }
+    None
 }
 
 /// UEFI specification 3.5.1.1: firmware without a boot entry starts `\EFI\BOOT\BOOT<machine>.EFI`.
@@ -65,13 +148,14 @@ fn traits(all: &[&str]) -> Traits {
     Traits {
         no_fallback: efi("efi/") && !efi("efi/boot/boot"),
         unified_kernel: efi("efi/linux/"),
+        windows: lower.iter().any(|name| name == "efi/microsoft/boot/bcd"),
         ..Traits::default()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{is_configuration, traits};
+    use super::{fallback, is_configuration, is_loader, traits};
 
     #[test]
     fn loaders_and_their_files_are_known_by_their_paths() {
@@ -85,5 +169,27 @@ mod tests {
         assert!(!traits(&["EFI/debian/grubx64.efi", "EFI/BOOT/BOOTX64.EFI"]).no_fallback);
         assert!(!traits(&["data/x"]).no_fallback);
         assert!(traits(&["EFI/Linux/a.efi"]).unified_kernel);
+        assert!(traits(&["EFI/Microsoft/Boot/BCD"]).windows);
+        assert!(is_configuration("EFI/refind/refind.conf") && !is_configuration("grub.cfg"));
+        assert!(is_loader("EFI/arch/grubx64.efi") && !is_loader("EFI/Linux/a.efi"));
+        assert!(!is_loader("EFI/Microsoft/Boot/bootmgfw.efi") && !is_loader("vmlinuz.efi"));
+    }
+
+    #[test]
+    fn the_only_system_can_start_without_a_boot_entry() {
+        let debian = ["EFI/debian/shimx64.efi", "EFI/debian/grubx64.efi", "EFI/debian/grub.cfg"];
+        let copies = fallback(&debian).unwrap();
+        let copies: Vec<(&str, &str)> =
+            copies.iter().map(|(from, to)| (*from, to.as_str())).collect();
+        let expected = [
+            ("EFI/debian/grubx64.efi", "grubx64.efi"),
+            ("EFI/debian/grub.cfg", "grub.cfg"),
+            ("EFI/debian/shimx64.efi", "BOOTX64.EFI"),
+        ];
+        assert_eq!(copies, expected);
+        let arch = fallback(&["EFI/arch/grubx64.efi"]).unwrap();
+        assert_eq!(arch, [("EFI/arch/grubx64.efi", "BOOTX64.EFI".to_owned())]);
+        assert_eq!(fallback(&["EFI/a/grubx64.efi", "EFI/b/grubx64.efi"]), None);
+        assert_eq!(fallback(&["EFI/refind/refind_x64.efi"]), None);
     }
 }

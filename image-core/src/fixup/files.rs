@@ -12,7 +12,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
-use super::{References, Renewed, Traits};
+use super::{References, Renewed, Traits, unsteady};
 use crate::error::{Error, Result};
 
 /// A configuration file is not longer.
@@ -29,8 +29,10 @@ const FILES: [&str; 6] = [
 ];
 
 /// Folders of such files, and how their names end.
-const FOLDERS: [(&str, &str); 6] = [
+const FOLDERS: [(&str, &str); 8] = [
     ("etc/default/grub.d", ".cfg"),
+    ("etc/grub.d", ""),
+    ("etc/udev/rules.d", ".rules"),
     ("etc/initramfs-tools/conf.d", ""),
     ("etc/dracut.conf.d", ".conf"),
     ("etc/cmdline.d", ".conf"),
@@ -39,7 +41,7 @@ const FOLDERS: [(&str, &str); 6] = [
 ];
 
 /// The same of `/boot`, which may be a filesystem of its own or a folder of `/`.
-const BOOT_FILES: [&str; 8] = [
+const BOOT_FILES: [&str; 12] = [
     "grub/grub.cfg",
     "grub/custom.cfg",
     "grub/grubenv",
@@ -48,8 +50,16 @@ const BOOT_FILES: [&str; 8] = [
     "grub2/grubenv",
     "extlinux/extlinux.conf",
     "syslinux/syslinux.cfg",
+    "refind_linux.conf",
+    "limine.conf",
+    // What the next grub-install of GRUB's own programs builds in.
+    "grub/i386-pc/load.cfg",
+    "grub/x86_64-efi/load.cfg",
 ];
 const BOOT_FOLDER: (&str, &str) = ("loader/entries", ".conf");
+
+/// What LVM may activate, by the names of groups.
+const LVM_FILES: [&str; 2] = ["etc/lvm/lvm.conf", "etc/lvm/lvmlocal.conf"];
 
 /// LVM's list of the devices that it may use; it names the disks of the old machine.
 const DEVICES_FILE: &str = "etc/lvm/devices/system.devices";
@@ -65,6 +75,7 @@ pub(super) fn rewrite(root: &Path, references: &References) -> Result<Renewed> {
     let mut renewed = Renewed::default();
     let mut names: Vec<String> = FILES.map(str::to_owned).to_vec();
     names.push(DEVICES_FILE.to_owned());
+    names.extend(LVM_FILES.map(str::to_owned));
     for (folder, end) in FOLDERS {
         names.extend(root.list(folder, end)?);
     }
@@ -73,7 +84,9 @@ pub(super) fn rewrite(root: &Path, references: &References) -> Result<Renewed> {
         names.extend(root.list(&format!("{boot}{}", BOOT_FOLDER.0), BOOT_FOLDER.1)?);
     }
     for name in names {
-        if root.rewrite(&name, references)? {
+        let (changed, unsteady) = root.rewrite(&name, references)?;
+        renewed.unsteady.extend(unsteady.map(|device| format!("{device} in {name}")));
+        if changed {
             renewed.changed.push(name);
         }
     }
@@ -135,28 +148,32 @@ impl Root {
         Ok(Some((file, text)))
     }
 
-    /// Whether there was something to replace.
-    fn rewrite(&self, name: &str, references: &References) -> Result<bool> {
-        let Some((mut file, old)) = self.read(name, OFlags::RDWR)? else { return Ok(false) };
+    /// Whether there was something to replace; and a device in it whose name does not say which one it is.
+    fn rewrite(&self, name: &str, references: &References) -> Result<(bool, Option<String>)> {
+        let Some((mut file, old)) = self.read(name, OFlags::RDWR)? else {
+            return Ok(Default::default());
+        };
         let new = match references.apply(&old) {
             // Every entry of it names a device that this system will not have; without entries LVM uses all.
-            _ if name == DEVICES_FILE && !old.is_empty() => Vec::new(),
-            Some(new) => padded(name, new),
-            None => return Ok(false),
+            _ if name == DEVICES_FILE && !old.is_empty() => Some(Vec::new()),
+            _ if LVM_FILES.contains(&name) => references.apply_to_lvm(&old),
+            new => new.map(|new| padded(name, new)),
         };
+        let unsteady = unsteady::device(name, new.as_deref().unwrap_or(&old));
+        let Some(new) = new else { return Ok((false, unsteady)) };
         let failed = |error| Error::io(name, "rewrite", error);
         file.rewind().map_err(failed)?;
         file.write_all(&new).map_err(failed)?;
         file.set_len(u64::try_from(new.len()).unwrap_or(u64::MAX)).map_err(failed)?;
         file.sync_all().map_err(failed)?;
-        Ok(true)
+        Ok((true, unsteady))
     }
 
     fn traits(&self, changed: &[String]) -> Result<Traits> {
         let is_there = |name: &str| Ok(self.open(name, OFlags::DIRECTORY)?.is_some());
         let dracut = is_there("usr/lib/dracut")? || is_there("etc/dracut.conf.d")?;
         let debian = is_there("etc/initramfs-tools")?;
-        let inside = ["etc/crypttab", "etc/initramfs-tools", "etc/dracut"];
+        let inside = ["etc/crypttab", "etc/initramfs-tools", "etc/dracut", "etc/lvm/lvm"];
         let copied = changed.iter().any(|name| inside.iter().any(|start| name.starts_with(start)));
         let copies_resume = debian && !self.refuses_resume()?;
         Ok(Traits {

@@ -6,14 +6,18 @@
 //! change is a step that remains for the user.
 //!
 //! - [`references`]: what is replaced in a text; pure. - [`files`]: which files of a mounted filesystem.
-//! - [`esp`]: the same on FAT, by mtools. - [`grub`]: the core of GRUB for BIOS; pure.
+//! - `unsteady`: names in them that may mean another disk; pure.
+//! - [`esp`]: the same on FAT, by mtools. - `loader`: programs of UEFI; pure.
+//! - [`grub`]: the core of GRUB for BIOS; pure.
 //! - [`identity`]: a filesystem's own UUID, by its tools.
 
 pub(crate) mod esp;
 pub(crate) mod files;
 pub mod grub;
 pub(crate) mod identity;
+pub(crate) mod loader;
 pub mod references;
+pub(crate) mod unsteady;
 
 pub use references::References;
 
@@ -41,6 +45,8 @@ pub struct Renewal {
 pub struct Renewed {
     /// The files that were rewritten, from the volume's root.
     pub changed: Vec<String>,
+    /// Devices that files name by where they are plugged in: `/dev/sda1 in etc/fstab`.
+    pub unsteady: Vec<String>,
     /// What the restored system is, as far as this volume tells.
     pub traits: Traits,
 }
@@ -56,6 +62,10 @@ pub struct Traits {
     pub no_fallback: bool,
     /// Unified kernel images, whose command line is sealed.
     pub unified_kernel: bool,
+    /// A boot loader for UEFI that names something and is signed, or would become longer.
+    pub sealed_loader: bool,
+    /// Windows' boot configuration, which names disks and partitions.
+    pub windows: bool,
 }
 
 impl Traits {
@@ -67,6 +77,8 @@ impl Traits {
             dracut: self.dracut || other.dracut,
             no_fallback: self.no_fallback || other.no_fallback,
             unified_kernel: self.unified_kernel || other.unified_kernel,
+            sealed_loader: self.sealed_loader || other.sealed_loader,
+            windows: self.windows || other.windows,
         }
     }
 }

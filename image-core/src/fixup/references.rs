@@ -1,4 +1,4 @@
-//! What is replaced in a text: identifiers, and the names of logical volumes.
+//! What is replaced in a text: identifiers, labels, and the names of logical volumes.
 //!
 //! A text is bytes: configuration files are in no certain encoding, and what is not replaced stays as it is.
 
@@ -6,6 +6,8 @@
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct References {
     pairs: Vec<Pair>,
+    /// Names of volume groups as `lvm.conf` has them.
+    quoted: Vec<Pair>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,6 +59,35 @@ impl References {
     /// The volume group `old`, now called `new`.
     pub fn group(&mut self, old: &str, new: &str) {
         self.push(&format!("rd.lvm.vg={old}"), &format!("rd.lvm.vg={new}"), [b"", NAME]);
+        for end in ["\"", "/"] {
+            let [old, new] = [old, new].map(|name| format!("\"{name}{end}").into_bytes());
+            let pair = Pair { old, new, joins: [b"", b""], alone: false, any_case: false };
+            self.quoted.push(pair);
+        }
+    }
+
+    /// The filesystem with this label: two attached disks have it, so it is named by its new UUID.
+    pub fn label(&mut self, label: &str, uuid: &str) {
+        if is_plain(label) {
+            self.push(&format!("LABEL={label}"), &format!("UUID={uuid}"), [PART, LABEL]);
+            self.push(&format!("LABEL=\"{label}\""), &format!("UUID=\"{uuid}\""), [PART, b""]);
+            for (old, new) in [
+                ("by-label/", "by-uuid/"),
+                ("--label ", "--fs-uuid "),
+                ("search.fs_label ", "search.fs_uuid "),
+            ] {
+                self.push(&format!("{old}{label}"), &format!("{new}{uuid}"), [b"", LABEL]);
+            }
+        }
+    }
+
+    /// The same for the name of a GPT's partition.
+    pub fn partition_label(&mut self, label: &str, uuid: &str) {
+        if is_plain(label) {
+            for (old, new) in [("PARTLABEL=", "PARTUUID="), ("by-partlabel/", "by-partuuid/")] {
+                self.push(&format!("{old}{label}"), &format!("{new}{uuid}"), [b"", LABEL]);
+            }
+        }
     }
 
     /// The logical volume `lv` of the group `old`, now called `new`: as device-mapper names it (hyphens
@@ -75,25 +106,65 @@ impl References {
 
     /// `text` with everything replaced; `None` where there is nothing to replace.
     pub fn apply(&self, text: &[u8]) -> Option<Vec<u8>> {
-        let mut out: Vec<u8> = Vec::with_capacity(text.len());
-        let (mut at, mut changed) = (0, false);
-        while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
-            let before = text.get(..at).and_then(|before| before.last());
-            match self.pairs.iter().find(|pair| pair.fits(before, rest)) {
-                Some(pair) => {
-                    out.extend(&pair.new);
-                    at += pair.old.len();
-                    changed = true;
-                }
-                None => {
-                    out.extend(rest.first());
-                    at += 1;
-                }
-            }
-        }
-        changed.then_some(out)
+        replace(&self.pairs, text)
+    }
+
+    /// The same for a text in which quotes stand around the names of volume groups: `lvm.conf`, whose comments
+    /// have examples of such names.
+    pub fn apply_to_lvm(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let mut changed = false;
+        let lines = text.split_inclusive(|byte| *byte == b'\n').flat_map(|line| {
+            let comment = line.trim_ascii_start().starts_with(b"#");
+            let new = (!comment).then(|| replace(&self.quoted, line)).flatten();
+            changed |= new.is_some();
+            new.unwrap_or_else(|| line.to_vec())
+        });
+        let new: Vec<u8> = lines.collect();
+        changed.then_some(new)
     }
 }
+
+fn replace(pairs: &[Pair], text: &[u8]) -> Option<Vec<u8>> {
+    // A boot loader has millions of bytes, and few of them begin anything.
+    let mut begins = [false; 256];
+    for first in pairs.iter().filter_map(|pair| pair.old.first()) {
+        for byte in [first.to_ascii_lowercase(), first.to_ascii_uppercase()] {
+            if let Some(begins) = begins.get_mut(usize::from(byte)) {
+                *begins = true;
+            }
+        }
+    }
+    let mut out: Vec<u8> = Vec::with_capacity(text.len());
+    let (mut at, mut changed) = (0, false);
+    while let Some((first, rest)) = text.get(at..).and_then(|rest| Some((rest.first()?, rest))) {
+        let before = text.get(..at).and_then(|before| before.last());
+        let may_begin = begins.get(usize::from(*first)).is_some_and(|begins| *begins);
+        let fits = |pair: &&Pair| may_begin && pair.fits(before, rest);
+        match pairs.iter().find(fits) {
+            Some(pair) => {
+                out.extend(&pair.new);
+                at += pair.old.len();
+                changed = true;
+            }
+            None => {
+                out.push(*first);
+                at += 1;
+            }
+        }
+    }
+    changed.then_some(out)
+}
+
+/// Whether a label stands in files as it is, without quotes and escapes.
+fn is_plain(label: &str) -> bool {
+    !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || LABEL.contains(&b))
+}
+
+/// What labels may consist of besides letters and digits.
+const LABEL: &[u8] = b"+_.-/:@";
+
+/// The end of `PART`, which makes another key of `LABEL=`.
+const PART: &[u8] = b"T";
 
 /// What else the name of a logical volume may consist of (lvm(8), "Valid names").
 const NAME: &[u8] = b"+_.-";
@@ -172,6 +243,41 @@ mod tests {
         becomes("/dev/vg-a/root / ext4", "/dev/vg-a-2/root / ext4");
         becomes("rd.lvm.lv=vg-a/root rd.lvm.vg=vg-a", "rd.lvm.lv=vg-a-2/root rd.lvm.vg=vg-a-2");
         becomes("root='lvm/vg--a-root'", "root='lvm/vg--a--2-root'");
+    }
+
+    #[test]
+    fn labels_become_identifiers() {
+        let mut references = References::default();
+        references.label("root", NEW);
+        references.label("/", "AAAA-BBBB");
+        references.label("two words", OLD);
+        references.partition_label("root", OLD);
+        for (old, new) in [
+            ("LABEL=root / ext4", format!("UUID={NEW} / ext4")),
+            ("root=LABEL=root ro", format!("root=UUID={NEW} ro")),
+            ("LABEL=\"root\" / ext4", format!("UUID=\"{NEW}\" / ext4")),
+            ("LABEL=/ / ext4", "UUID=AAAA-BBBB / ext4".to_owned()),
+            ("/dev/disk/by-label/root /", format!("/dev/disk/by-uuid/{NEW} /")),
+            ("search --set=root --label root\n", format!("search --set=root --fs-uuid {NEW}\n")),
+            ("PARTLABEL=root / ext4", format!("PARTUUID={OLD} / ext4")),
+            ("/dev/disk/by-partlabel/root", format!("/dev/disk/by-partuuid/{OLD}")),
+        ] {
+            let found = references.apply(old.as_bytes()).unwrap_or_default();
+            assert_eq!(String::from_utf8(found).unwrap(), new, "{old}");
+        }
+        for same in ["LABEL=roots", "LABEL=root-2", "LABEL=/home", "LABEL=two words", "XLABEL=/x"] {
+            assert_eq!(references.apply(same.as_bytes()), None, "{same}");
+        }
+    }
+
+    #[test]
+    fn groups_are_renamed_where_lvm_is_told_what_to_activate() {
+        let old =
+            "\t# volume_list = [ \"vg-a\" ]\n\tvolume_list = [ \"vg-a\", \"vg-a/x\", \"vg-ab\" ]\n";
+        let new = "\t# volume_list = [ \"vg-a\" ]\n\tvolume_list = [ \"vg-a-2\", \"vg-a-2/x\", \"vg-ab\" ]\n";
+        assert_eq!(references().apply_to_lvm(old.as_bytes()), Some(new.into()));
+        assert_eq!(references().apply_to_lvm(b"# \"vg-a\"\n"), None);
+        assert_eq!(references().apply(b"\"vg-a\""), None);
     }
 
     #[test]

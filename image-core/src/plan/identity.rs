@@ -166,16 +166,24 @@ impl Made<'_> {
         if entry.is_container || entry.kind == "gap" {
             return Ok(());
         }
-        if entry.content == "LVM2_member" {
+        // Members of two sets of one UUID would be mixed up.
+        let set = match entry.content.as_str() {
+            "LVM2_member" => Some("a volume group that is not understood"),
+            "linux_raid_member" => Some("a RAID"),
+            "zfs_member" => Some("a ZFS pool"),
+            _ => None,
+        };
+        if let Some(set) = set {
             return Err(Error::refused(format!(
-                "{} belongs to a volume group that is not understood, which would keep its UUID; leave \
-                 --new-ids away",
+                "{} belongs to {set}, which would keep its UUID; leave --new-ids away, and detach one of the \
+                 two disks before booting",
                 entry.id
             )));
         }
         let Some(old) = &entry.uuid else { return Ok(()) };
+        // Where the kernel mounts an XFS for its files, it replays its log: a dirty one is clean then.
         let known = RENEWABLE.contains(&entry.content.as_str())
-            && ["clean", "replayable"].contains(&entry.state.as_str());
+            && (["clean", "replayable"].contains(&entry.state.as_str()) || entry.content == "xfs");
         match entry.content.as_str() {
             _ if !known => warnings.push(format!(
                 "{} keeps its UUID {old}: its {} cannot be given a new one",
@@ -190,7 +198,7 @@ impl Made<'_> {
         }
         self.tools.extend(match entry.content.as_str() {
             _ if !known => [].iter(),
-            "vfat" => ["mdir", "mtype", "mcopy"].iter(),
+            "vfat" => ["mdir", "mtype", "mcopy", "mmd"].iter(),
             "xfs" => ["xfs_admin"].iter(),
             "swap" => [].iter(),
             _ => ["e2fsck", "tune2fs"].iter(),

@@ -198,7 +198,7 @@ impl<'a> Restore<'a> {
         check_targets(job)?;
         let (places, finish) = (Places::new(job), Finish::new(job)?);
         let (_, data) = order(job);
-        let mut cores = boot_code::of(job, &renewals::references(job.plan))?;
+        let mut cores = boot_code::of(job, &renewals::references(job.root, job.plan))?;
         let mut restore = Self {
             job,
             places,
@@ -401,12 +401,16 @@ impl<'a> Restore<'a> {
 
     /// Gives filesystems their new UUIDs, and rewrites what names an old identifier.
     fn renew(&mut self, report: &dyn Report) -> Result<()> {
-        let references = renewals::references(self.job.plan);
-        let mut traits = Traits::default();
+        let references = renewals::references(self.job.root, self.job.plan);
+        let windows = !references.is_empty() && renewals::starts_windows(self.job.plan);
+        let mut traits = Traits { windows, ..Traits::default() };
         for renewal in renewals::claimed(self.job)? {
             report.checkpoint()?;
             match fixup::renew(self.job.runner, &self.job.server, &renewal, &references) {
-                Ok(renewed) => traits = traits.or(renewed.traits),
+                Ok(renewed) => {
+                    traits = traits.or(renewed.traits);
+                    self.result.steps.extend(renewals::unsteady(&renewed));
+                }
                 Err(error @ Error::Corrupt { .. }) => return Err(spoilt(&error)),
                 Err(Error::Interrupted) => return Err(Error::Interrupted),
                 Err(error) => {
@@ -418,6 +422,7 @@ impl<'a> Restore<'a> {
         for why in &self.kept_cores {
             report.warning(&why.to_string());
         }
+        self.result.steps.extend(renewals::kept(self.job.root, self.job.plan));
         self.result.steps.extend(renewals::remaining(traits, !self.kept_cores.is_empty()));
         self.flush()
     }

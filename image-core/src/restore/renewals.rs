@@ -2,9 +2,10 @@
 
 use super::growths::{Node, layout, node, planned};
 use super::{Job, no_target};
+use crate::disk::table::Table;
 use crate::error::Result;
-use crate::fixup::{References, Renewal, Traits};
-use crate::image::manifest::Root;
+use crate::fixup::{References, Renewal, Renewed, Traits};
+use crate::image::manifest::{Root, VolumeEntry};
 use crate::plan::identity::{IdKind, filesystem};
 use crate::plan::restore::RestorePlan;
 
@@ -49,8 +50,11 @@ fn of(root: &Root, plan: &RestorePlan, node: Node<'_>) -> Result<Vec<Renewal>> {
 }
 
 /// Everything that files may name.
-pub(super) fn references(plan: &RestorePlan) -> References {
+pub(super) fn references(root: &Root, plan: &RestorePlan) -> References {
     let mut references = References::default();
+    if plan.new_ids.is_empty() {
+        return references;
+    }
     for new in &plan.new_ids {
         match new.kind {
             // An MBR's signature stands in files only within a PARTUUID.
@@ -68,7 +72,83 @@ pub(super) fn references(plan: &RestorePlan) -> References {
             }
         }
     }
+    // A label is the same on both; as a name it is only as good as it is alone.
+    let labels = |entry: &VolumeEntry| Some((entry.label.clone()?, entry.id.clone()));
+    for (label, id) in alone(root.volumes.iter().filter_map(labels)) {
+        if let Some(uuid) = filesystem(plan, &id) {
+            references.label(&label, uuid);
+        }
+    }
+    let tables = plan.tables.iter().flatten();
+    let partitions = tables.flat_map(|table| match table {
+        Table::Gpt(gpt) => gpt.partitions.as_slice(),
+        Table::Mbr(_) => &[],
+    });
+    let names =
+        partitions.filter_map(|partition| partition.name.clone().zip(partition.uuid.clone()));
+    for (name, uuid) in alone(names) {
+        references.partition_label(&name, &uuid);
+    }
     references
+}
+
+/// The pairs whose first part no other pair has.
+fn alone(pairs: impl Iterator<Item = (String, String)>) -> Vec<(String, String)> {
+    let all: Vec<(String, String)> = pairs.collect();
+    let is_alone = |name: &str| all.iter().filter(|(other, _)| other == name).count() == 1;
+    all.iter().filter(|(name, _)| is_alone(name)).cloned().collect()
+}
+
+/// The devices that are named by their place: both of two disks cannot be in it.
+pub(super) fn unsteady(renewed: &Renewed) -> Vec<String> {
+    let step = |device: &String| {
+        format!("name it by UUID= or PARTUUID=, it may be another disk's: {device}")
+    };
+    renewed.unsteady.iter().map(step).collect()
+}
+
+/// What keeps its UUID, and what would change it.
+pub(super) fn kept(root: &Root, plan: &RestorePlan) -> Vec<String> {
+    let mut steps = Vec::new();
+    if plan.new_ids.is_empty() {
+        return steps;
+    }
+    for volume in &plan.volumes {
+        let Some(entry) = root.volumes.get(volume.entry) else { continue };
+        let (id, content) = (&volume.id, entry.content.as_str());
+        if entry.is_container || entry.uuid.is_none() || filesystem(plan, id).is_some() {
+            continue;
+        }
+        let command = match content {
+            "btrfs" => "btrfstune -u DEVICE",
+            "ntfs" => "ntfslabel --new-serial DEVICE",
+            "crypto_LUKS" => "cryptsetup luksUUID --uuid UUID DEVICE",
+            "exfat" => "exfatlabel -i DEVICE SERIAL",
+            "ext2" | "ext3" | "ext4" => "e2fsck -f DEVICE && tune2fs -U random DEVICE",
+            _ => {
+                steps.push(format!(
+                    "detach source or target, {id} has one UUID on both: its {content} keeps it"
+                ));
+                continue;
+            }
+        };
+        steps.push(format!(
+            "give {id} another UUID before source and target are attached together, and rewrite the files that \
+             name it: {command}"
+        ));
+    }
+    steps
+}
+
+/// Whether a disk with an MBR starts Windows: its active partition is an NTFS.
+pub(super) fn starts_windows(plan: &RestorePlan) -> bool {
+    const ACTIVE: u64 = 0x80;
+    plan.tables.iter().flatten().any(|table| match table {
+        Table::Mbr(mbr) => {
+            mbr.partitions.iter().any(|part| part.attributes == ACTIVE && part.kind == "0x07")
+        }
+        Table::Gpt(_) => false,
+    })
 }
 
 /// What the user has to do where a UUID was not changed or files were not rewritten.
@@ -96,7 +176,8 @@ pub(super) fn remaining(traits: Traits, core_stays: bool) -> Vec<String> {
     };
     let steps = [
         (traits.initramfs_knows, format!(
-            "rebuild the initramfs in the restored system, it may wait for old identifiers: {rebuild}"
+            "rebuild the initramfs in the restored system, it may wait for old identifiers (where it does not \
+             start: from a rescue system, in a chroot): {rebuild}"
         )),
         (core_stays, "install GRUB for BIOS anew in the restored system, its core may look for an old identifier: \
                 grub-install DISK".to_owned()),
@@ -104,6 +185,10 @@ pub(super) fn remaining(traits: Traits, core_stays: bool) -> Vec<String> {
                               efibootmgr --create --disk DISK --part NUMBER --loader PATH".to_owned()),
         (traits.unified_kernel, "build the unified kernel images in EFI/Linux anew, their command line is sealed: \
                                  kernel-install add-all".to_owned()),
+        (traits.sealed_loader, "install GRUB for UEFI anew in the restored system, its program names an old \
+                                identifier and is signed: grub-install".to_owned()),
+        (traits.windows, "mend Windows' boot configuration from its recovery environment, it names the old disk: \
+                          bcdboot C:\\Windows".to_owned()),
     ];
     steps.into_iter().filter_map(|(remains, step)| remains.then_some(step)).collect()
 }
