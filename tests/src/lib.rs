@@ -11,7 +11,8 @@
 //! - [`format_sample`]: an image that is kept with the sources.
 //! - [`bench`]: saves and restores by the program. [`proof`]: what a restore has to show. [`contents`]:
 //!   a filesystem of each kind.
-//! - [`pulled`]: filesystems after a pulled plug. [`recorder`]: a disk to be cut off at any moment.
+//! - [`pulled`]: filesystems after a pulled plug. [`recorder`]: a disk to be cut off at any moment. [`kill`]:
+//!   restores that are killed.
 //! - [`truth`]: the garbage-target truth test of maps.
 //! - [`garbage`]: targets full of garbage and old signatures. [`judge`]: the tools of truth.
 //! - [`sources`]: our own sources, for the tests of the house rules.
@@ -26,6 +27,7 @@ pub mod format_sample;
 pub mod garbage;
 pub mod grub;
 pub mod judge;
+pub mod kill;
 pub mod loops;
 pub mod proof;
 pub mod pulled;

@@ -1,65 +1,16 @@
 //! Restores that are killed, at any point, and then carried out again; and restores onto what is there
 //! already. Files are targets: nothing here needs root.
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::fs;
+use std::path::PathBuf;
+use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use image_core::units::Bytes;
 use keiki_tests::bench::{self, Bench};
-use keiki_tests::{call, sparse, table, tool};
+use keiki_tests::kill::{disk, killed, moments, noise, number, put};
+use keiki_tests::{call, table, tool};
 use serde_json::Value;
-
-/// Bytes that do not compress, others for each seed.
-fn noise(seed: u64, length: Bytes) -> Vec<u8> {
-    let mut bytes = vec![0; length.index().unwrap_or(0)];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
-}
-
-fn put(path: &Path, at: Bytes, bytes: &[u8]) -> Result<()> {
-    Ok(File::options().write(true).open(path)?.write_all_at(bytes, at.get())?)
-}
-
-/// A disk of `size` with eight partitions of noise and a boot sector.
-fn disk(path: &Path, size: Bytes, seed: u64) -> Result<()> {
-    sparse::create(path, size)?;
-    let mut sgdisk = call!("sgdisk");
-    sgdisk.args.extend((1..9).map(|number| format!("-n{number}:0:+20M").into()));
-    sgdisk.args.push(path.into());
-    tool::run(&sgdisk)?;
-    for (number, part) in (0..).zip(table::partitions(path)?) {
-        put(path, part.start, &noise(seed + number, part.len()))?;
-    }
-    put(path, Bytes::ZERO, &noise(seed, Bytes::new(440)))
-}
-
-/// Runs a restore and kills it after `delay`; whether it ended before.
-fn killed(bench: &Bench, line: &str, delay: Duration) -> Result<bool> {
-    let keiki = bench.call(line);
-    let delay = format!("{:.3}", delay.as_secs_f64());
-    let mut call = call!("timeout", "--signal=KILL", delay, keiki.program);
-    call.args.extend(keiki.args);
-    let outcome = tool::outcome(&call)?;
-    // timeout(1) ends itself by the same signal.
-    ensure!(matches!(outcome.code, None | Some(0 | 137)), "{:?}: {}", outcome.code, outcome.talk());
-    Ok(outcome.code == Some(0))
-}
-
-fn number(said: &Value, field: &str) -> Result<u64> {
-    said[field].as_u64().with_context(|| format!("no {field} in {said}"))
-}
-
-/// Points in time from the start of something that takes `whole` to its end, like dice but always the same.
-fn moments(count: u32, whole: Duration) -> impl Iterator<Item = Duration> {
-    let mut dice = 77_u32;
-    (0..count).map(move |_| {
-        dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        whole.mul_f64(f64::from(dice >> 8) / f64::from(1 << 24) * 1.05)
-    })
-}
 
 /// Kills a restore so often, each time followed by one that ends; all targets become the same.
 fn goes_on(kills: u32) -> Result<()> {

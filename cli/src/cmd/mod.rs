@@ -4,6 +4,7 @@ pub mod check;
 pub mod clone;
 pub mod images;
 pub mod inspect;
+mod keep;
 pub mod mapping;
 pub mod restore;
 pub mod rm;

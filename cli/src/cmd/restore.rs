@@ -24,6 +24,7 @@ use image_core::survey::carriers::{self, Carrier};
 use image_core::units::Bytes;
 use serde_json::{Value, json};
 
+use super::keep;
 use super::mapping::{self, Mapping};
 use super::target::{self, Candidate};
 use super::{Usage, location, repository};
@@ -97,6 +98,8 @@ pub fn onto(
         policy: policy(args)?,
         renewal: renewal(args)?,
         blocked: BTreeMap::new(),
+        keep: keep::wishes(&args.keep, root, &slots_of(&names, &candidates))?,
+        before: candidates.iter().map(|candidate| candidate.before.clone()).collect(),
     };
     refuse_doubles(&candidates)?;
     refuse_sources(origin.sources, &candidates)?;
@@ -105,7 +108,8 @@ pub fn onto(
     if !obstacles.is_empty() {
         return Err(Error::refused(format!("no new identifiers: {}", obstacles.join("; "))).into());
     }
-    let targets: Vec<String> = candidates.iter().map(Candidate::describe).collect();
+    let targets: Vec<String> =
+        (0..).zip(&candidates).map(|(at, one)| one.describe(&plan.kept_on(at))).collect();
     let words = output::plan::text(&plan, root, &targets);
     if args.dry_run {
         if global.json {
@@ -161,6 +165,15 @@ pub fn onto(
     progress.finish();
     tell(global, (origin, &plan), &restored, began.elapsed().as_secs_f64())?;
     Ok(exit(root, &restored))
+}
+
+/// The slot and the path of each target.
+fn slots_of<'a>(
+    names: &'a [(String, String)],
+    candidates: &'a [Candidate],
+) -> Vec<(&'a str, &'a Path)> {
+    let paths = candidates.iter().map(|candidate| candidate.path.as_path());
+    names.iter().map(|(slot, _)| slot.as_str()).zip(paths).collect()
 }
 
 /// Opens all targets for writing, or leaves none behind that was made for it.

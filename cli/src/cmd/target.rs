@@ -5,16 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use image_core::disk::claim;
 use image_core::disk::inventory::{self, DiskInfo};
 use image_core::disk::probe::{self, Signature, Usage as SignatureUsage};
-use image_core::disk::{claim, table};
+use image_core::disk::table::{self, Partition};
 use image_core::error::Error;
+use image_core::extent::{Extent, ExtentSet};
 use image_core::fs;
 use image_core::io::Source;
 use image_core::io::device::Device;
 use image_core::io::identity::DeviceIdentity;
 use image_core::io::window::Window;
-use image_core::restore;
+use image_core::plan::old::Old;
+use image_core::restore::{self, Before};
 use image_core::units::Bytes;
 
 use crate::output;
@@ -27,8 +30,24 @@ pub struct Candidate {
     pub info: Option<DiskInfo>,
     /// What tells it from others; checked again when it is opened.
     pub identity: Option<DeviceIdentity>,
-    /// What is on it, a line each; empty for a blank disk.
-    pub contents: Vec<String>,
+    /// What is on it; empty for a blank disk.
+    pub contents: Vec<Content>,
+    /// Its table and physical volumes, or what a restore that was interrupted remembers of them.
+    pub before: Old,
+}
+
+/// One thing that is on a target.
+pub struct Content {
+    /// A line for a person.
+    words: String,
+    /// Its bytes, where it is a partition.
+    extent: Option<Extent>,
+}
+
+impl Content {
+    fn whole(words: impl Into<String>) -> Self {
+        Self { words: words.into(), extent: None }
+    }
 }
 
 impl Candidate {
@@ -46,13 +65,17 @@ impl Candidate {
             if path.starts_with("/dev") {
                 return Err(Error::refused(format!("there is no device {}", path.display())).into());
             }
-            return Ok(Self { path, info: None, identity: None, contents: Vec::new() });
+            let (contents, before) = (Vec::new(), Old::default());
+            return Ok(Self { path, info: None, identity: None, contents, before });
         }
         let info = inventory::describe(&path)?;
         let device = Device::open_source(&path, None)?;
-        let contents = contents(device.into())?;
+        let device = Arc::new(device);
+        let found = restore::before(&(Arc::clone(&device) as Source))?;
+        let contents = contents(device, &found)?;
+        let before = found.old;
         let identity = Some(Device::open_source(&path, None)?.identity()?);
-        Ok(Self { path, info: Some(info), identity, contents })
+        Ok(Self { path, info: Some(info), identity, contents, before })
     }
 
     /// What the user types to confirm it in advance: its serial, or its path where it has none.
@@ -64,8 +87,8 @@ impl Candidate {
         if names.is_empty() { vec![self.path.display().to_string()] } else { names }
     }
 
-    /// The target, with everything that would be lost, in words.
-    pub fn describe(&self) -> String {
+    /// The target, with everything that would be lost, in words; not so what is `kept`.
+    pub fn describe(&self, kept: &ExtentSet) -> String {
         let path = self.path.display();
         let Some(info) = &self.info else { return format!("{path}: a new file") };
         let parts = [
@@ -77,8 +100,19 @@ impl Candidate {
         if self.contents.is_empty() {
             return format!("{path}: {head}, blank");
         }
-        let contents: String = self.contents.iter().map(|line| format!("\n    {line}")).collect();
-        format!("{path}: {head}; this is on it, and will be lost:{contents}")
+        let stays = |content: &&Content| content.extent.is_some_and(|extent| kept.contains(extent));
+        let (staying, lost): (Vec<&Content>, Vec<&Content>) = self.contents.iter().partition(stays);
+        let lines = |list: Vec<&Content>| -> String {
+            list.iter().map(|content| format!("\n    {}", content.words)).collect()
+        };
+        let lost = match lost.is_empty() {
+            true => String::new(),
+            false => format!("; this is on it, and will be lost:{}", lines(lost)),
+        };
+        match staying.is_empty() {
+            true => format!("{path}: {head}{lost}"),
+            false => format!("{path}: {head}{lost}\n  this stays as it is:{}", lines(staying)),
+        }
     }
 
     /// Opens the target for writing, if it still is what was confirmed.
@@ -102,33 +136,41 @@ impl Candidate {
     }
 }
 
-/// What a person would miss: partitions and filesystems, by their signatures.
-fn contents(device: Arc<Device>) -> anyhow::Result<Vec<String>> {
+/// What a person would miss: partitions and filesystems, by their signatures. Where a restore was
+/// interrupted that kept some of them, these.
+fn contents(device: Arc<Device>, found: &Before) -> anyhow::Result<Vec<Content>> {
     let mut lines = Vec::new();
-    if let Some(interrupted) = restore::before(&(Arc::clone(&device) as Source))?.interrupted {
-        lines.push(format!("a restore that was interrupted at {}", interrupted.at));
-    }
-    let partitions = match table::read(&device) {
+    let mut partitions = match table::read(&device) {
         Ok(Some(found)) => found.table.partitions().to_vec(),
         Ok(None) => Vec::new(),
         Err(error) => {
-            lines.push(format!("a damaged partition table ({error})"));
+            lines.push(Content::whole(format!("a damaged partition table ({error})")));
             Vec::new()
         }
     };
+    if let Some(interrupted) = &found.interrupted {
+        lines.push(Content::whole(format!("a restore that was interrupted at {}", interrupted.at)));
+        if partitions.is_empty()
+            && let Some(old) = &found.old.table
+        {
+            let kept = |partition: &&Partition| interrupted.kept.contains(partition.extent);
+            partitions.extend(old.partitions().iter().filter(kept).cloned());
+        }
+    }
     for partition in &partitions {
         let name = format!("partition {}", partition.number);
         let window = Window::new(Arc::clone(&device), partition.extent, name.clone());
         let what = signatures(&(Arc::new(window) as Source))?;
         let label = partition.name.as_deref().map_or(String::new(), |name| format!(" \"{name}\""));
-        lines.push(format!("{name}{label}, {}: {what}", partition.extent.len()));
+        let words = format!("{name}{label}, {}: {what}", partition.extent.len());
+        lines.push(Content { words, extent: Some(partition.extent) });
     }
     if partitions.is_empty() && lines.is_empty() {
         let what = signatures(&(Arc::clone(&device) as Source))?;
         if what != "nothing known" {
-            lines.push(what);
+            lines.push(Content::whole(what));
         } else if !looks_blank(device.as_ref())? {
-            lines.push("data of an unknown kind".to_owned());
+            lines.push(Content::whole("data of an unknown kind"));
         }
     }
     Ok(lines)

@@ -4,7 +4,7 @@
 //! least as wide as its size in figures where there is room; what is left is shared out by size.
 
 use console::{measure_text_width, style};
-use image_core::image::manifest::{Root, VolumeEntry};
+use image_core::image::manifest::{Root, VolumeEntry, VolumeGroupEntry};
 use image_core::plan::restore::{RestorePlan, VolumePlan};
 use image_core::units::Bytes;
 
@@ -72,7 +72,10 @@ pub fn restore(plan: &RestorePlan, root: &Root, style: Style) -> String {
         // A volume without its disk, or a disk that is one volume, is drawn too: it may grow.
         lines.extend(pair(&before, &after, style));
     }
-    for group in &root.volume_groups {
+    let restored = |group: &&VolumeGroupEntry| {
+        group.lvs.is_empty() || group.lvs.iter().any(|lv| !plan.replaced.contains(lv))
+    };
+    for group in root.volume_groups.iter().filter(restored) {
         let of_group =
             |volume: &&VolumeEntry| volume.container.as_deref() == Some(group.name.as_str());
         let sizes = |id: &str| plan.volumes.iter().find(|planned| planned.id == id);
@@ -176,6 +179,7 @@ fn disk_before(root: &Root, slot: &str) -> Bar {
 }
 
 fn disk_after(plan: &RestorePlan, root: &Root, target: usize, title: String) -> Bar {
+    let stays = plan.kept.iter().filter(|kept| kept.target == target);
     let target = plan.targets.get(target);
     let (slot, size) =
         target.map_or(("", Bytes::ZERO), |target| (target.slot.as_str(), target.size));
@@ -184,6 +188,10 @@ fn disk_after(plan: &RestorePlan, root: &Root, target: usize, title: String) -> 
             let planned = plan.volumes.iter().find(|planned| planned.entry == entry)?;
             Some((planned.offset, grown(name(root, volume), planned)))
         })
+        .chain(stays.filter_map(|kept| {
+            let (start, number) = (kept.extents.iter().next()?.start, kept.id.rsplit_once(':')?.1);
+            Some((start, part(format!("{number} stays"), kept.extents.total(), Bytes::ZERO)))
+        }))
         .collect();
     by_position(title, size, parts)
 }

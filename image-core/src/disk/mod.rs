@@ -10,11 +10,13 @@
 //!   file, and who holds that one. - [`claim`]: the rules for sources and targets. - [`location`]: the
 //!   rules for a new repository.
 //! - [`table`]: what a table is, for every kind; reads, moves, makes the bytes to write.
+//! - `adopt`: how a new table lists partitions that stay.
 //! - `gpt`, `hybrid` (the MBR that a GPT hides behind), `mbr`, `ebr` (the chain of logical partitions),
 //!   `sparse` (the memory that tables are written into): one file an on-disk structure.
 //! - [`probe`]: signatures, as `blkid` and `wipefs` name them; `known` is the table of them, `confirm`
 //!   tells apart what the magic bytes alone do not, and finds labels and UUIDs.
 
+mod adopt;
 pub mod claim;
 mod confirm;
 mod ebr;

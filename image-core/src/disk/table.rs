@@ -107,6 +107,11 @@ impl Partition {
             .map_or(PartitionRole::Other, |(_, role)| *role)
     }
 
+    /// Whether it is a logical partition of an MBR, which a record stands before.
+    pub fn is_logical(&self) -> bool {
+        self.number > 4 && self.kind.starts_with("0x")
+    }
+
     /// How messages call it.
     pub(super) fn title(&self) -> String {
         format!("partition {}", self.number)

@@ -10,11 +10,12 @@
 //! - [`device`]: a disk, a partition or an image file; `file`: what only files can do.
 //! - [`direct`]: reading a device or file past the page cache.
 //! - [`identity`]: what tells one from another.
-//! - [`withheld`]: a target whose start is written last.
+//! - [`withheld`]: a target whose start is written last. - [`guarded`]: a target of which some stays.
 
 pub mod device;
 pub mod direct;
 mod file;
+pub mod guarded;
 pub mod identity;
 pub mod memory;
 pub mod overlay;

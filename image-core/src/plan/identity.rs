@@ -64,7 +64,8 @@ pub(super) fn renew(root: &Root, renewal: &Renewal, plan: &mut RestorePlan) -> R
     let mut made = Made { renewal, ids: Vec::new(), tools: Vec::new() };
     for (target, table) in plan.targets.iter().zip(&mut plan.tables) {
         if let Some(table) = table {
-            made.table(&target.slot, table);
+            let kept: Vec<&str> = plan.kept.iter().map(|kept| kept.id.as_str()).collect();
+            made.table(&target.slot, table, &kept);
         }
     }
     for volume in plan.volumes.iter().filter(|volume| volume.empty.is_none()) {
@@ -134,13 +135,16 @@ impl Made<'_> {
         self.note(kind, id, old, new)
     }
 
-    fn table(&mut self, disk: &str, table: &mut Table) {
+    /// A partition of a GPT that is `kept` keeps its own; in an MBR it has that of the disk.
+    fn table(&mut self, disk: &str, table: &mut Table, kept: &[&str]) {
         match table {
             Table::Gpt(gpt) => {
                 gpt.guid = self.uuid(IdKind::Disk, disk, &gpt.guid);
                 for partition in &mut gpt.partitions {
-                    if let Some(uuid) = &mut partition.uuid {
-                        let id = format!("{disk}:{}", partition.number);
+                    let id = format!("{disk}:{}", partition.number);
+                    if let Some(uuid) = &mut partition.uuid
+                        && !kept.contains(&id.as_str())
+                    {
                         *uuid = self.uuid(IdKind::Partition, &id, uuid);
                     }
                 }

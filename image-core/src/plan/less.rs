@@ -3,7 +3,7 @@
 
 use super::fit::{self, Tight};
 use super::partitions::Move;
-use super::planner::{Planner, contradiction};
+use super::planner::{Planner, contradiction, table_of};
 use super::refuse;
 use super::restore::{RestorePlan, Target};
 use super::saved::{LEAST_SWAP, SavedGroup};
@@ -106,6 +106,12 @@ impl Planner<'_> {
         limit: Bytes,
     ) -> Result<std::collections::BTreeMap<u32, Extent>> {
         fit::squeeze(&self.tight(disk), limit, disk.target.sector_size).map_err(|_| {
+            if disk.is_walled() {
+                return Error::refused(format!(
+                    "{}: the image's partitions do not fit around what is kept there",
+                    disk.target.path.display()
+                ));
+            }
             let (least, by) = self.least_disk(disk);
             refuse::too_small(disk.target, &by, least)
         })
@@ -166,7 +172,7 @@ impl Planner<'_> {
         };
         let disk = self.root.disks.iter().find(|disk| disk.id == slot);
         if let Some(disk) = disk
-            && let Some(table) = self.table(disk)?
+            && let Some(table) = table_of(disk)?
         {
             let target = target(disk.sector_size, disk.size);
             return Ok(self.least_disk(&Move::new(&target, disk, &table)));
@@ -204,6 +210,13 @@ impl Planner<'_> {
                 None => "nothing of it is used behind its filesystem".to_owned(),
             };
             plan.notes.push(format!("{id} shrinks from {from} to {to}: {why}"));
+        }
+        for kept in &plan.kept {
+            plan.notes.push(kept.sentence(plan.targets.get(kept.target)));
+        }
+        for id in plan.replaced.iter().filter(|id| !plan.kept.iter().any(|kept| kept.replaces(id)))
+        {
+            plan.notes.push(format!("{id} is not restored: what is kept takes its place"));
         }
         for volume in &plan.volumes {
             if let Some(why) = &volume.empty {

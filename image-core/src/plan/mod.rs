@@ -8,8 +8,9 @@
 //! - [`growth`]: who gets new space. - [`fit`]: where partitions lie on a disk of another size.
 //! - [`identity`]: new identifiers. - [`refuse`]: what would be unusable.
 //! - [`extents`]: which bytes a plan touches. - [`old`]: what was on a target before. - [`keep`]: what of it
-//!   stays.
+//!   stays; `around` lays the image out around that, and `proof` proves that nothing touches it.
 
+mod around;
 pub mod extents;
 pub mod fit;
 mod group;
@@ -20,11 +21,14 @@ mod less;
 pub mod old;
 mod partitions;
 mod planner;
+mod proof;
 pub mod refuse;
 pub mod restore;
 mod saved;
 mod whole;
 
+#[cfg(test)]
+mod keep_tests;
 #[cfg(test)]
 mod less_tests;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::around;
 use super::fit::{self, Piece};
 use super::growth::{self, Amount, Base, Member};
 use super::planner::{Planner, contradiction, unallocated, unknown_member};
@@ -9,31 +10,47 @@ use super::refuse;
 use super::restore::{Place, RestorePlan, Target, VolumePlan};
 use crate::disk::table::{Partition, PartitionRole, Table};
 use crate::error::{Error, Result};
-use crate::extent::Extent;
+use crate::extent::{Extent, ExtentSet};
 use crate::image::manifest::{DiskEntry, VolumeEntry};
 use crate::units::Bytes;
 
-/// A table on its way from its disk to its target.
+/// A table on its way from its disk to its target, or as much of it as lies between what stays there.
 pub(super) struct Move<'a> {
     pub(super) target: &'a Target,
     disk: &'a DiskEntry,
     pub(super) table: &'a Table,
-    /// The partitions but for the extended one, by position.
-    pub(super) leaves: Vec<&'a Partition>,
+    /// The partitions but for the extended one and those that have their place, where they lie if nothing
+    /// grows; by position.
+    pub(super) leaves: Vec<Partition>,
+    /// Where they have to end.
+    usable: Bytes,
+    /// The new space that they share.
+    new: Bytes,
+    /// Whether the disk is as it was saved behind them, gaps included.
+    ends_as_saved: bool,
+    /// Whether something that stays is in the way.
+    walled: bool,
 }
 
 impl<'a> Move<'a> {
     pub(super) fn new(target: &'a Target, disk: &'a DiskEntry, table: &'a Table) -> Self {
         let partitions = table.partitions().iter();
         let mut leaves: Vec<_> =
-            partitions.filter(|part| part.role() != PartitionRole::Extended).collect();
+            partitions.filter(|part| part.role() != PartitionRole::Extended).cloned().collect();
         leaves.sort_by_key(|partition| partition.extent);
-        Self { target, disk, table, leaves }
+        let usable = table.usable_end(target.size, target.sector_size);
+        let new = usable.saturating_sub(table.usable_end(disk.size, disk.sector_size));
+        Self { target, disk, table, leaves, usable, new, ends_as_saved: true, walled: false }
     }
 
     /// Where the last partition ends.
     fn end(&self) -> Bytes {
         self.leaves.last().map_or(Bytes::ZERO, |partition| partition.extent.end)
+    }
+
+    /// Whether something that stays is in the way.
+    pub(super) fn is_walled(&self) -> bool {
+        self.walled
     }
 
     /// Where partitions must end on the source disk.
@@ -43,15 +60,91 @@ impl<'a> Move<'a> {
 }
 
 impl Planner<'_> {
-    /// Where the partitions of one disk go.
+    /// Where the partitions of one disk go, around `pinned`, which have their places by number.
     pub(super) fn partitions(
         &self,
+        mut disk: Move<'_>,
+        pinned: &BTreeMap<u32, Extent>,
+        plan: &mut RestorePlan,
+    ) -> Result<BTreeMap<u32, Extent>> {
+        let base = self.request.policy.base;
+        if pinned.is_empty() {
+            return self.stretch(&disk, base, plan);
+        }
+        let given_up = disk.leaves.iter().filter(|leaf| pinned.contains_key(&leaf.number));
+        let given_up: Bytes = given_up.map(|leaf| leaf.extent.len()).sum();
+        disk.leaves.retain(|leaf| !pinned.contains_key(&leaf.number));
+        let walls: ExtentSet = pinned.values().copied().collect();
+        let room = Extent::new(self.first_start(&disk), disk.usable.max(self.first_start(&disk)));
+        let ends = disk.leaves.iter().all(|leaf| leaf.extent.end <= room.end);
+        let as_saved = around::apart(&disk.leaves, &walls);
+        let laid = if as_saved && ends {
+            Some(disk.leaves.clone())
+        } else {
+            let anywhere = around::around(&disk.leaves, &walls, room);
+            anywhere.or_else(|| as_saved.then(|| disk.leaves.clone()))
+        };
+        let Some(laid) = laid else {
+            let path = disk.target.path.display();
+            return Err(Error::refused(format!(
+                "{path}: the image's partitions do not fit around what is kept there "
+            )));
+        };
+        let ends_as_saved = laid == disk.leaves;
+        let mut new = disk.usable.saturating_add(given_up);
+        new = new.saturating_sub(disk.old_limit()).saturating_sub(walls.total());
+        let named = laid.iter().any(|leaf| {
+            let id = format!("{}:{}", disk.target.slot, leaf.number);
+            self.asked.contains_key(id.as_str()) || self.feeds_named_lv(&id)
+        });
+        let mut base = if named { Base::None } else { base };
+        let (mut places, mut grew) = (pinned.clone(), false);
+        for (free, leaves) in around::stretches(laid, &walls, room).into_iter().rev() {
+            let before: Bytes = leaves.iter().map(|leaf| leaf.extent.len()).sum();
+            let part = Move {
+                leaves,
+                usable: free.end,
+                new,
+                ends_as_saved: ends_as_saved && free.end == room.end,
+                walled: true,
+                ..disk
+            };
+            let here = self.stretch(&part, base, plan)?;
+            let after: Bytes = here.values().map(|extent| extent.len()).sum();
+            let grown = after.saturating_sub(before);
+            new = new.saturating_sub(grown);
+            if base == Base::Auto && !grown.is_zero() {
+                base = Base::None;
+            }
+            grew |= !grown.is_zero();
+            places.extend(here);
+        }
+        if !grew && base != Base::None && new >= fit::ALIGNMENT {
+            plan.warnings.push(format!(
+                "{new} of new space on {} stay unallocated around what is kept",
+                disk.target.slot
+            ));
+        }
+        Ok(places)
+    }
+
+    /// Where partitions may begin: behind the boot code that was saved, which goes before the first.
+    fn first_start(&self, disk: &Move<'_>) -> Bytes {
+        let first = disk.table.partitions().iter().map(|part| part.extent.start).min();
+        let gap = self.volumes_on(&disk.target.slot).find(|(_, volume)| is_first_gap(volume));
+        let gap = gap.map_or(fit::ALIGNMENT, |(_, gap)| gap.size);
+        first.map_or(gap, |first| first.min(gap))
+    }
+
+    /// Where the partitions of a disk go that nothing else lies between.
+    fn stretch(
+        &self,
         disk: &Move<'_>,
+        base: Base,
         plan: &mut RestorePlan,
     ) -> Result<BTreeMap<u32, Extent>> {
         let target = disk.target;
         let mut members = self.partition_members(disk)?;
-        let base = self.request.policy.base;
         let favourite = members.iter().rposition(|member| self.feeds_named_lv(&member.id));
         // Where partitions are named too (or else nothing grows), the volume group of a named LV gets what
         // they leave.
@@ -62,8 +155,7 @@ impl Planner<'_> {
         {
             pv.asked = Some(Amount::Rest);
         }
-        let usable = disk.table.usable_end(target.size, target.sector_size);
-        let limit = usable.saturating_sub(self.saved_behind(disk));
+        let limit = disk.usable.saturating_sub(self.saved_behind(disk));
         if disk.end() > limit {
             // Nothing can grow there, and who named something is told so.
             growth::share(&members, base, Bytes::ZERO, favourite)?;
@@ -75,7 +167,7 @@ impl Planner<'_> {
             *owes = self.owed(&member.id, free);
         }
         let all_owed: Bytes = owed.iter().copied().sum();
-        let mut space = usable.saturating_sub(disk.old_limit());
+        let mut space = disk.new;
         let mut holes = vec![Bytes::ZERO; disk.leaves.len()];
         if self.request.policy.use_free {
             // What lies before a partition does not help it: its start never moves to the left.
@@ -105,7 +197,8 @@ impl Planner<'_> {
             other => other,
         })?;
         let nothing_grows = pieces.iter().all(|piece| piece.growth.is_zero());
-        if nothing_grows && space >= fit::ALIGNMENT && base != Base::None {
+        let told = disk.walled || base == Base::None;
+        if nothing_grows && space >= fit::ALIGNMENT && !told {
             plan.warnings.push(unallocated(&target.slot, space, &members));
         }
         Ok(places)
@@ -120,9 +213,12 @@ impl Planner<'_> {
                 members.push(unknown_member(id, size));
                 continue;
             };
-            if (volume.offset, volume.size) != (partition.extent.start, size) {
+            let mut saved = disk.table.partitions().iter();
+            let saved = saved.find(|saved| saved.number == partition.number);
+            let saved = saved.map_or(partition.extent, |saved| saved.extent);
+            if (volume.offset, volume.size) != (saved.start, size) {
                 let found = format!("{} from byte {}", volume.size.get(), volume.offset.get());
-                let expected = format!("the bytes {} of its table", partition.extent);
+                let expected = format!("the bytes {saved} of its table");
                 return Err(contradiction(&id, &expected, &found));
             }
             refuse::sector_size(volume, disk.target)?;
@@ -140,12 +236,18 @@ impl Planner<'_> {
 
     /// How far a saved gap reaches behind the last partition, on which nothing may grow.
     pub(super) fn saved_behind(&self, disk: &Move<'_>) -> Bytes {
+        if !disk.ends_as_saved {
+            return Bytes::ZERO;
+        }
         let gaps = self.saved_gaps(&disk.target.slot).map(|gap| gap.end.min(disk.old_limit()));
         gaps.max().unwrap_or_default().saturating_sub(disk.end())
     }
 
     /// Free bytes between two partitions, where neither a saved gap nor the table has its own.
     pub(super) fn hole(&self, disk: &Move<'_>, hole: Extent) -> Bytes {
+        if disk.walled {
+            return Bytes::ZERO;
+        }
         let own = disk.table.own_bytes(disk.disk.size, disk.disk.sector_size);
         let mut taken = self.saved_gaps(&disk.target.slot).chain(own.iter());
         if taken.any(|taken| taken.intersect(hole).is_some()) { Bytes::ZERO } else { hole.len() }
@@ -176,6 +278,9 @@ impl Planner<'_> {
             .map(|partition| (partition.number, partition.extent))
             .collect();
         for (entry, volume) in self.volumes_on(&target.slot) {
+            if self.keeping.replaced.contains(&volume.id) {
+                continue;
+            }
             let extent = if volume.kind == "gap" {
                 gap_extent(volume, &old, places)
             } else {
@@ -185,6 +290,10 @@ impl Planner<'_> {
             let Some(extent) = extent else {
                 return Err(contradiction(&volume.id, "a partition in the table", "none"));
             };
+            if self.gives_way(volume, extent, index, places) {
+                plan.replaced.insert(volume.id.clone());
+                continue;
+            }
             if extent.start != volume.offset {
                 plan.warnings.extend(when_moved(volume, table));
             }
@@ -213,6 +322,24 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// Whether a saved gap is left out: something that stays, or what had to make room for it, lies there.
+    fn gives_way(
+        &self,
+        volume: &VolumeEntry,
+        extent: Extent,
+        target: usize,
+        places: &BTreeMap<u32, Extent>,
+    ) -> bool {
+        let mut staying =
+            self.keeping.on(target).map(|staying| staying.partition.extent).peekable();
+        if volume.kind != "gap" || is_first_gap(volume) || staying.peek().is_none() {
+            return false;
+        }
+        let end = self.request.targets.get(target).map(|target| target.size);
+        staying.chain(places.values().copied()).any(|place| place.intersect(extent).is_some())
+            || end.is_some_and(|end| extent.end > end)
+    }
+
     fn partition_member(&self, volume: &VolumeEntry, role: PartitionRole) -> Member {
         let mut member = self.member(volume);
         member.reserved |= matches!(
@@ -225,6 +352,11 @@ impl Planner<'_> {
         );
         member
     }
+}
+
+/// Whether this is the space before the first partition, with the boot code.
+fn is_first_gap(volume: &VolumeEntry) -> bool {
+    volume.kind == "gap" && volume.offset.is_zero()
 }
 
 /// A gap keeps its distance to the partition before it; the first one starts with the disk.

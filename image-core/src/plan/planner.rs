@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::fit;
 use super::growth::{self, Amount, Base, Member};
+use super::keep::{Keeping, cannot};
 use super::less;
 use super::partitions::Move;
 use super::refuse;
@@ -25,8 +26,10 @@ pub(super) struct Planner<'a> {
     pub(super) asked: BTreeMap<&'a str, Amount>,
     /// The only volumes that get their data, by id, where the user named some.
     only: Option<BTreeSet<&'a str>>,
-    /// The volume groups, in the order of the root.
+    /// The volume groups that are restored, in the order of the root.
     pub(super) groups: Vec<SavedGroup>,
+    /// What of the targets stays.
+    pub(super) keeping: Keeping,
 }
 
 impl<'a> Planner<'a> {
@@ -64,8 +67,12 @@ impl<'a> Planner<'a> {
             only.insert(volume.id.as_str());
         }
         let only = if request.only.is_empty() { None } else { Some(only) };
-        let mut planner = Self { root, request, asked, only, groups: Vec::new() };
+        let keeping = Keeping::of(root, request)?;
+        let mut planner = Self { root, request, asked, only, groups: Vec::new(), keeping };
         for entry in &root.volume_groups {
+            if entry.pvs.iter().any(|pv| planner.keeping.replaced.contains(&pv.volume)) {
+                continue;
+            }
             let gives = |volume: &VolumeEntry| {
                 less::is_swap(volume) && planner.left_empty(volume).is_none()
             };
@@ -98,25 +105,37 @@ impl<'a> Planner<'a> {
     pub(super) fn target(&self, index: usize, plan: &mut RestorePlan) -> Result<()> {
         let Some(target) = self.request.targets.get(index) else { return Ok(()) };
         let disk = self.root.disks.iter().find(|disk| disk.id == target.slot);
-        let table = disk.map(|disk| Ok((disk, self.table(disk)?))).transpose()?;
+        let table = disk.map(|disk| Ok((disk, table_of(disk)?))).transpose()?;
         let Some((disk, Some(table))) = table else {
             plan.tables.push(None);
             return self.bare(index, target, plan);
         };
-        let places = self.partitions(&Move::new(target, disk, &table), plan)?;
+        let pinned = self
+            .keeping
+            .on(index)
+            .map(|staying| (staying.partition.number, staying.partition.extent));
+        let places = self.partitions(Move::new(target, disk, &table), &pinned.collect(), plan)?;
         self.place_volumes(index, target, &table, &places, plan)?;
-        plan.tables.push(Some(table.moved(target.size, target.sector_size, &places)?));
+        plan.tables.push(Some(self.new_table(index, target, &table, &places)?));
+        plan.kept.extend(self.keeping.on(index).map(|staying| staying.kept(target)));
         Ok(())
     }
 
-    /// The partition table of a disk, where it has one.
-    pub(super) fn table(&self, disk: &DiskEntry) -> Result<Option<Table>> {
-        let Some(table) = &disk.table else { return Ok(None) };
-        let table: Table = serde_json::from_value(table.clone()).map_err(|error| {
-            Error::corrupt("partition table", Bytes::ZERO, "a table of the root", error.to_string())
-        })?;
-        table.check(disk.size, disk.sector_size).map_err(|error| error.on(&disk.id))?;
-        Ok(Some(table))
+    /// The table at its new places, with what stays in it.
+    fn new_table(
+        &self,
+        index: usize,
+        target: &Target,
+        table: &Table,
+        places: &BTreeMap<u32, Extent>,
+    ) -> Result<Table> {
+        let mut new = table.moved(target.size, target.sector_size, places)?;
+        for staying in self.keeping.on(index) {
+            new.adopt(staying.partition.clone())
+                .and_then(|()| new.image(target.size, target.sector_size).map(drop))
+                .map_err(|error| cannot(target, staying.was, &error.to_string()))?;
+        }
+        Ok(new)
     }
 
     /// A filesystem or physical volume that fills its target.
@@ -224,6 +243,16 @@ pub(super) fn unknown_member(id: String, size: Bytes) -> Member {
     let growable = Err("it was not saved".to_owned());
     let (grain, most) = (fit::ALIGNMENT, Bytes::ZERO);
     Member { id, size, asked: None, growable, reserved: true, grain, most }
+}
+
+/// The partition table of a disk, where it has one.
+pub(super) fn table_of(disk: &DiskEntry) -> Result<Option<Table>> {
+    let Some(table) = &disk.table else { return Ok(None) };
+    let table: Table = serde_json::from_value(table.clone()).map_err(|error| {
+        Error::corrupt("partition table", Bytes::ZERO, "a table of the root", error.to_string())
+    })?;
+    table.check(disk.size, disk.sector_size).map_err(|error| error.on(&disk.id))?;
+    Ok(Some(table))
 }
 
 /// A root whose parts contradict each other.

@@ -1,14 +1,16 @@
 //! The plan of a restore: what lies where on the targets, who grows, what is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::growth::Policy;
 use super::identity::{self, NewId, Renewal};
-use super::keep::Kept;
+use super::keep::{Kept, Wish};
+use super::old::Old;
 use super::planner::Planner;
+use super::proof;
 use super::whole;
 use crate::disk::table::Table;
 use crate::error::{Error, Result};
@@ -50,6 +52,10 @@ pub struct Request {
     pub renewal: Option<Renewal>,
     /// Volumes that cannot be grown here, and why (a tool is missing).
     pub blocked: BTreeMap<String, String>,
+    /// What of the targets stays as it is.
+    pub keep: Vec<Wish>,
+    /// What is on each target, as far as something of it stays.
+    pub before: Vec<Old>,
 }
 
 /// Where a volume lies on the targets.
@@ -139,6 +145,9 @@ pub struct RestorePlan {
     pub notes: Vec<String>,
     /// Volumes of the targets that stay as they are.
     pub kept: Vec<Kept>,
+    /// Volumes of the image, by id, that are not restored because something that stays has their place.
+    #[serde(skip)]
+    pub replaced: BTreeSet<String>,
     /// What the user should know before agreeing.
     pub warnings: Vec<String>,
     /// The new partition table of each target.
@@ -164,6 +173,7 @@ pub fn plan(root: &Root, request: &Request) -> Result<RestorePlan> {
         tools: Vec::new(),
         notes: Vec::new(),
         kept: Vec::new(),
+        replaced: planner.keeping.replaced.clone(),
         warnings: Vec::new(),
         tables: Vec::new(),
         groups: Vec::new(),
@@ -175,6 +185,7 @@ pub fn plan(root: &Root, request: &Request) -> Result<RestorePlan> {
         planner.group(group, &mut plan)?;
     }
     whole::check(root, &request.left_out, &plan)?;
+    proof::check(&plan)?;
     planner.finish(&mut plan)?;
     if let Some(renewal) = &request.renewal {
         identity::renew(root, renewal, &mut plan)?;

@@ -30,7 +30,7 @@ fn each_once(root: &Root, left_out: &[String], plan: &RestorePlan) -> Result<()>
     }
     let missing = |(at, volume): &(usize, &VolumeEntry)| {
         let left_out = volume.disk.as_ref().is_some_and(|disk| left_out.contains(disk));
-        !seen.contains(at) && !left_out
+        !seen.contains(at) && !left_out && !plan.replaced.contains(&volume.id)
     };
     match (0..).zip(&root.volumes).find(missing) {
         Some((_, volume)) => {

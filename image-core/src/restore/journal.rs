@@ -95,6 +95,9 @@ impl<'a> Journal<'a> {
         let found = record::find(source.as_ref())?;
         let old = before(&source)?.old;
         let kept = self.job.plan.kept_on(target);
+        if let Some(found) = found.as_ref().filter(|_| !self.job.fresh) {
+            check_kept(&medium.name(), &kept, found)?;
+        }
         let about = About {
             plan,
             target,
@@ -303,6 +306,19 @@ impl<'a> Journal<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Refuses to write over what an interrupted restore kept: its table may be gone, so that only that record
+/// knows that it is there.
+fn check_kept(target: &str, kept: &ExtentSet, found: &Found) -> Result<()> {
+    match found.about.kept.iter().find(|extent| !kept.contains(**extent)) {
+        None => Ok(()),
+        Some(extent) => Err(Error::refused(format!(
+            "{target}: the restore that was interrupted at {} kept what lies at the bytes {extent}, and this \
+             one would not; name it with --keep again, or give it up with --fresh",
+            found.about.at
+        ))),
     }
 }
 

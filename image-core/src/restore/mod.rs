@@ -47,8 +47,9 @@ use crate::extent::{Extent, ExtentSet};
 use crate::fixup::{self, Traits};
 use crate::fs::GrowthTool;
 use crate::grow;
-use crate::image::manifest::{Root, VolumeEntry};
+use crate::image::manifest::{PvEntry, Root, VolumeEntry};
 use crate::image::time::Timestamp;
+use crate::io::guarded::Guarded;
 use crate::io::memory::Memory;
 use crate::io::{BlockSink, BlockSource, Medium};
 use crate::pipeline::write::{Damage, Patch, Target};
@@ -148,7 +149,8 @@ pub struct Restored {
 /// The identifiers that the targets will have, as far as two attached disks must not share them.
 pub fn identifiers(root: &Root, plan: &RestorePlan) -> Identifiers {
     let stays = |id: &String| !plan.new_ids.iter().any(|new| new.old == *id);
-    let groups = root.volume_groups.iter();
+    let lives = |pv: &PvEntry| plan.volumes.iter().any(|volume| volume.id == pv.volume);
+    let groups = root.volume_groups.iter().filter(|group| group.pvs.iter().any(lives));
     let tables = root.disks.iter().filter_map(|disk| {
         let table: Table = serde_json::from_value(disk.table.clone()?).ok()?;
         Some(table.id().to_owned())
@@ -165,7 +167,13 @@ pub fn identifiers(root: &Root, plan: &RestorePlan) -> Identifiers {
             .map(|new| new.new.clone())
             .collect(),
         tables: tables.filter(stays).collect(),
-        filesystems: root.volumes.iter().filter_map(|v| v.uuid.clone()).filter(stays).collect(),
+        filesystems: root
+            .volumes
+            .iter()
+            .filter(|volume| !plan.replaced.contains(&volume.id))
+            .filter_map(|volume| volume.uuid.clone())
+            .filter(stays)
+            .collect(),
     }
 }
 
@@ -175,7 +183,12 @@ pub fn identifiers(root: &Root, plan: &RestorePlan) -> Identifiers {
 /// [`Error::Refused`] before anything is written; any other of the targets or the repository: then the
 /// targets have no partition table.
 pub fn restore(job: &Job<'_>, report: &dyn Report) -> Result<Restored> {
-    Restore::new(job)?.run(report)
+    let guarded = (0..).zip(&job.targets).map(|(at, medium)| {
+        let guarded = Guarded::new(Arc::clone(medium), job.plan.kept_on(at));
+        Arc::new(guarded) as Arc<dyn Medium>
+    });
+    let job = Job { targets: guarded.collect(), server: job.server.clone(), ..*job };
+    Restore::new(&job)?.run(report)
 }
 
 struct Restore<'a> {

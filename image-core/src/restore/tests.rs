@@ -1,5 +1,6 @@
 //! Restores of whole disks in memory: what arrives, in which order, and what every fault ends in.
 
+mod keep;
 mod resume;
 
 use std::path::PathBuf;
@@ -105,6 +106,10 @@ fn saved(disks: &[Vec<u8>]) -> Image {
 }
 
 fn planned(root: &Root, sizes: &[usize]) -> RestorePlan {
+    plan(root, &asked(root, sizes)).unwrap()
+}
+
+fn asked(root: &Root, sizes: &[usize]) -> Request {
     let targets = slots(root).into_iter().zip(sizes).map(|(slot, size)| Target {
         slot: slot.to_owned(),
         path: "target".into(),
@@ -112,7 +117,7 @@ fn planned(root: &Root, sizes: &[usize]) -> RestorePlan {
         sector_size: SECTOR,
         creates: false,
     });
-    plan(root, &Request { targets: targets.collect(), ..Request::default() }).unwrap()
+    Request { targets: targets.collect(), ..Request::default() }
 }
 
 fn run(
@@ -141,12 +146,21 @@ fn run_with(
     report: &dyn Report,
     with: &dyn Fn(&mut Job<'_>),
 ) -> Result<Restored> {
-    let plan = planned(&image.root, sizes);
+    carried_out(image, power, &planned(&image.root, sizes), report, with)
+}
+
+fn carried_out(
+    image: &Image,
+    power: &Arc<Power>,
+    plan: &RestorePlan,
+    report: &dyn Report,
+    with: &dyn Fn(&mut Job<'_>),
+) -> Result<Restored> {
     let mut job = Job {
         windows: &Stored { repo: &image.repo, root: &image.root },
         root: &image.root,
-        plan: &plan,
-        targets: (0..sizes.len()).map(|at| power.disk(at) as Arc<dyn Medium>).collect(),
+        plan,
+        targets: (0..plan.targets.len()).map(|at| power.disk(at) as Arc<dyn Medium>).collect(),
         unused: Unused::Keep,
         read_back: ReadBack::Full,
         only_changed: false,
