@@ -28,6 +28,8 @@ pub enum Stage {
     Finish,
     /// Reading and checking chunks of an image.
     Check,
+    /// Copying what is needed of packs of which most is not.
+    Rewrite,
 }
 
 impl Stage {
@@ -44,6 +46,7 @@ impl Stage {
             Self::Grow => "grow",
             Self::Finish => "finish",
             Self::Check => "check",
+            Self::Rewrite => "rewrite",
         }
     }
 }

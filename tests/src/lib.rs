@@ -15,6 +15,7 @@
 //!   restores that are killed.
 //! - [`truth`]: the garbage-target truth test of maps.
 //! - [`garbage`]: targets full of garbage and old signatures. [`judge`]: the tools of truth.
+//! - [`second_save`]: what changes between two saves, and what storing that takes others.
 //! - [`sources`]: our own sources, for the tests of the house rules.
 
 pub mod bench;
@@ -33,6 +34,7 @@ pub mod proof;
 pub mod pulled;
 pub mod recorder;
 pub mod sample_disk;
+pub mod second_save;
 pub mod sources;
 pub mod sparse;
 pub mod table;

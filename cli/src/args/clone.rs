@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::restore::Onto;
 
-/// Copy disks, partitions or image files onto others, without a repository
+/// Copy disks, partitions or image files, with no repository between
 ///
 /// What is on the targets is lost. Only used parts are copied, and grown like a restore. The sources are only
 /// read; they may not be mounted read-write.

@@ -9,6 +9,7 @@ pub mod check;
 pub mod clone;
 pub mod images;
 pub mod inspect;
+pub mod prune;
 pub mod restore;
 pub mod rm;
 pub mod save;
@@ -103,6 +104,7 @@ pub enum Verb {
     Restore(restore::Restore),
     Clone(clone::Clone),
     Rm(rm::Rm),
+    Prune(prune::Prune),
     Check(check::Check),
     /// Serves a volume of a restore target to a filesystem tool
     #[command(name = "__serve-view", hide = true)]

@@ -4,7 +4,7 @@ use clap::Args;
 
 /// Forget an image
 ///
-/// What it took in the repository is not freed: this version has no prune yet.
+/// What only it needed stays in the repository until `keiki prune` frees it.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  keiki rm server@3f2a\n  keiki rm server --all")]
 pub struct Rm {

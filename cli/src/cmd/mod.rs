@@ -6,6 +6,7 @@ pub mod images;
 pub mod inspect;
 mod keep;
 pub mod mapping;
+pub mod prune;
 pub mod restore;
 pub mod rm;
 pub mod save;
@@ -53,6 +54,7 @@ pub fn run(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
         Verb::Restore(args) => restore::run(global, args, progress),
         Verb::Clone(args) => clone::run(global, args, progress),
         Verb::Rm(args) => rm::run(global, args),
+        Verb::Prune(args) => prune::run(global, args, progress),
         Verb::Check(args) => check::run(global, args, progress),
         Verb::ServeView { .. } => Ok(Exit::Done),
     }

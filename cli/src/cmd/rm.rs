@@ -48,7 +48,7 @@ pub fn run(global: &Global, args: &Rm) -> anyhow::Result<Exit> {
         for image in &removed {
             output::say(&format!("forgot {}", output::image(image)))?;
         }
-        output::say("what only it needed stays in the repository: this version has no prune yet")?;
+        output::say("what only it needed stays in the repository until `keiki prune` frees it")?;
     }
     Ok(Exit::Done)
 }

@@ -160,6 +160,7 @@ fn words(stage: Stage) -> &'static str {
         Stage::Grow => "growing filesystems",
         Stage::Finish => "writing tables",
         Stage::Check => "checking",
+        Stage::Rewrite => "rewriting",
     }
 }
 

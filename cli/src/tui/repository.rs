@@ -18,6 +18,7 @@ fn entries(menu: &mut Menu<'_>, (): &mut ()) -> Result<Move> {
         Item::new("Check").with("whether everything is there; quick"),
         Item::new("Check, reading all data").with("finds every flipped bit; takes its time"),
         Item::new("Remove an image"),
+        Item::new("Prune").with("frees what no image needs, a day later"),
         Item::new("Choose another repository"),
     ];
     let mut start = 0;
@@ -34,6 +35,7 @@ fn entries(menu: &mut Menu<'_>, (): &mut ()) -> Result<Move> {
                 remove(menu)?;
                 continue;
             }
+            4 => &["prune"],
             _ => {
                 places::choose(menu, true)?;
                 continue;

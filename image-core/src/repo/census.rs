@@ -64,34 +64,66 @@ impl Census {
         start..start + rest.partition_point(|copy| copy.prefix == *prefix)
     }
 
-    /// Marks every copy of a chunk, and of the bases that those need; calls `first` for each chunk that was
-    /// not marked before, with the index of its first copy. Whether every one of them is there.
+    /// The indices of those copies from which a chunk can be had: full ones; where there is none, deltas
+    /// whose base is there in full.
+    fn readable(&self, prefix: &Prefix) -> impl Iterator<Item = usize> {
+        let all = self.copies_of(prefix);
+        let any_full = self.is_full(all.clone());
+        all.filter(move |at| match self.base_of(*at) {
+            None => any_full,
+            Some(base) => !any_full && self.is_full(self.copies_of(base)),
+        })
+    }
+
+    fn is_full(&self, mut copies: Range<usize>) -> bool {
+        copies.any(|at| self.base_of(at).is_none())
+    }
+
+    /// What the copy with this index is a delta of; a full one has none.
+    pub fn base_of(&self, at: usize) -> Option<&Prefix> {
+        let copy = self.copies.get(at)?;
+        usize::try_from(copy.base).ok().and_then(|at| self.bases.get(at))
+    }
+
+    /// Marks every copy from which a chunk can be had, and of the bases that those need; calls `first` for each
+    /// chunk that was not marked before, with the index of its first such copy. Whether there is one.
     pub fn mark(
         &self,
         id: &ChunkId,
         marks: &mut [bool],
         first: &mut dyn FnMut(usize, &Copy),
     ) -> bool {
-        let mut waiting = vec![prefix(id)];
-        let mut complete = true;
-        while let Some(prefix) = waiting.pop() {
-            let range = self.copies_of(&prefix);
-            complete &= !range.is_empty();
-            for (at, nth) in range.zip(0..) {
-                let (Some(copy), Some(mark)) = (self.copies.get(at), marks.get_mut(at)) else {
-                    continue;
-                };
-                if std::mem::replace(mark, true) {
-                    break;
-                }
-                if nth == 0 {
-                    first(at, copy);
-                }
-                let base = usize::try_from(copy.base).ok().and_then(|at| self.bases.get(at));
-                waiting.extend(base);
-            }
+        let mut bases: Vec<&Prefix> = Vec::new();
+        let found = self.mark_one(&prefix(id), marks, first, &mut |at| {
+            bases.extend(self.base_of(at));
+        });
+        for base in bases {
+            self.mark_one(base, marks, first, &mut |_| {});
         }
-        complete
+        found
+    }
+
+    fn mark_one(
+        &self,
+        prefix: &Prefix,
+        marks: &mut [bool],
+        first: &mut dyn FnMut(usize, &Copy),
+        marked: &mut dyn FnMut(usize),
+    ) -> bool {
+        let mut found = false;
+        for at in self.readable(prefix) {
+            let (Some(copy), Some(mark)) = (self.copies.get(at), marks.get_mut(at)) else {
+                continue;
+            };
+            if std::mem::replace(mark, true) {
+                return true;
+            }
+            if !std::mem::replace(&mut found, true) {
+                first(at, copy);
+            }
+            marked(at);
+        }
+        found
     }
 }
 

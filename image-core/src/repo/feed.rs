@@ -243,11 +243,34 @@ impl PackFeed {
 
     /// A chunk that is damaged in one pack, from any other one that has it, or with another copy of its base.
     fn elsewhere(&mut self, lost: Lost) -> Result<Delivery> {
-        if lost.pack.is_none() || !self.retried.insert(lost.id) {
+        if !self.retried.insert(lost.id) {
             return Ok(Delivery::Lost(lost));
         }
+        loop {
+            if let Some(chunk) = self.copy(lost.id)? {
+                return Ok(chunk);
+            }
+            // Pruning may have moved it into another pack.
+            if !self.forget_old_packs()? {
+                return Ok(Delivery::Lost(lost));
+            }
+        }
+    }
+
+    /// Whether packs came or went since they were listed; they are listed again then.
+    fn forget_old_packs(&mut self) -> Result<bool> {
+        let there = trash::all_packs(self.files.as_ref())?;
+        let changed = self.index.as_ref().is_none_or(|index| index.packs != there);
+        if changed {
+            (self.index, self.packs, self.trailer) = (None, Packs::default(), None);
+        }
+        Ok(changed)
+    }
+
+    /// A chunk from any pack that has it, with any copy of its base.
+    fn copy(&mut self, id: ChunkId) -> Result<Option<Delivery>> {
         let files = Arc::clone(&self.files);
-        for place in self.copies(lost.id)? {
+        for place in self.copies(id)? {
             let bases = match place.entry.base {
                 None => vec![None],
                 Some(base) => self.copies(base)?.into_iter().map(Some).collect(),
@@ -261,11 +284,11 @@ impl PackFeed {
                     Ok(true)
                 })?;
                 if let Some(chunk @ Delivery::Chunk { .. }) = found {
-                    return Ok(chunk);
+                    return Ok(Some(chunk));
                 }
             }
         }
-        Ok(Delivery::Lost(lost))
+        Ok(None)
     }
 
     /// Every place of a chunk.

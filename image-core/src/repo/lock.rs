@@ -8,7 +8,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -208,6 +208,15 @@ impl Lock {
     /// Whether others still see this lock; a machine that slept for long may have lost it.
     pub fn held(&self) -> Result<()> {
         if exists(self.session.files().as_ref(), &self.path)? { Ok(()) } else { Err(self.lost()) }
+    }
+
+    /// When this lock was written last, by the clock of the machine that keeps the files: a time from which the
+    /// age of other files there can be told, a few minutes ago at most.
+    pub fn time_there(&self) -> Result<SystemTime> {
+        let own = self.path.trim_start_matches("locks/");
+        let locks = self.session.files().list("locks")?;
+        let lock = locks.into_iter().find(|lock| lock.name == own);
+        lock.map(|lock| lock.modified).ok_or_else(|| self.lost())
     }
 
     fn lost(&self) -> Error {

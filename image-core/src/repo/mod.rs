@@ -9,7 +9,9 @@
 //! - `lock.rs` who else works here · `catalog.rs` the list for places that cannot list
 //! - `index.rs` known chunks by the trailers · `locations.rs` where a table's chunks lie
 //! - `images.rs` images by name · `census.rs` `usage.rs` what they need and take · `save.rs` a save's side of it
-//! - `parent.rs` bases for deltas · `trash.rs` what is kept for a while
+//! - `parent.rs` bases for deltas
+//! - `prune.rs` frees what no image needs: `needs.rs` which that is, `rewrite.rs` packs of which most is not
+//!   needed, `trash.rs` what is kept for a while
 //! - `feed.rs` `batch.rs` chunks back, verified · `check.rs` every file's own hash, orphans
 mod batch;
 mod catalog;
@@ -22,8 +24,11 @@ mod local;
 mod locations;
 mod lock;
 mod memory;
+mod needs;
 mod parent;
+mod prune;
 mod read;
+mod rewrite;
 mod save;
 mod trash;
 mod usage;
@@ -37,6 +42,8 @@ mod crash_tests;
 mod damage_tests;
 #[cfg(test)]
 mod delta_tests;
+#[cfg(test)]
+mod prune_tests;
 #[cfg(test)]
 mod sample;
 
@@ -52,6 +59,7 @@ pub use local::Local;
 pub use lock::host_name;
 pub use memory::{Memory, Unflushed};
 pub use parent::{Base, Parent};
+pub use prune::{Amount, PruneOptions, PruneReport};
 pub use read::{FileInfo, Read};
 pub use save::{Added, Known, Saver};
 pub use usage::{Usage, Usages};
@@ -240,6 +248,15 @@ impl Repository {
     /// What several images take together; see [`Usage`].
     pub fn usage_together(&self, images: &[ImageInfo], report: &dyn Report) -> Result<Usages> {
         usage::usage(self, &[images], report)
+    }
+
+    /// Frees what no image needs; see [`PruneReport`].
+    ///
+    /// # Errors
+    /// `Refused` where anything is damaged or missing that an image may need, and nothing is removed then; where
+    /// another session uses the repository. After any other error every image is as whole as before.
+    pub fn prune(&self, options: PruneOptions, report: &dyn Report) -> Result<PruneReport> {
+        prune::prune(self, options, report)
     }
 
     /// Looks after the repository; see [`CheckReport`].

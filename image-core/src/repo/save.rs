@@ -240,7 +240,13 @@ impl Saver {
         let info = ImageInfo { id: Hash::of(&bytes), record };
         self.repository.root(&info)?;
         let session = self.repository.session()?;
-        session.put(&images::record_path(info.id), &bytes)?;
+        let path = images::record_path(info.id);
+        session.put(&path, &bytes)?;
+        // A machine that slept since the first look lost its lock, and with it perhaps what the image needs.
+        if let Err(error) = self.lock.held().and_then(|()| self.recheck_packs()) {
+            session.delete(&path)?;
+            return Err(error);
+        }
         if let Err(error) = catalog::write(session) {
             report.warning(&format!("the catalog was not written: {error}"));
         }

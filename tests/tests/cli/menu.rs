@@ -254,6 +254,8 @@ fn damage_is_told_and_the_menu_goes_on() {
     screen.choose("Repository", "Remove an image");
     screen.choose("Remove which image?", "small");
     screen.choose("Really remove", "No, keep");
+    screen.choose("Repository", "Prune");
+    screen.see("everything in the repository is needed");
     screen.choose("Repository", "Back");
     // An arrow key whose bytes come one by one is no Esc.
     screen.see("What shall be done?");

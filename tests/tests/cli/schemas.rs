@@ -20,6 +20,7 @@ pub fn of(args: &[&str], value: &Value) -> &'static str {
         Some("restore" | "clone") => "restore",
         Some("rm") => "rm",
         Some("check") => "check",
+        Some("prune") => "prune",
         other => panic!("no schema for {other:?}"),
     }
 }
@@ -72,6 +73,7 @@ fn every_field_is_there_and_a_missing_one_is_noticed() {
         ("plan", world.json(0, &["clone", &disk, &copy, "--dry-run"])),
         ("restore", world.json(0, &["clone", &disk, &copy, "--size", "40MiB"])),
         ("rm", world.json(0, &["rm", "again"])),
+        ("prune", world.json(0, &["prune"])),
         ("check", world.json(0, &["check", "--rebuild"])),
         ("error", world.json(3, &["show", "missing"])),
     ];

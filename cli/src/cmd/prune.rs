@@ -1,0 +1,67 @@
+//! `keiki prune`: free what no image needs.
+
+use image_core::repo::{Amount, PruneOptions, PruneReport};
+use serde_json::{Value, json};
+
+use super::repository;
+use crate::args::Global;
+use crate::args::prune::Prune;
+use crate::exit::Exit;
+use crate::output::{self, progress::Progress};
+
+/// Runs the verb.
+///
+/// # Errors
+/// Of a repository that is damaged or in use: nothing was removed then.
+pub fn run(global: &Global, args: &Prune, progress: &Progress) -> anyhow::Result<Exit> {
+    let options = PruneOptions { now: args.now, dry_run: args.dry_run };
+    let report = repository(global)?.prune(options, progress)?;
+    progress.finish();
+    let damaged: Vec<Value> = report.damaged.iter().map(output::damaged_file).collect();
+    let exit = if damaged.is_empty() { Exit::Done } else { Exit::Damaged };
+    if global.json {
+        let PruneReport { images, trashed, rewritten, taken_back, deleted, in_trash, .. } = report;
+        output::json(&json!({"dry_run": args.dry_run, "images": images, "trashed": trashed,
+            "rewritten": rewritten, "taken_back": taken_back, "deleted": deleted,
+            "in_trash": in_trash, "damaged": damaged}))?;
+    } else if !global.quiet {
+        output::say(&text(&report, args))?;
+    }
+    Ok(exit)
+}
+
+fn text(report: &PruneReport, args: &Prune) -> String {
+    let amount = |of: Amount| format!("{} ({})", output::count(of.files, "file"), of.bytes);
+    let mut lines = Vec::new();
+    if args.dry_run {
+        lines.push("this would be done:".to_owned());
+    }
+    if report.taken_back.files > 0 {
+        lines.push(format!(
+            "taken out of the trash, for an image needs it: {}",
+            amount(report.taken_back)
+        ));
+    }
+    if report.trashed.files > 0 {
+        lines.push(format!("thrown away, for no image needs it: {}", amount(report.trashed)));
+    }
+    if report.rewritten.files > 0 {
+        lines.push(format!(
+            "copied before, of {} that no image needs most of: {}",
+            output::count(report.rewritten.files, "pack"),
+            report.rewritten.bytes
+        ));
+    }
+    match (report.deleted.files, report.in_trash.files) {
+        (0, 0) => lines.push("everything in the repository is needed".to_owned()),
+        (0, _) => lines.push("nothing freed yet".to_owned()),
+        _ => lines.push(format!("freed: {}", amount(report.deleted))),
+    }
+    if report.in_trash.files > 0 {
+        lines.push(format!(
+            "in the trash: {}; the first prune after a day frees that, `keiki prune --now` at once",
+            amount(report.in_trash)
+        ));
+    }
+    lines.join("\n")
+}

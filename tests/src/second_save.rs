@@ -1,0 +1,247 @@
+//! A filesystem before and after a few of its files changed, and what a second save of it costs other programs.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use blake3::OutputReader;
+use image_core::exec::Call;
+use image_core::units::Bytes;
+
+use crate::{call, filesystem, run, sparse, tool};
+
+/// The block of which one byte changed, or all.
+const BLOCK: usize = 4096;
+
+/// Numbers that look random and are the same every time.
+pub struct Random(OutputReader);
+
+impl Random {
+    /// The numbers of `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self(blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof())
+    }
+
+    /// The next one, below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        let mut bytes = [0; 8];
+        self.0.fill(&mut bytes);
+        usize::try_from(u64::from_le_bytes(bytes) % (end.max(1) as u64)).unwrap_or_default()
+    }
+
+    /// Bytes that do not compress.
+    pub fn noise(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.0.fill(&mut bytes);
+        bytes
+    }
+
+    /// A file's content: every fifth one does not compress, the others about to a third.
+    pub fn content(&mut self, length: usize) -> Vec<u8> {
+        let numbers = self.noise(length);
+        if self.below(5) == 0 {
+            return numbers;
+        }
+        let mut bytes = vec![0; length];
+        let mut at = 0;
+        for number in numbers.chunks_exact(4) {
+            // Words of a language of 4096, of which some are more frequent than others.
+            let [a, b, c, d] = [number[0], number[1], number[2], number[3]].map(usize::from);
+            let word = (a * 16 + b / 16).min(c * 16 + d / 16);
+            let letters = (0..3 + word % 7)
+                .map(|nth| b'a' + u8::try_from(word * (nth + 3) % 26).unwrap_or(0));
+            for byte in letters.chain([b' ']) {
+                let Some(slot) = bytes.get_mut(at) else { return bytes };
+                *slot = byte;
+                at += 1;
+            }
+        }
+        bytes
+    }
+}
+
+/// Makes an ext4 of `size` in the file `image`, filled by `fill`. Needs root and loop devices.
+///
+/// # Errors
+/// A tool fails, or `fill`.
+pub fn ext4(image: &Path, size: Bytes, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    sparse::create(image, size)?;
+    run!("mke2fs", "-q", "-F", "-t", "ext4", image)?;
+    filesystem::filled(image, fill)
+}
+
+/// Puts `count` files of 1 to 512 KiB into a folder; every tenth is removed again, so that free space is ragged
+/// and not empty.
+///
+/// # Errors
+/// Of writing.
+pub fn fill(folder: &Path, count: usize, seed: u64) -> Result<()> {
+    let mut random = Random::new(seed);
+    for number in 0..count + count / 10 {
+        let folder = folder.join(format!("{:02}", number % 20));
+        fs::create_dir_all(&folder)?;
+        let length = (1 << (10 + random.below(9))) + random.below(1000);
+        fs::write(folder.join(format!("{number:05}")), random.content(length))?;
+    }
+    for number in (0..count + count / 10).step_by(11) {
+        fs::remove_file(folder.join(format!("{:02}/{number:05}", number % 20)))?;
+    }
+    Ok(())
+}
+
+/// Changes every fiftieth file of a folder: of twenty, thirteen get other contents (half of them by a new file in
+/// their place), two grow, three are written to in their midst, two are removed. How many that were.
+///
+/// What is written is as compressible as the files are, and is nowhere yet: the bytes of another file, each of them
+/// changed in the same way.
+///
+/// # Errors
+/// Of reading and writing.
+pub fn change(folder: &Path, seed: u64) -> Result<usize> {
+    let mut files = Vec::new();
+    list(folder, &mut files)?;
+    files.sort();
+    let mut random = Random::new(seed);
+    let count = files.len() / 50;
+    for number in 0..count {
+        let path = files.swap_remove(random.below(files.len()));
+        let length = usize::try_from(fs::metadata(&path)?.len())?;
+        let other = fs::read(files.get(random.below(files.len())).context("another file")?)?;
+        let change = u8::try_from(1 + random.below(255))?;
+        let content = |length: usize| -> Vec<u8> {
+            other.iter().chain([&0]).cycle().take(length).map(|byte| byte ^ change).collect()
+        };
+        match number % 20 {
+            kind @ 0..13 => {
+                let target = if kind % 2 == 0 { path.with_extension("new") } else { path.clone() };
+                fs::write(&target, content(length))?;
+                fs::rename(&target, &path)?;
+            }
+            13 | 14 => {
+                let more = 1000 + random.below(60_000);
+                File::options().append(true).open(&path)?.write_all(&content(more))?;
+            }
+            15..18 => {
+                let at = random.below(length) as u64;
+                let file = File::options().write(true).open(&path)?;
+                std::os::unix::fs::FileExt::write_all_at(&file, &content(BLOCK), at)?;
+            }
+            _ => fs::remove_file(&path)?,
+        }
+    }
+    Ok(count)
+}
+
+/// The files of a folder and of those in it; links are left out.
+fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        match entry.file_type()? {
+            kind if kind.is_dir() => list(&entry.path(), files)?,
+            kind if kind.is_file() => files.push(entry.path()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Copies files of the folder `from` into `to`, until they have four fifths of `size`; the last does not compress.
+///
+/// # Errors
+/// Of reading and writing.
+pub fn copy(from: &Path, to: &Path, size: Bytes) -> Result<()> {
+    let mut files = Vec::new();
+    list(from, &mut files)?;
+    files.sort();
+    let mut left = size.get() / 5 * 4;
+    // Whole folders lie together, and not all are of one kind.
+    let folders: Vec<&[PathBuf]> =
+        files.chunk_by(|one, other| one.parent() == other.parent()).collect();
+    let mut random = Random::new(1);
+    let mut order: Vec<usize> = (0..folders.len()).collect();
+    while left > 0 && !order.is_empty() {
+        for file in folders[order.swap_remove(random.below(order.len()))] {
+            let target = to.join(file.strip_prefix(from)?);
+            fs::create_dir_all(target.parent().context("a folder")?)?;
+            left = left.saturating_sub(fs::copy(file, &target)?);
+        }
+    }
+    ensure!(left == 0, "{} has less than {size} in files", from.display());
+    for number in 0..size.units(Bytes::mib(5)) {
+        fs::write(to.join(format!("noise{number}")), random.noise(1 << 20))?;
+    }
+    Ok(())
+}
+
+/// What the 4 KiB blocks that differ between two images take, one after another, by `zstd -3`.
+///
+/// # Errors
+/// Of reading, or there is no zstd.
+pub fn changed_blocks(old: &Path, new: &Path, work: &Path) -> Result<Bytes> {
+    let (mut old, mut new) = (File::open(old)?, File::open(new)?);
+    ensure!(old.metadata()?.len() == new.metadata()?.len(), "images of different sizes");
+    let blocks = work.join("blocks");
+    let mut out = File::create(&blocks)?;
+    let mut buffers = [vec![0; BLOCK * 256], vec![0; BLOCK * 256]];
+    loop {
+        let [before, now] = &mut buffers;
+        let length = read_some(&mut old, before)?;
+        ensure!(read_some(&mut new, now)? == length, "it became shorter");
+        for (before, now) in before[..length].chunks(BLOCK).zip(now[..length].chunks(BLOCK)) {
+            if before != now {
+                out.write_all(now)?;
+            }
+        }
+        if length == 0 {
+            break;
+        }
+    }
+    let packed = work.join("blocks.zst");
+    run!("zstd", "-3", "-q", "-f", &blocks, "-o", &packed)?;
+    let size = Bytes::new(fs::metadata(&packed)?.len());
+    fs::remove_file(blocks)?;
+    fs::remove_file(packed)?;
+    Ok(size)
+}
+
+fn read_some(file: &mut File, buffer: &mut [u8]) -> Result<usize> {
+    let mut filled = 0;
+    loop {
+        match file.read(&mut buffer[filled..])? {
+            0 => return Ok(filled),
+            more => filled += more,
+        }
+    }
+}
+
+/// What all files of a folder take.
+///
+/// # Errors
+/// It cannot be read.
+pub fn size_of(folder: &Path) -> Result<Bytes> {
+    let mut files = Vec::new();
+    list(folder, &mut files)?;
+    let sizes = files.iter().map(|file| Ok(Bytes::new(fs::metadata(file)?.len())));
+    sizes.sum::<Result<Bytes>>()
+}
+
+/// The call that lets casync store the image `image` in `store`.
+pub fn casync(work: &Path, store: &Path, image: &Path) -> Call {
+    let index = work.join("index.caibx");
+    call!("casync", "make", "--store", store, index, image)
+}
+
+/// What casync's store grows by when it stores `new` after `old`.
+///
+/// # Errors
+/// casync fails.
+pub fn casync_growth(work: &Path, old: &Path, new: &Path) -> Result<Bytes> {
+    let store = work.join("store.castr");
+    tool::run(&casync(work, &store, old))?;
+    let before = size_of(&store)?;
+    tool::run(&casync(work, &store, new))?;
+    let growth = size_of(&store)?.saturating_sub(before);
+    fs::remove_dir_all(store)?;
+    Ok(growth)
+}
