@@ -98,13 +98,23 @@ fn mtools<const N: usize>(program: &str, image: &Path, args: [&str; N]) -> Call 
     call.env("MTOOLS_SKIP_CHECK", "1")
 }
 
-/// The files of GRUB, systemd-boot, rEFInd and others.
+/// The files of GRUB, systemd-boot, rEFInd and others; a board's firmware reads the last ones.
 fn is_configuration(name: &str) -> bool {
-    const NAMES: [&str; 6] =
-        ["grub.cfg", "grubenv", "refind.conf", "refind_linux.conf", "limine.conf", "syslinux.cfg"];
+    const NAMES: [&str; 10] = [
+        "grub.cfg",
+        "grubenv",
+        "refind.conf",
+        "refind_linux.conf",
+        "limine.conf",
+        "syslinux.cfg",
+        "extlinux.conf",
+        "cmdline.txt",
+        "uenv.txt",
+        "armbianenv.txt",
+    ];
     let name = name.to_ascii_lowercase();
-    let known = name.rsplit_once('/').is_some_and(|(_, last)| NAMES.contains(&last));
-    known || name.starts_with("loader/entries/") && name.ends_with(".conf")
+    let last = name.rsplit('/').next().unwrap_or_default();
+    NAMES.contains(&last) || name.starts_with("loader/entries/") && name.ends_with(".conf")
 }
 
 /// Programs into which grub-install may have built what they look for. Not Windows' own, and not
@@ -170,7 +180,7 @@ mod tests {
         assert!(!traits(&["data/x"]).no_fallback);
         assert!(traits(&["EFI/Linux/a.efi"]).unified_kernel);
         assert!(traits(&["EFI/Microsoft/Boot/BCD"]).windows);
-        assert!(is_configuration("EFI/refind/refind.conf") && !is_configuration("grub.cfg"));
+        assert!(is_configuration("EFI/refind/refind.conf") && is_configuration("cmdline.txt"));
         assert!(is_loader("EFI/arch/grubx64.efi") && !is_loader("EFI/Linux/a.efi"));
         assert!(!is_loader("EFI/Microsoft/Boot/bootmgfw.efi") && !is_loader("vmlinuz.efi"));
     }

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags, fsync, openat2};
 use rustix::io::Errno;
 
 use super::{References, Renewed, Traits, unsteady};
@@ -19,10 +19,14 @@ use crate::error::{Error, Result};
 const LONGEST: u64 = 4 << 20;
 
 /// Files that name devices, from the root of `/`.
-const FILES: [&str; 6] = [
+const FILES: [&str; 10] = [
     "etc/fstab",
     "etc/crypttab",
+    "etc/crypttab.initramfs",
     "etc/default/grub",
+    "etc/default/u-boot",
+    "etc/default/extlinux",
+    "etc/default/flash-kernel",
     "etc/kernel/cmdline",
     "etc/initramfs-tools/initramfs.conf",
     "etc/dracut.conf",
@@ -41,7 +45,7 @@ const FOLDERS: [(&str, &str); 8] = [
 ];
 
 /// The same of `/boot`, which may be a filesystem of its own or a folder of `/`.
-const BOOT_FILES: [&str; 12] = [
+const BOOT_FILES: [&str; 15] = [
     "grub/grub.cfg",
     "grub/custom.cfg",
     "grub/grubenv",
@@ -52,6 +56,10 @@ const BOOT_FILES: [&str; 12] = [
     "syslinux/syslinux.cfg",
     "refind_linux.conf",
     "limine.conf",
+    // Of boards that start by U-Boot or by their own firmware.
+    "cmdline.txt",
+    "uEnv.txt",
+    "armbianEnv.txt",
     // What the next grub-install of GRUB's own programs builds in.
     "grub/i386-pc/load.cfg",
     "grub/x86_64-efi/load.cfg",
@@ -61,8 +69,9 @@ const BOOT_FOLDER: (&str, &str) = ("loader/entries", ".conf");
 /// What LVM may activate, by the names of groups.
 const LVM_FILES: [&str; 2] = ["etc/lvm/lvm.conf", "etc/lvm/lvmlocal.conf"];
 
-/// LVM's list of the devices that it may use; it names the disks of the old machine.
-const DEVICES_FILE: &str = "etc/lvm/devices/system.devices";
+/// LVM's list of the devices that it may use, which names the disks of the source: its folder, its name, and the
+/// name under which it is put aside. Without the file LVM uses every device, with an empty one none.
+const DEVICES_FILE: [&str; 3] = ["etc/lvm/devices", "system.devices", "system.devices.old"];
 
 /// Rewrites what is there of them on the filesystem mounted on `root`.
 ///
@@ -74,7 +83,6 @@ pub(super) fn rewrite(root: &Path, references: &References) -> Result<Renewed> {
     let root = Root(rustix::fs::openat(CWD, root, flags, Mode::empty()).map_err(failed)?);
     let mut renewed = Renewed::default();
     let mut names: Vec<String> = FILES.map(str::to_owned).to_vec();
-    names.push(DEVICES_FILE.to_owned());
     names.extend(LVM_FILES.map(str::to_owned));
     for (folder, end) in FOLDERS {
         names.extend(root.list(folder, end)?);
@@ -89,6 +97,9 @@ pub(super) fn rewrite(root: &Path, references: &References) -> Result<Renewed> {
         if changed {
             renewed.changed.push(name);
         }
+    }
+    if root.set_aside(DEVICES_FILE)? {
+        renewed.changed.push(DEVICES_FILE[..2].join("/"));
     }
     renewed.traits = root.traits(&renewed.changed)?;
     Ok(renewed)
@@ -154,8 +165,6 @@ impl Root {
             return Ok(Default::default());
         };
         let new = match references.apply(&old) {
-            // Every entry of it names a device that this system will not have; without entries LVM uses all.
-            _ if name == DEVICES_FILE && !old.is_empty() => Some(Vec::new()),
             _ if LVM_FILES.contains(&name) => references.apply_to_lvm(&old),
             new => new.map(|new| padded(name, new)),
         };
@@ -167,6 +176,17 @@ impl Root {
         file.set_len(u64::try_from(new.len()).unwrap_or(u64::MAX)).map_err(failed)?;
         file.sync_all().map_err(failed)?;
         Ok((true, unsteady))
+    }
+
+    /// Renames a file; whether it was there.
+    fn set_aside(&self, [folder, old, new]: [&str; 3]) -> Result<bool> {
+        let Some(open) = self.open(folder, OFlags::DIRECTORY)? else { return Ok(false) };
+        let renamed = rustix::fs::renameat(&open, old, &open, new).and_then(|()| fsync(&open));
+        match renamed {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(Error::io(format!("{folder}/{old}"), "rename", error.into())),
+        }
     }
 
     fn traits(&self, changed: &[String]) -> Result<Traits> {
