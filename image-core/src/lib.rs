@@ -19,6 +19,8 @@ pub mod io;
 pub mod lvm;
 pub mod pipeline;
 pub mod plan;
+#[cfg(feature = "fuse")]
+pub mod replay;
 pub mod repo;
 pub mod report;
 pub mod restore;

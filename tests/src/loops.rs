@@ -62,10 +62,11 @@ impl Drop for Loop {
     fn drop(&mut self) {
         // Nothing can be done about a failure here; `losetup` would list the device.
         drop(run!("losetup", "--detach", &self.device));
-        // A program that looks at all devices keeps it for a moment: then the file still is in use.
+        // A program that looks at all devices keeps it for a moment, and a mount namespace that another test
+        // made in the meantime has a copy of each mount: then the file still is in use.
         let name = self.device.file_name().unwrap_or_default();
         let backing = Path::new("/sys/block").join(name).join("loop/backing_file");
-        for _ in 0..100 {
+        for _ in 0..3000 {
             let behind = std::fs::read_to_string(&backing).unwrap_or_default();
             if Path::new(behind.trim_end()) != self.file {
                 break;

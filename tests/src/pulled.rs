@@ -4,27 +4,34 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use image_core::extent::Extent;
+use anyhow::{Context, Result, ensure};
+use image_core::exec::Call;
+use image_core::extent::{Extent, ExtentSet};
+use image_core::fs::State;
+use image_core::replay;
+use image_core::report::Quiet;
+use image_core::survey::model::Hardware;
+use image_core::survey::{self, Input, Wishes};
 use image_core::units::Bytes;
 
 use crate::loops::Mount;
 use crate::tree::Tree;
-use crate::{run, sparse};
+use crate::{binary, run, sparse, truth};
 
 /// The folder of the files that a pulled plug must not cost: all of them were synchronized.
 pub const KEPT: &str = "synchronized";
 
 /// Mounts the filesystem that is the whole of `image` with mount `options`, lets `work` do something in it,
-/// and pulls the plug. Returns what is in its folder [`KEPT`]; `work` has to synchronize that.
+/// and pulls the plug. Returns what is in its folder [`KEPT`]; `work` has to synchronize that. What `work` returns
+/// (open files) lives until then.
 ///
 /// # Errors
 /// Mounting, those of `work`, or the filesystem knows no shutdown (`FS_IOC_SHUTDOWN`).
-pub fn pull(image: &Path, options: &str, work: impl FnOnce(&Path) -> Result<()>) -> Result<Tree> {
+pub fn pull<T>(image: &Path, options: &str, work: impl FnOnce(&Path) -> Result<T>) -> Result<Tree> {
     let size = Bytes::new(fs::metadata(image)?.len());
     let mount = Mount::new(image, Extent::first(size), options)?;
     fs::create_dir(mount.folder().join(KEPT))?;
-    work(mount.folder())?;
+    let held = work(mount.folder())?;
     let tree = Tree::of(&mount.folder().join(KEPT))?;
     // Without -f the log is not flushed. Unmounting would still write the blocks to their places that the
     // journal has already, so what is on the disk now is copied before.
@@ -32,6 +39,7 @@ pub fn pull(image: &Path, options: &str, work: impl FnOnce(&Path) -> Result<()>)
     let pulled = image.with_extension("pulled");
     sparse::create(&pulled, size)?;
     sparse::copy(image, Extent::first(size), &pulled, Bytes::ZERO)?;
+    drop(held);
     drop(mount);
     fs::rename(pulled, image)?;
     Ok(tree)
@@ -52,6 +60,30 @@ pub fn write(folder: &Path, name: &str, length: usize) -> Result<()> {
     let mut file = File::create(folder.join(name))?;
     file.write_all(&content(name, length))?;
     Ok(file.sync_all()?)
+}
+
+/// How far the map of the XFS that is the whole of `image` is believed, and what it names as used: its log is
+/// replayed for that.
+///
+/// # Errors
+/// It cannot be looked into.
+pub fn map_xfs(image: &Path) -> Result<(State, ExtentSet)> {
+    let input = Input {
+        path: image.to_owned(),
+        source: truth::source(image)?,
+        hardware: Hardware::default(),
+        select: None,
+        whole: true,
+    };
+    let mut survey = survey::survey(&[input], Wishes::default(), &Quiet::default())?;
+    replay::dirty_logs(
+        &mut survey,
+        &Call::new(binary::keiki(), ["__serve-view"]),
+        &Quiet::default(),
+    )?;
+    let volume = survey.volumes.first().context("a volume")?;
+    ensure!(volume.content == "xfs", "{volume:?}");
+    Ok((volume.state.clone(), volume.used()))
 }
 
 /// Mounts the whole of `image`, which replays its journal, and reads its folder [`KEPT`].

@@ -57,7 +57,7 @@ impl Lab {
         let folder = self.path("mnt");
         let options = format!("loop,nouuid,{options}");
         run("mount", &["-t", "xfs", "-o", &options, text(image), text(&folder)]);
-        Mount(folder)
+        Mount(folder, image.to_owned())
     }
 
     fn fill(&self, image: &Path) {
@@ -77,8 +77,8 @@ impl Lab {
     }
 }
 
-/// Unmounts when dropped; its loop device goes with it.
-struct Mount(PathBuf);
+/// A folder and the image mounted there. Unmounts when dropped; its loop device goes with it.
+struct Mount(PathBuf, PathBuf);
 
 impl Mount {
     fn tree(&self) -> BTreeMap<PathBuf, String> {
@@ -102,6 +102,13 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         run("umount", &[text(&self.0)]);
+        // A mount namespace that another test made in the meantime has a copy of the mount.
+        for _ in 0..1200 {
+            if run("losetup", &["-j", text(&self.1)]).is_empty() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
     }
 }
 

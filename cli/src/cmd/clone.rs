@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use image_core::clone::Source;
-use image_core::survey::{self, Wishes};
+use image_core::survey::Wishes;
 use serde_json::json;
 
 use super::restore::{Origin, onto};
@@ -21,7 +21,7 @@ pub fn run(global: &Global, args: &Clone, progress: &Progress) -> anyhow::Result
     let (sources, targets) = sides(args)?;
     let inputs = source::open(sources, args.onto.sector_size, source::Purpose::Copy(None))?;
     let wishes = Wishes { all_gaps: args.gaps, strict: args.strict };
-    let survey = survey::survey(&inputs, wishes, progress)?;
+    let survey = source::survey(&inputs, wishes, &[], progress)?;
     source::tell(&survey, global, progress);
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let windows = Source::new(&survey, workers);

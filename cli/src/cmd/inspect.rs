@@ -3,8 +3,8 @@
 use image_core::image::manifest::Root;
 use image_core::plan::restore as planning;
 use image_core::save::{name_of, outline, state_name};
+use image_core::survey::Wishes;
 use image_core::survey::model::{Survey, Volume};
-use image_core::survey::{self, Wishes};
 use image_core::units::Bytes;
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ use crate::output::{self, progress::Progress, table::Table};
 /// Of reading the disks.
 pub fn run(global: &Global, args: &Inspect, progress: &Progress) -> anyhow::Result<Exit> {
     let inputs = source::open(&args.sources, args.sector_size, source::Purpose::Look)?;
-    let survey = survey::survey(&inputs, Wishes::default(), progress)?;
+    let survey = source::survey(&inputs, Wishes::default(), &[], progress)?;
     progress.finish();
     let outline = outline(&survey)?;
     if global.json {

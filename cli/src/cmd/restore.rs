@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use anyhow::Context;
 use image_core::error::Error;
-use image_core::exec::Call;
 use image_core::exec::real::Machine;
 use image_core::fixup;
 use image_core::grow::{self, Growth, Obstacle};
@@ -149,10 +148,7 @@ pub fn onto(
         only_changed: args.only_changed,
         fresh: args.fresh,
         runner: &Machine,
-        server: Call::new(
-            std::env::current_exe().context("cannot find this program itself")?,
-            ["__serve-view"],
-        ),
+        server: super::view::server()?,
     };
     let restored = restore::restore(&job, progress).map_err(|error| match error {
         // Refused before anything was written.

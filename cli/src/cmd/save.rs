@@ -11,7 +11,7 @@ use image_core::error::Error;
 use image_core::exec::real::Machine;
 use image_core::repo::{Local, Repository, host_name};
 use image_core::save::{self, Firmware, Saved};
-use image_core::survey::{self, Wishes};
+use image_core::survey::Wishes;
 use image_core::sys::space;
 use serde_json::json;
 
@@ -31,8 +31,7 @@ pub fn run(global: &Global, args: &Save, progress: &Progress) -> anyhow::Result<
     let inputs = source::open(&args.sources, args.sector_size, source::Purpose::Copy(Some(path)))?;
     let wishes = Wishes { all_gaps: args.gaps, strict: args.strict };
     let own = inputs.iter().any(|input| is_block_device(&input.path));
-    let mut survey = survey::survey(&inputs, wishes, progress)?;
-    survey::exclude(&mut survey, &args.exclude)?;
+    let survey = source::survey(&inputs, wishes, &args.exclude, progress)?;
     source::tell(&survey, global, progress);
     let repo = open_or_create(path, global.quiet, progress)?;
     let request = save::Request {

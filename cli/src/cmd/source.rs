@@ -6,9 +6,10 @@ use std::sync::Arc;
 use image_core::disk::{claim, inventory, table};
 use image_core::error::Error;
 use image_core::io::device::Device;
+use image_core::replay;
 use image_core::report::Report;
-use image_core::survey::Input;
 use image_core::survey::model::{Hardware, Survey};
+use image_core::survey::{self, Input, Wishes};
 use image_core::units::Bytes;
 
 use crate::args::Global;
@@ -87,6 +88,26 @@ pub fn open(
         });
     }
     Ok(inputs)
+}
+
+/// Looks at the sources, down to what their filesystems use, those included whose log the kernel has to replay;
+/// without the volumes `exclude`.
+///
+/// # Errors
+/// Those of [`survey::survey`] and [`replay::dirty_logs`]; [`Error::Refused`] where there is no such volume.
+pub fn survey(
+    inputs: &[Input],
+    wishes: Wishes,
+    exclude: &[String],
+    progress: &Progress,
+) -> anyhow::Result<Survey> {
+    let mut survey = survey::survey(inputs, wishes, progress)?;
+    survey::exclude(&mut survey, exclude)?;
+    // Of what is mounted the log is always dirty, and changes while it is read.
+    if inputs.iter().all(|input| claim::source_in_use(&input.path, None).is_ok()) {
+        replay::dirty_logs(&mut survey, &super::view::server()?, progress)?;
+    }
+    Ok(survey)
 }
 
 /// Says what the user should know of a source before it is copied.

@@ -111,6 +111,18 @@ impl Beside {
         Ok(line)
     }
 
+    /// Writes `text` to its standard input.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: it has ended.
+    pub fn tell(&mut self, text: &str) -> Result<()> {
+        let told = match &mut self.input {
+            Some(pipe) => pipe.write_all(text.as_bytes()).and_then(|()| pipe.flush()),
+            None => Err(ErrorKind::NotConnected.into()),
+        };
+        told.map_err(|source| self.failed("write to", source))
+    }
+
     /// Closes its standard input, waits for its end, at most for `patience`, and tells how it ended.
     ///
     /// What it says until then must fit into its pipes (64 KiB): they are read at the end.

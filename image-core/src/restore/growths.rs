@@ -6,7 +6,6 @@ use super::{Job, no_target};
 use crate::error::Result;
 use crate::fs::GrowthTool;
 use crate::grow::Growth;
-use crate::lvm::model::SegmentKind;
 use crate::plan::restore::{Place, RestorePlan, VolumePlan};
 use crate::units::Bytes;
 use crate::view::{self, Layout};
@@ -59,23 +58,10 @@ pub(super) fn layout(plan: &RestorePlan, volume: &VolumePlan, node: Node<'_>) ->
         }
         Place::Lv(group, name) => (plan.groups.get(*group).ok_or_else(no_target)?, name),
     };
-    let vg = &group.vg;
-    let mut pieces = Vec::new();
-    for segment in &vg.lv(name).ok_or_else(no_target)?.segments {
-        let SegmentKind::Striped { stripe_size, stripes } = &segment.kind else {
-            return Err(no_target());
-        };
-        let mut places = Vec::new();
-        for (pv, pe) in stripes {
-            let (pv, model) = group.pvs.get(*pv).zip(vg.pvs.get(*pv)).ok_or_else(no_target)?;
-            places.push(place(pv.target, pv.extent.start + model.pe_start + vg.extents(*pe))?);
-        }
-        let length = vg.extents(segment.extent_count);
-        let stripe_size = if places.len() > 1 { *stripe_size } else { length };
-        let volume_offset = vg.extents(segment.start_extent);
-        pieces.push(view::Piece { volume_offset, length, stripe_size, places });
-    }
-    Layout::new(pieces)
+    Layout::of_lv(&group.vg, name, &|pv| {
+        let pv = group.pvs.get(pv)?;
+        Some(view::Place { path: node(pv.target)?, offset: pv.extent.start })
+    })
 }
 
 /// What the user has to do where a growth failed.

@@ -44,6 +44,15 @@ pub fn identify(volume: &mut Volume) -> Result<()> {
     }
 }
 
+/// Fills in content, state and coverage of `volume`, as `filesystem` says instead of what it was identified by:
+/// the same one, of which more is known now. Nothing else may claim the volume.
+///
+/// # Errors
+/// As [`identify`].
+pub fn take_instead(volume: &mut Volume, filesystem: &dyn Filesystem) -> Result<()> {
+    take(volume, filesystem, &[])
+}
+
 fn name_after(volume: &mut Volume, signature: &Signature) {
     volume.content = signature.name.to_owned();
     volume.label.clone_from(&signature.label);

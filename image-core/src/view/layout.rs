@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::extent::Extent;
+use crate::lvm::model::{SegmentKind, Vg};
 use crate::units::Bytes;
 
 /// A position on a target.
@@ -88,6 +89,33 @@ impl Layout {
             }
         }
         Ok(layout)
+    }
+
+    /// The logical volume `name` of `vg`, whose physical volumes start at `start` (by their index in `vg`).
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where there is no such volume, it has segments of another kind than linear and
+    /// striped, or a physical volume is nowhere.
+    pub fn of_lv(vg: &Vg, name: &str, start: &dyn Fn(usize) -> Option<Place>) -> Result<Self> {
+        let nowhere = || Error::refused(format!("LV {}/{name} has no place", vg.name));
+        let mut pieces = Vec::new();
+        for segment in &vg.lv(name).ok_or_else(nowhere)?.segments {
+            let SegmentKind::Striped { stripe_size, stripes } = &segment.kind else {
+                return Err(nowhere());
+            };
+            let mut places = Vec::new();
+            for (pv, pe) in stripes {
+                let (place, model) = start(*pv).zip(vg.pvs.get(*pv)).ok_or_else(nowhere)?;
+                let inside = model.pe_start.checked_add(vg.extents(*pe)).ok_or_else(nowhere)?;
+                let offset = place.offset.checked_add(inside).ok_or_else(nowhere)?;
+                places.push(Place { offset, ..place });
+            }
+            let length = vg.extents(segment.extent_count);
+            let stripe_size = if places.len() > 1 { *stripe_size } else { length };
+            let volume_offset = vg.extents(segment.start_extent);
+            pieces.push(Piece { volume_offset, length, stripe_size, places });
+        }
+        Self::new(pieces)
     }
 
     /// Number of bytes in the volume.

@@ -10,18 +10,25 @@
 //! - [`layout`]: where a volume lies. - [`volume`]: reads and writes it there.
 //! - [`open`]: chooses and makes a view. - [`scratch`]: folders to mount on.
 //! - `served` (parent) and `serve` (child): a volume as a file, by FUSE (feature `fuse`).
+//! - [`trial`]: a volume that is mounted without being changed; `overlay`: where its changes go.
 
 pub mod layout;
 pub mod open;
+#[cfg(feature = "fuse")]
+mod overlay;
 mod scratch;
 #[cfg(feature = "fuse")]
 mod serve;
 #[cfg(feature = "fuse")]
 mod served;
+#[cfg(feature = "fuse")]
+pub mod trial;
 pub mod volume;
 
 pub use layout::{Layout, Piece, Place};
 pub use open::{Need, OpenView, View};
 #[cfg(feature = "fuse")]
 pub use serve::serve;
+#[cfg(feature = "fuse")]
+pub use trial::Trial;
 pub use volume::Volume;

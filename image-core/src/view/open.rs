@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::layout::Layout;
 use super::scratch::Scratch;
 #[cfg(feature = "fuse")]
-use super::served::ServedVolume;
+use super::served::{ServedVolume, Writes};
 use super::volume::Volume;
 use crate::error::{Error, Result};
 use crate::exec::Call;
@@ -80,7 +80,10 @@ impl OpenView {
         // Opened first: its flush then tells of every write that was lost from here on.
         let volume = Volume::open(layout)?;
         #[cfg(feature = "fuse")]
-        let served = view.takes_fuse().then(|| ServedVolume::start(server, layout)).transpose()?;
+        let served = view
+            .takes_fuse()
+            .then(|| ServedVolume::start(server, layout, Writes::ReachTargets))
+            .transpose()?;
         #[cfg(not(feature = "fuse"))]
         if view.takes_fuse() {
             return Err(Error::unsupported("a volume in several pieces, without FUSE,"));

@@ -1,7 +1,8 @@
 //! The child's side of a FUSE view: one folder with one file, `volume`, without any cache of its own.
 //!
-//! Protocol: the parent sends the [`Layout`] as one line of JSON, and is answered `ready` once the file is
-//! there; the end of the parent's input, also by its death, ends the service.
+//! Protocol: the parent sends an [`Order`] as one line of JSON, and is answered `ready` once the file is
+//! there; it may ask what was touched (`touched`). The end of the parent's input, also by its death, ends the
+//! service.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, Write};
@@ -16,8 +17,8 @@ use fuser::{
 };
 use rustix::fs::FallocateFlags;
 
-use super::layout::Layout;
-use super::served::{FILE, READY, unmount};
+use super::overlay::Overlay;
+use super::served::{FILE, Order, READY, TOUCHED, Writes, unmount};
 use super::volume::Volume;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
@@ -39,11 +40,18 @@ const FOREVER: Duration = Duration::from_secs(1 << 30);
 /// flush did. What the last user of the file was told may have got lost on its way; this does not.
 pub fn serve(mut orders: impl BufRead, mut answers: impl Write, mountpoint: &Path) -> Result<()> {
     let failed = |action, source| Error::io(mountpoint.display().to_string(), action, source);
-    let mut layout = String::new();
-    orders.read_line(&mut layout).map_err(|source| failed("learn what to serve on", source))?;
-    let layout: Layout = serde_json::from_str(&layout)
+    let mut order = String::new();
+    orders.read_line(&mut order).map_err(|source| failed("learn what to serve on", source))?;
+    let Order { layout, writes } = serde_json::from_str(&order)
         .map_err(|source| failed("learn what to serve on", source.into()))?;
-    let served = Served { volume: Volume::open(&layout)?.into(), failure: Arc::default() };
+    let (volume, overlay): (Arc<dyn Surface>, _) = match writes {
+        Writes::ReachTargets => (Arc::new(Volume::open(&layout)?), None),
+        Writes::StayInMemory => {
+            let overlay = Arc::new(Overlay::new(Volume::open_to_read(&layout)?));
+            (Arc::<Overlay>::clone(&overlay), Some(overlay))
+        }
+    };
+    let served = Served { volume, failure: Arc::default() };
     let mut config = Config::default();
     config.mount_options = vec![MountOption::FSName("keiki".to_owned()), MountOption::NoExec];
     let session = Session::new(served.clone(), mountpoint, &config)
@@ -51,7 +59,7 @@ pub fn serve(mut orders: impl BufRead, mut answers: impl Write, mountpoint: &Pat
         .map_err(|source| failed("mount", source))?;
     // A parent that is gone does not read the answer, and then its input has ended too.
     drop(writeln!(answers, "{READY}").and_then(|()| answers.flush()));
-    let ended = std::io::copy(&mut orders, &mut std::io::sink());
+    let ended = obey(orders, answers, overlay.as_deref());
     let unmounted = unmount(mountpoint);
     let joined = session.join().map_err(|source| failed("serve", source));
     ended.map_err(|source| failed("serve", source))?;
@@ -60,10 +68,45 @@ pub fn serve(mut orders: impl BufRead, mut answers: impl Write, mountpoint: &Pat
     failure.map_or_else(|| served.volume.flush(), Err)
 }
 
+/// Answers until `orders` ends.
+fn obey(
+    orders: impl BufRead,
+    mut answers: impl Write,
+    overlay: Option<&Overlay>,
+) -> std::io::Result<()> {
+    for order in orders.lines() {
+        if order? == TOUCHED {
+            let touched = overlay.map(Overlay::touched).unwrap_or_default();
+            writeln!(answers, "{}", serde_json::to_string(&touched)?)?;
+            answers.flush()?;
+        }
+    }
+    Ok(())
+}
+
+/// What a file of this kind can be made of.
+pub(super) trait Surface: BlockSource {
+    fn write_at(&self, offset: Bytes, bytes: &[u8]) -> Result<()>;
+    fn allocate(&self, range: Extent, mode: FallocateFlags) -> Result<()>;
+    fn flush(&self) -> Result<()>;
+}
+
+impl Surface for Volume {
+    fn write_at(&self, offset: Bytes, bytes: &[u8]) -> Result<()> {
+        Self::write_at(self, offset, bytes)
+    }
+    fn allocate(&self, range: Extent, mode: FallocateFlags) -> Result<()> {
+        Self::allocate(self, range, mode)
+    }
+    fn flush(&self) -> Result<()> {
+        Self::flush(self)
+    }
+}
+
 /// A volume and the first loss that it suffered.
 #[derive(Clone)]
 struct Served {
-    volume: Arc<Volume>,
+    volume: Arc<dyn Surface>,
     failure: Arc<Mutex<Option<Error>>>,
 }
 

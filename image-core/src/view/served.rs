@@ -6,19 +6,39 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
+use serde::{Deserialize, Serialize};
 
 use super::layout::Layout;
 use super::scratch::Scratch;
 use crate::error::{Error, Result};
 use crate::exec::real::{Beside, Machine};
 use crate::exec::{Call, Runner};
+use crate::extent::{Extent, ExtentSet};
 
 /// The one file in the folder.
 pub(super) const FILE: &str = "volume";
 /// What the child answers once the file is there.
 pub(super) const READY: &str = "ready";
+/// The line that asks what was touched; answered by one line, a JSON array of extents.
+pub(super) const TOUCHED: &str = "touched";
 /// How long the child may take to flush the targets and end: they may be slow.
 const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Where the child is to put what is written to the file.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub(crate) enum Writes {
+    /// On the targets.
+    ReachTargets,
+    /// The targets are opened for reading only.
+    StayInMemory,
+}
+
+/// The first line that the child is sent, as JSON.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Order {
+    pub(super) layout: Layout,
+    pub(super) writes: Writes,
+}
 
 /// A volume as a file, served by a child process; ended when dropped.
 #[derive(Debug)]
@@ -32,11 +52,11 @@ impl ServedVolume {
     ///
     /// # Errors
     /// [`Error::Io`] with what the child said.
-    pub(crate) fn start(server: &Call, layout: &Layout) -> Result<Self> {
+    pub(crate) fn start(server: &Call, layout: &Layout, writes: Writes) -> Result<Self> {
         let folder = Scratch::new()?;
         let mut call = server.clone();
         call.args.push(folder.path().into());
-        let mut line = serde_json::to_vec(layout)
+        let mut line = serde_json::to_vec(&Order { layout: layout.clone(), writes })
             .map_err(|source| Error::io(call.line(), "start", source.into()))?;
         line.push(b'\n');
         let child = Machine.spawn(&call.stdin(line))?;
@@ -53,6 +73,19 @@ impl ServedVolume {
     /// The file.
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join(FILE)
+    }
+
+    /// What was read or written until now; nothing is kept of that where writes reach the targets.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the child does not answer.
+    pub(crate) fn touched(&mut self) -> Result<ExtentSet> {
+        let failed = |source| Error::io("the process that serves a volume", "ask", source);
+        let child = self.child.as_mut().ok_or_else(|| failed(ErrorKind::NotConnected.into()))?;
+        child.tell(&format!("{TOUCHED}\n"))?;
+        let extents: Vec<Extent> =
+            serde_json::from_str(&child.answer()?).map_err(|source| failed(source.into()))?;
+        Ok(extents.into_iter().collect())
     }
 
     /// Ends the service once nobody uses the file, with the targets flushed.

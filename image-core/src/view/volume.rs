@@ -1,6 +1,6 @@
 //! Reads and writes a volume where it lies.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -52,11 +52,23 @@ impl Volume {
     /// # Errors
     /// [`Error::Io`]; [`Error::Refused`] where a piece does not lie inside of its target.
     pub fn open(layout: &Layout) -> Result<Self> {
+        Self::open_by(layout, File::options().read(true).write(true))
+    }
+
+    /// Opens every target of `layout` for reading only; writing to it is an error then.
+    ///
+    /// # Errors
+    /// As [`Volume::open`].
+    pub fn open_to_read(layout: &Layout) -> Result<Self> {
+        Self::open_by(layout, File::options().read(true))
+    }
+
+    fn open_by(layout: &Layout, options: &OpenOptions) -> Result<Self> {
         let mut volume = Self { targets: Vec::new(), segments: Vec::new(), size: layout.size() };
         for piece in layout.pieces() {
             let mut places = Vec::with_capacity(piece.places.len());
             for place in &piece.places {
-                let target = volume.target(&place.path)?;
+                let target = volume.target(&place.path, options)?;
                 let end = piece.share().and_then(|share| place.offset.checked_add(share));
                 if end.is_none_or(|end| end > target.1) {
                     let (path, at) = (place.path.display(), place.offset.get());
@@ -73,12 +85,12 @@ impl Volume {
     }
 
     /// Index and size of the target at `path`, opened now unless it is open already.
-    fn target(&mut self, path: &Path) -> Result<(usize, Bytes)> {
+    fn target(&mut self, path: &Path, options: &OpenOptions) -> Result<(usize, Bytes)> {
         let failed = |action, source| Error::io(path.display().to_string(), action, source);
         let index = match self.targets.iter().position(|(open, _)| open == path) {
             Some(index) => index,
             None => {
-                let file = File::options().read(true).write(true).open(path);
+                let file = options.open(path);
                 self.targets
                     .push((path.to_owned(), file.map_err(|source| failed("open", source))?));
                 self.targets.len() - 1

@@ -1,11 +1,11 @@
 //! XFS, versions 4 and 5; all numbers big-endian, checksums little-endian.
 //!
 //! Answers: every block that no free-space btree calls free, checked against the counters of each
-//! allocation group and of the superblock. Refuses: a dirty log (its replay would change the map), an
-//! external log, a realtime device, features that are not known.
+//! allocation group and of the superblock. Refuses: a dirty log (its replay would change the map), unless
+//! somebody has replayed it on a copy; an external log, a realtime device, features that are not known.
 //!
 //! - [`superblock`]: geometry and features. - [`log`]: whether it was unmounted cleanly.
-//! - [`agf`], [`agfl`], [`bnobt`]: header, reserve list and free-space btree of an allocation group (AG).
+//! - [`replayed`]: the map of one with a dirty log. - [`agf`], [`agfl`], [`bnobt`]: header, reserve list and free-space btree of an allocation group (AG).
 //!
 //! Source of the layout: Linux `fs/xfs/libxfs/xfs_format.h` and `xfs_log_format.h`.
 
@@ -13,9 +13,12 @@ mod agf;
 mod agfl;
 mod bnobt;
 mod log;
+mod replayed;
 mod superblock;
 
 use std::sync::Arc;
+
+pub use self::replayed::replayed;
 
 use self::agf::Agf;
 use self::superblock::Superblock;
@@ -25,6 +28,9 @@ use crate::extent::ExtentSet;
 use crate::fields::Structure;
 use crate::io::BlockSource;
 use crate::units::Bytes;
+
+/// Why a filesystem is not believed that was not unmounted.
+pub const LOG_IS_DIRTY: &str = "the log is dirty";
 
 struct Xfs {
     source: Arc<dyn BlockSource>,
@@ -41,18 +47,13 @@ struct Xfs {
 /// Reading; a superblock that contradicts itself, its checksum or the volume's size.
 pub fn probe(source: &Arc<dyn BlockSource>) -> Result<Option<Box<dyn Filesystem>>> {
     let Some(superblock) = Superblock::read(source)? else { return Ok(None) };
-    let doubt = match superblock.doubt.clone() {
-        None => log_doubt(source, &superblock)?,
-        doubt => doubt,
-    };
-    let identity = superblock.identity();
-    Ok(Some(Box::new(Xfs { source: Arc::clone(source), superblock, identity, doubt })))
+    Ok(Some(Box::new(Xfs::new(source, superblock)?)))
 }
 
 fn log_doubt(source: &Arc<dyn BlockSource>, superblock: &Superblock) -> Result<Option<String>> {
     match log::is_clean(source, superblock) {
         Ok(true) => Ok(None),
-        Ok(false) => Ok(Some("the log is dirty".to_owned())),
+        Ok(false) => Ok(Some(LOG_IS_DIRTY.to_owned())),
         Err(damage @ Error::Corrupt { .. }) => Ok(Some(damage.to_string())),
         Err(other) => Err(other),
     }
@@ -92,6 +93,15 @@ impl Filesystem for Xfs {
 }
 
 impl Xfs {
+    fn new(source: &Arc<dyn BlockSource>, superblock: Superblock) -> Result<Self> {
+        let doubt = match superblock.doubt.clone() {
+            None => log_doubt(source, &superblock)?,
+            doubt => doubt,
+        };
+        let identity = superblock.identity();
+        Ok(Self { source: Arc::clone(source), superblock, identity, doubt })
+    }
+
     /// Adds the used blocks of AG `number`; returns its free blocks as the superblock counts them.
     fn add_group(&self, number: u32, used: &mut ExtentSet) -> Result<u64> {
         let superblock = &self.superblock;

@@ -214,6 +214,15 @@ impl Superblock {
         })
     }
 
+    /// Whether `other` is of the same filesystem, with every structure in the same place.
+    pub fn is_of_one_shape_with(&self, other: &Self) -> bool {
+        let shape = |of: &Self| {
+            let sizes = (of.block_size, of.sector_size, of.ag_blocks, of.ag_count, of.data_blocks);
+            (sizes, of.v5, of.uuid, of.meta_uuid, of.log_start, of.log_blocks)
+        };
+        shape(self) == shape(other)
+    }
+
     /// Compares `sb_fdblocks` with what the AGs add up to.
     pub fn check_free_blocks(&self, counted: u64) -> Result<()> {
         if counted == self.free_blocks {

@@ -1,5 +1,5 @@
-//! A busy ext4 whose disk is cut off at random moments: what is mapped of what is left has every file whose
-//! fsync had returned.
+//! A busy ext4 or XFS whose disk is cut off at random moments: what is mapped of what is left has every file
+//! whose fsync had returned.
 #![allow(clippy::print_stdout, reason = "a test says what it did, and by which seed")]
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use image_core::extent::Extent;
+use image_core::extent::{Extent, ExtentSet};
 use image_core::fs::{State, ext};
 use image_core::units::Bytes;
 use keiki_tests::loops::Mount;
@@ -17,7 +17,7 @@ use keiki_tests::recorder::Recorder;
 use keiki_tests::{call, pulled, run, sparse, tool, truth};
 use tempfile::TempDir;
 
-const SIZE: Bytes = Bytes::mib(40);
+const SIZE: Bytes = Bytes::mib(64);
 
 /// Numbers without rhyme, the same for the same seed.
 struct Numbers(blake3::OutputReader);
@@ -89,17 +89,48 @@ struct Worked {
     ended: usize,
 }
 
-/// A disk with an ext4 of `options` that was worked on, and what was synchronized on it when.
-fn worked_on(options: &str, seed: &str) -> Result<Worked> {
+/// How one kind of filesystem is made, mapped and judged.
+struct Kind {
+    /// The command that makes it, without its last argument.
+    make: &'static str,
+    mount: &'static str,
+    /// What reaches the disk whole or not at all.
+    grain: usize,
+    map: fn(&Path) -> Result<(State, ExtentSet)>,
+    /// Replays the log, or mends, before the kernel sees it.
+    replay: Option<fn(&Path) -> Result<()>>,
+    check: fn(&Path) -> Result<()>,
+}
+
+impl Kind {
+    fn ext4(make: &'static str, grain: usize) -> Self {
+        let check = |target: &Path| run!("e2fsck", "-fn", target).map(drop);
+        Self { make, mount: "commit=1", grain, map: map_ext, replay: Some(repair), check }
+    }
+
+    fn xfs(make: &'static str) -> Self {
+        let check = |target: &Path| run!("xfs_repair", "-n", target).map(drop);
+        Self { make, mount: "rw", grain: 4096, map: pulled::map_xfs, replay: None, check }
+    }
+}
+
+fn map_ext(image: &Path) -> Result<(State, ExtentSet)> {
+    let filesystem = ext::probe(&truth::source(image)?)?.context("no ext")?;
+    Ok((filesystem.state()?, filesystem.used()?))
+}
+
+/// A disk with a filesystem that was worked on, and what was synchronized on it when.
+fn worked_on(kind: &Kind, seed: &str) -> Result<Worked> {
     let folder = TempDir::new()?;
     let image = folder.path().join("image");
     sparse::create(&image, SIZE)?;
-    let mut call = call!("mke2fs", "-q", "-F", "-t", "ext4");
-    call.args.extend(options.split_whitespace().map(Into::into));
+    let mut words = kind.make.split_whitespace();
+    let mut call = call!(words.next().context("a program")?);
+    call.args.extend(words.map(Into::into));
     call.args.push((&image).into());
     tool::run(&call)?;
     let disk = Recorder::new(fs::read(&image)?);
-    let (kept, ended) = disk.mounted("commit=1", |folder| {
+    let (kept, ended) = disk.mounted(kind.mount, |folder| {
         let [keeps, churns] = ["keep", "churn"].map(|name| folder.join(name));
         fs::create_dir(&keeps)?;
         fs::create_dir(&churns)?;
@@ -118,28 +149,25 @@ fn worked_on(options: &str, seed: &str) -> Result<Worked> {
 
 /// Cuts at `count` moments. The seed decides the work and the cuts, but the kernel writes when it likes to: what
 /// fails is kept.
-fn check(block: usize, count: usize) -> Result<()> {
+fn check(kind: &Kind, count: usize) -> Result<()> {
     let seed = std::env::var("KEIKI_SEED").unwrap_or_else(|_| "crash".to_owned());
-    println!("blocks of {block} bytes, KEIKI_SEED={seed}");
-    // A small journal goes round many times.
-    let journal = if block == 1024 { 2 } else { 4 };
-    let options = format!("-b {block} -O metadata_csum -J size={journal}");
-    let Worked { disk, kept, ended } = worked_on(&options, &seed)?;
-    let mut numbers = Numbers::new(&format!("{seed} {block}"));
+    println!("{}, KEIKI_SEED={seed}", kind.make);
+    let Worked { disk, kept, ended } = worked_on(kind, &seed)?;
+    let mut numbers = Numbers::new(&format!("{seed} {}", kind.make));
     let events = disk.moment();
     let mut moments: Vec<usize> = (0..count).map(|_| numbers.below(events)).collect();
     moments.sort_unstable();
-    let mut coin = Numbers::new(&format!("{seed} {block} coin"));
+    let mut coin = Numbers::new(&format!("{seed} {} coin", kind.make));
     // None, some or all of it: in whatever order the disk wrote.
     let arrives = |moment| coin.below(4) < moment % 5;
     let (mut replayable, mut due_in_all) = (0, 0);
     let folder = TempDir::new()?;
     let image = folder.path().join("image");
-    disk.cut(&moments, block, arrives, |moment, bytes| {
+    disk.cut(&moments, kind.grain, arrives, |moment, bytes| {
         fs::write(&image, bytes)?;
         let due: Vec<_> = kept.iter().filter(|(_, (when, _))| *when <= moment).collect();
         due_in_all += due.len();
-        let result = check_cut(&image, &due, moment % 2 == 0).and_then(|state| {
+        let result = check_cut(kind, &image, &due, moment % 2 == 0).and_then(|state| {
             // Clean it is before the first flush of its first mount, and again when it was unmounted.
             let may_be_clean = due.is_empty() || moment > ended;
             ensure!(
@@ -150,7 +178,8 @@ fn check(block: usize, count: usize) -> Result<()> {
         });
         replayable += usize::from(matches!(result, Ok(State::Replayable)));
         result.map(drop).with_context(|| {
-            let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cut-{block}-{moment}"));
+            let name = format!("cut-{}-{moment}", kind.make.split(' ').next().unwrap_or_default());
+            let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
             let copied = fs::write(&kept, bytes);
             let due = due.len();
             format!("cut at {moment} of {events}, {due} files due; {} {copied:?}", kept.display())
@@ -162,18 +191,16 @@ fn check(block: usize, count: usize) -> Result<()> {
 }
 
 /// What is mapped of a cut disk has every file that is `due`.
-fn check_cut(image: &Path, due: &[Due<'_>], by_kernel: bool) -> Result<State> {
-    let filesystem = ext::probe(&truth::source(image)?)?.context("no ext")?;
-    let state = filesystem.state()?;
-    let used = filesystem.used()?;
-    truth::check(image, &used, |target| judge(target, due, by_kernel))?;
+fn check_cut(kind: &Kind, image: &Path, due: &[Due<'_>], by_kernel: bool) -> Result<State> {
+    let (state, used) = (kind.map)(image)?;
+    truth::check(image, &used, |target| judge(kind, target, due, by_kernel))?;
     Ok(state)
 }
 
-/// Every file that is `due` is there, the journal being replayed by the kernel or by e2fsck before.
-fn judge(target: &Path, due: &[Due<'_>], by_kernel: bool) -> Result<()> {
-    if !by_kernel {
-        repair(target)?;
+/// Every file that is `due` is there, the journal being replayed by the kernel or by the kind's own tool before.
+fn judge(kind: &Kind, target: &Path, due: &[Due<'_>], by_kernel: bool) -> Result<()> {
+    if let Some(replay) = kind.replay.filter(|_| !by_kernel) {
+        replay(target)?;
     }
     {
         let mount = Mount::new(target, Extent::first(SIZE), "rw")?;
@@ -183,10 +210,10 @@ fn judge(target: &Path, due: &[Due<'_>], by_kernel: bool) -> Result<()> {
             ensure!(found == pulled::content(name, *length), "{name} is not what it was");
         }
     }
-    if by_kernel {
-        repair(target)?;
+    if let Some(replay) = kind.replay.filter(|_| by_kernel) {
+        replay(target)?;
     }
-    run!("e2fsck", "-fn", target).map(drop)
+    (kind.check)(target)
 }
 
 /// `e2fsck -f -p` says with 1 that it corrected something, as it may.
@@ -196,26 +223,42 @@ fn repair(target: &Path) -> Result<()> {
     Ok(())
 }
 
+// A small journal goes round many times.
+const EXT4_1_KIB: &str = "mke2fs -q -F -t ext4 -b 1024 -O metadata_csum -J size=2";
+const EXT4_4_KIB: &str = "mke2fs -q -F -t ext4 -b 4096 -O metadata_csum -J size=4";
+// Fewer than 300 MiB need the undocumented switch.
+const XFS: &str = "mkfs.xfs -q -f --unsupported -m rmapbt=1";
+
 #[test]
-fn loop_a_few_cuts_in_blocks_of_1_kib() -> Result<()> {
-    check(1024, 8)
+fn loop_a_few_cuts_of_ext4_in_blocks_of_1_kib() -> Result<()> {
+    check(&Kind::ext4(EXT4_1_KIB, 1024), 8)
 }
 
 #[test]
-fn loop_a_few_cuts_in_blocks_of_4_kib() -> Result<()> {
-    check(4096, 8)
+fn loop_a_few_cuts_of_ext4_in_blocks_of_4_kib() -> Result<()> {
+    check(&Kind::ext4(EXT4_4_KIB, 4096), 8)
+}
+
+#[test]
+fn loop_a_few_cuts_of_xfs() -> Result<()> {
+    check(&Kind::xfs(XFS), 8)
 }
 
 mod only_all {
-    use super::{Result, check};
+    use super::{EXT4_1_KIB, EXT4_4_KIB, Kind, Result, XFS, check};
 
     #[test]
-    fn loop_200_cuts_in_blocks_of_1_kib() -> Result<()> {
-        check(1024, 200)
+    fn loop_200_cuts_of_ext4_in_blocks_of_1_kib() -> Result<()> {
+        check(&Kind::ext4(EXT4_1_KIB, 1024), 200)
     }
 
     #[test]
-    fn loop_200_cuts_in_blocks_of_4_kib() -> Result<()> {
-        check(4096, 200)
+    fn loop_200_cuts_of_ext4_in_blocks_of_4_kib() -> Result<()> {
+        check(&Kind::ext4(EXT4_4_KIB, 4096), 200)
+    }
+
+    #[test]
+    fn loop_200_cuts_of_xfs() -> Result<()> {
+        check(&Kind::xfs(XFS), 200)
     }
 }
