@@ -34,9 +34,10 @@ pub struct Onto {
     /// repeatable; the others are left empty
     #[arg(long, value_name = "ID")]
     pub only: Vec<String>,
-    /// Leave this partition of a target as it is, byte by byte, repeatable: sdb3,
-    /// disk.img:3 or 3; it takes the place of the image's with the same PARTUUID,
-    /// or of the one that is named: 3=d0:4. The others are laid out around it
+    /// Leave this partition or logical volume of a target as it is, byte by byte,
+    /// repeatable: sdb3, disk.img:3, 3, vg0/data. A partition takes the place of
+    /// the image's with the same PARTUUID, or of the one that is named: 3=d0:4;
+    /// a logical volume that of its name. The others are laid out around it
     #[arg(long, value_name = "PART")]
     pub keep: Vec<String>,
     /// Put a disk onto this target: `d0=/dev/nvme0n1`; `d1=none` leaves out a

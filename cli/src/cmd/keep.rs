@@ -26,7 +26,8 @@ pub fn wishes(
             let paths: Vec<String> =
                 targets.iter().map(|(_, path)| path.display().to_string()).collect();
             Error::refused(format!(
-                "--keep {text}: that is no partition of {}; write its number, or TARGET:NUMBER",
+                "--keep {text}: that is on none of {}; write TARGET:NUMBER for a partition, VG/LV for a logical \
+                 volume",
                 paths.join(", ")
             ))
         })?;
@@ -35,7 +36,8 @@ pub fn wishes(
     typed.iter().map(wish).collect()
 }
 
-/// Understands `3`, `disk.img:3`, `d0:3`, `sdb3`, `/dev/nvme0n1p3`, `/dev/disk/by-id/...-part3`.
+/// Understands `3`, `disk.img:3`, `d0:3`, `sdb3`, `/dev/nvme0n1p3`, `/dev/disk/by-id/...-part3`; and of logical
+/// volumes `vg0/data`, `/dev/vg0/data`, `disk.img:vg0/data`.
 fn named(text: &str, targets: &[(&str, &Path)]) -> Option<(Option<usize>, String)> {
     if is_number(text) {
         return Some((None, text.to_owned()));
@@ -52,7 +54,15 @@ fn named(text: &str, targets: &[(&str, &Path)]) -> Option<(Option<usize>, String
             }
         }
     }
-    None
+    // The name tells its group, and no two on the targets have one name.
+    let name = match text.rsplit_once(':') {
+        Some((on, name)) => {
+            targets.iter().any(|(slot, path)| on == *slot || calls(on, path)).then_some(name)?
+        }
+        None => bare(text),
+    };
+    let is_volume = name.split('/').count() == 2 && !name.starts_with('/') && !name.ends_with('/');
+    is_volume.then(|| (None, name.to_owned()))
 }
 
 fn is_number(text: &str) -> bool {
@@ -116,8 +126,24 @@ mod tests {
         ] {
             assert_eq!(find(text), Some((Some(target), number)), "{text}");
         }
-        for text in ["sdx", "sdxp3", "nvme9n12", "other.img:3", "sdx3a", "d4:1", "disk.img:", ""] {
-            assert_eq!(find(text), None, "{text}");
+        for text in ["vg0/data", "/dev/vg0/data", "disk.img:vg0/data", "d0:vg0/data"] {
+            assert_eq!(named(text, &targets), Some((None, "vg0/data".to_owned())), "{text}");
+        }
+        for text in [
+            "other.img:vg0/data",
+            "/a",
+            "vg0/",
+            "a/b/c",
+            "sdx",
+            "sdxp3",
+            "nvme9n12",
+            "other.img:3",
+            "sdx3a",
+            "d4:1",
+            "disk.img:",
+            "",
+        ] {
+            assert_eq!(named(text, &targets), None, "{text}");
         }
     }
 }

@@ -102,16 +102,25 @@ impl Candidate {
         }
         let stays = |content: &&Content| content.extent.is_some_and(|extent| kept.contains(extent));
         let (staying, lost): (Vec<&Content>, Vec<&Content>) = self.contents.iter().partition(stays);
-        let lines = |list: Vec<&Content>| -> String {
-            list.iter().map(|content| format!("\n    {}", content.words)).collect()
+        let line = |content: &&Content| {
+            let part = content.extent.is_some_and(|extent| kept.within(extent).next().is_some());
+            let part = if part { " (but for what is kept of it)" } else { "" };
+            format!("\n    {}{part}", content.words)
         };
+        let lines = |list: Vec<&Content>| -> String { list.iter().map(line).collect() };
         let lost = match lost.is_empty() {
             true => String::new(),
             false => format!("; this is on it, and will be lost:{}", lines(lost)),
         };
         match staying.is_empty() {
             true => format!("{path}: {head}{lost}"),
-            false => format!("{path}: {head}{lost}\n  this stays as it is:{}", lines(staying)),
+            false => format!(
+                "{path}: {head}{lost}\n  this stays as it is:{}",
+                staying
+                    .iter()
+                    .map(|content| format!("\n    {}", content.words))
+                    .collect::<String>()
+            ),
         }
     }
 

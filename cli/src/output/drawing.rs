@@ -90,6 +90,12 @@ pub fn restore(plan: &RestorePlan, root: &Root, style: Style) -> String {
                 after.push(grown(short(volume), planned));
             }
         }
+        let prefix = format!("{}/", group.name);
+        for kept in &plan.kept {
+            if let Some(name) = kept.id.strip_prefix(&prefix) {
+                after.push(part(format!("{name} stays"), kept.extents.total(), Bytes::ZERO));
+            }
+        }
         let space = |volume: &VolumeEntry| sizes(&volume.id).map_or(Bytes::ZERO, |plan| plan.to);
         let is_pv = |volume: &&VolumeEntry| group.pvs.iter().any(|pv| pv.volume == volume.id);
         let pvs = || root.volumes.iter().filter(is_pv);

@@ -3,11 +3,13 @@
 //! An LV stays on the PVs it was on, with its segments' type and stripes. A PV that keeps its number of
 //! extents and takes no growth keeps its map; every other one is packed, in the order of the LVs' first
 //! extents there, so that each LV is contiguous on it. A linear LV grows on its own PVs first and then on
-//! any PV of the VG; a striped one only on its own.
+//! any PV of the VG; a striped one only on its own. LVs that are held never move: the others are packed
+//! around them.
 
 use std::collections::BTreeMap;
 
 use super::SECTOR;
+use super::hold::pack_around;
 use super::label::Area;
 use super::model::{Lv, MAX_32, Pv, Segment, SegmentKind, Vg};
 use crate::error::{Error, Result};
@@ -119,7 +121,10 @@ pub fn fit(vg: &Vg, pv_sizes: &[Bytes], lv_sizes: &BTreeMap<String, Bytes>) -> R
     grow(&mut new, lv_sizes)?;
     let packed: Vec<bool> = (0..new.pvs.len()).map(|pv| must_pack(vg, &new, pv)).collect();
     for pv in (0..new.pvs.len()).filter(|pv| packed.get(*pv) == Some(&true)) {
-        pack(&mut new, pv);
+        match new.runs(pv, true).is_empty() {
+            true => pack(&mut new, pv),
+            false => pack_around(&mut new, pv)?,
+        }
     }
     for lv in &mut new.lvs {
         let on_packed = |(pv, _): &(usize, u64)| packed.get(*pv) == Some(&true);
@@ -289,7 +294,9 @@ fn append(lv: &mut Lv, extent_count: u64, stripe_size: Bytes, pvs: Vec<usize>) {
 fn must_pack(old: &Vg, new: &Vg, pv: usize) -> bool {
     let count = |vg: &Vg| vg.pvs.get(pv).map(|pv| pv.pe_count);
     let mut stripes = new.lvs.iter().flat_map(|lv| &lv.segments).flat_map(Segment::stripes);
-    count(old) != count(new) || stripes.any(|stripe| *stripe == (pv, UNPLACED))
+    count(old) != count(new)
+        || new.is_disturbed(pv)
+        || stripes.any(|stripe| *stripe == (pv, UNPLACED))
 }
 
 /// Gives everything on `pv` new extents from 0 on: LV by LV in the order of their first extents, new LVs

@@ -17,9 +17,9 @@ pub struct LvMap {
     size: Bytes,
 }
 
-/// One segment in bytes.
+/// One segment in bytes, on PVs; or, from [`LvMap::runs`], on what these lie on.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Run {
+pub struct Run {
     /// Within the LV.
     extent: Extent,
     /// How many bytes lie on one leg before the next one's turn; for one leg a single byte, so that
@@ -43,6 +43,17 @@ pub struct Piece {
 }
 
 impl Run {
+    /// The bytes of each of its legs, with what it lies on.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (usize, Extent)> + '_ {
+        self.legs.iter().map(|leg| (leg.0, self.on_leg(*leg, self.extent)))
+    }
+
+    /// Whether `next` goes on where this one ends, on all legs.
+    fn goes_on(&self, next: &Self) -> bool {
+        let ends = self.places().map(|(on, extent)| (on, extent.end));
+        self.chunk == next.chunk && ends.eq(next.legs.iter().copied())
+    }
+
     /// Bytes of one turn over all legs.
     fn row(&self) -> Bytes {
         self.chunk.checked_mul(Bytes::from(self.legs.len()).get()).unwrap_or(Bytes::MAX)
@@ -121,6 +132,28 @@ impl LvMap {
             runs.push(Run { extent, chunk, legs });
         }
         Ok(Self { runs, size: lv.size(vg) })
+    }
+
+    /// Where the LV lies on what its PVs lie on: `place` tells for each of them on what, and where there. Two
+    /// maps of the same bytes in the same order give the same.
+    pub(crate) fn runs(
+        &self,
+        place: &dyn Fn(usize) -> Option<(usize, Extent)>,
+    ) -> Option<Vec<Run>> {
+        let mut runs: Vec<Run> = Vec::new();
+        for run in &self.runs {
+            let leg = |(pv, start): &(usize, Bytes)| {
+                let (on, extent) = place(*pv)?;
+                Some((on, extent.start.checked_add(*start)?))
+            };
+            let legs = run.legs.iter().map(leg).collect::<Option<Vec<_>>>()?;
+            let run = Run { legs, ..run.clone() };
+            match runs.last_mut() {
+                Some(last) if last.goes_on(&run) => last.extent.end = run.extent.end,
+                _ => runs.push(run),
+            }
+        }
+        Some(runs)
     }
 
     /// Size of the LV.

@@ -13,12 +13,13 @@
 //! - [`assemble`]: PVs of several disks put together to VGs.
 //! - [`map`]: LV bytes to PV bytes; an LV as a source or sink.
 //! - [`allocate`]: the same VG on PVs and with LVs of other sizes. - [`shrink`]: with less room. -
-//!   [`reduce`]: on fewer PVs.
+//!   [`reduce`]: on fewer PVs. - `hold`: around LVs that are there already.
 //! - [`write`](mod@write): the new VG as bytes on its PVs.
 #![deny(clippy::as_conversions)]
 
 pub mod allocate;
 pub mod assemble;
+mod hold;
 pub mod label;
 pub mod map;
 pub mod metadata;

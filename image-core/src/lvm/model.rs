@@ -70,6 +70,8 @@ pub struct Lv {
     pub uuid: String,
     /// In order, without gap.
     pub segments: Vec<Segment>,
+    /// Whether its bytes are on its PVs already, so that it stays where it is whatever else moves.
+    pub held: bool,
 }
 
 /// A run of an LV's extents that lies on PVs in one way.

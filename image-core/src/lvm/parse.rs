@@ -130,7 +130,7 @@ fn parse_lv(section: &Section, pvs: &BTreeMap<&str, usize>, extent_size: Bytes) 
         return Err(section.complaint("segment_count", &expected, section.value("segment_count")));
     }
     segments.sort_by_key(|segment| segment.start_extent);
-    Ok(Lv { name: name_of(section)?, uuid: uuid_of(section)?, segments })
+    Ok(Lv { name: name_of(section)?, uuid: uuid_of(section)?, segments, held: false })
 }
 
 fn parse_segment(

@@ -20,8 +20,9 @@ impl Planner<'_> {
     pub(super) fn group(&self, saved: &SavedGroup, plan: &mut RestorePlan) -> Result<()> {
         let pvs = pvs(saved, plan)?;
         let sizes = sizes(saved, &pvs)?;
-        let old_free = saved.vg.free_bytes();
-        saved.vg.lvs.iter().try_for_each(|lv| self.check_lv(&saved.vg, lv))?;
+        let old_free = saved.free;
+        let own = saved.vg.lvs.iter().filter(|lv| !lv.held);
+        own.into_iter().try_for_each(|lv| self.check_lv(&saved.vg, lv))?;
         let vg = with_less(saved, &sizes, plan)?;
         let room = allocate::room(&vg, &sizes)?;
         let space = match self.request.policy.use_free {
@@ -54,7 +55,7 @@ impl Planner<'_> {
             fitted => fitted?,
         };
         let group = plan.groups.len();
-        for lv in &fitted.lvs {
+        for lv in fitted.lvs.iter().filter(|lv| !lv.held) {
             let Some((at, volume)) = self.saved_lv(&vg, lv) else { continue };
             plan.volumes.push(VolumePlan {
                 id: volume.id.clone(),
@@ -88,7 +89,7 @@ impl Planner<'_> {
     }
 
     fn lv_member(&self, vg: &Vg, lv: &Lv, room: &Room, targets: &[&Target]) -> Result<Member> {
-        let Some((_, volume)) = self.saved_lv(vg, lv) else {
+        let Some((_, volume)) = self.saved_lv(vg, lv).filter(|_| !lv.held) else {
             return Ok(unknown_member(format!("{}/{}", vg.name, lv.name), lv.size(vg)));
         };
         targets.iter().try_for_each(|target| refuse::sector_size(volume, target))?;

@@ -2,19 +2,21 @@
 //!
 //! A kept partition stands in the new table under its number, or another one where the image has one of that
 //! number. It takes the place of the image's partition that has the same PARTUUID, or that the user names: that
-//! one is not restored then.
+//! one is not restored then. A logical volume stays in the image's volume group of that name (`host`).
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::host::{Pin, StayingLv};
 use super::old::Old;
 use super::planner::table_of;
 use super::restore::{Request, RestorePlan, Target, resolve};
 use crate::disk::table::{Partition, PartitionRole, Table};
 use crate::error::{Error, Result};
-use crate::extent::ExtentSet;
+use crate::extent::{Extent, ExtentSet};
 use crate::image::manifest::{Root, VolumeEntry, VolumeGroupEntry};
+use crate::lvm::map::Run;
 
 /// What a number follows.
 const PARTITION: &str = "partition ";
@@ -24,7 +26,7 @@ const PARTITION: &str = "partition ";
 pub struct Wish {
     /// The index of its target, where the name tells it.
     pub target: Option<usize>,
-    /// The number of a partition.
+    /// The number of a partition, or the name of a logical volume: `vg0/data`.
     pub name: String,
     /// The volume of the image in whose place it stays, where the user said so.
     pub instead: Option<String>,
@@ -44,6 +46,9 @@ pub struct Kept {
     pub instead: Option<String>,
     /// Its bytes on the target.
     pub extents: ExtentSet,
+    /// A logical volume's bytes in their order, on all targets.
+    #[serde(skip)]
+    pub(super) runs: Vec<Run>,
 }
 
 impl Kept {
@@ -99,6 +104,7 @@ impl Staying {
             id,
             what: format!("{PARTITION}{}", self.was),
             extents: self.partition.extent.into(),
+            runs: Vec::new(),
         }
     }
 }
@@ -107,6 +113,9 @@ impl Staying {
 #[derive(Clone, Default, Debug)]
 pub(super) struct Keeping {
     pub(super) partitions: Vec<Staying>,
+    pub(super) volumes: Vec<StayingLv>,
+    /// Places that physical volumes of the image take, because logical volumes stay on them.
+    pub(super) pins: Vec<Pin>,
     /// Ids of the image's volumes that are not restored for that.
     pub(super) replaced: BTreeSet<String>,
 }
@@ -119,10 +128,10 @@ impl Keeping {
     pub(super) fn of(root: &Root, request: &Request) -> Result<Self> {
         let mut keeping = Self::default();
         for wish in &request.keep {
-            let number = wish.name.parse().map_err(|_| {
-                Error::refused(format!("--keep {}: that is no number of a partition", wish.name))
-            })?;
-            keeping.partition(root, request, wish, number)?;
+            match wish.name.parse() {
+                Ok(number) => keeping.partition(root, request, wish, number)?,
+                Err(_) => keeping.volume(root, request, wish)?,
+            }
         }
         keeping.groups(root, request)?;
         Ok(keeping)
@@ -133,7 +142,7 @@ impl Keeping {
         self.partitions.iter().filter(move |staying| staying.target == target)
     }
 
-    fn partition(
+    pub(super) fn partition(
         &mut self,
         root: &Root,
         request: &Request,
@@ -191,8 +200,20 @@ impl Keeping {
         Ok(())
     }
 
+    fn covers(&self, pin: &Pin) -> bool {
+        self.on(pin.target).any(|staying| staying.partition.extent == pin.extent)
+    }
+
     /// Volume groups whose partitions are not restored, and those that would be there twice.
     fn groups(&mut self, root: &Root, request: &Request) -> Result<()> {
+        if let Some(pin) =
+            self.pins.iter().find(|pin| self.replaced.contains(&pin.volume) || self.covers(pin))
+        {
+            return Err(Error::refused(format!(
+                "{} cannot be kept: the partition that it lies on is kept whole",
+                pin.holds
+            )));
+        }
         for group in &root.volume_groups {
             let replaced = |pv: &str| self.replaced.contains(pv);
             let gone = group.pvs.iter().filter(|pv| replaced(&pv.volume)).count();
@@ -236,6 +257,12 @@ fn is_of(group: &VolumeGroupEntry, old: &Old, staying: &Staying) -> bool {
         stamp.is_some_and(|stamp| stamp.name == group.name || stamp.uuid == group.uuid)
             || group.pvs.iter().any(|other| other.uuid == pv.head.uuid)
     })
+}
+
+/// The number of the partition that was there.
+pub(super) fn found_at(old: Option<&Old>, extent: Extent) -> Option<u32> {
+    let mut parts = old?.table.as_ref()?.partitions().iter();
+    parts.find(|part| part.extent == extent).map(|part| part.number)
 }
 
 /// The partition as it is on the target.

@@ -8,13 +8,14 @@
 //! - [`growth`]: who gets new space. - [`fit`]: where partitions lie on a disk of another size.
 //! - [`identity`]: new identifiers. - [`refuse`]: what would be unusable.
 //! - [`extents`]: which bytes a plan touches. - [`old`]: what was on a target before. - [`keep`]: what of it
-//!   stays; `around` lays the image out around that, and `proof` proves that nothing touches it.
+//!   stays, `host` keeps logical volumes; `around` lays the image out around that, and `proof` proves that nothing touches it.
 
 mod around;
 pub mod extents;
 pub mod fit;
 mod group;
 pub mod growth;
+mod host;
 pub mod identity;
 pub mod keep;
 mod less;
@@ -27,6 +28,8 @@ pub mod restore;
 mod saved;
 mod whole;
 
+#[cfg(test)]
+mod host_tests;
 #[cfg(test)]
 mod keep_tests;
 #[cfg(test)]

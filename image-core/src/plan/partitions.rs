@@ -330,13 +330,14 @@ impl Planner<'_> {
         target: usize,
         places: &BTreeMap<u32, Extent>,
     ) -> bool {
-        let mut staying =
-            self.keeping.on(target).map(|staying| staying.partition.extent).peekable();
-        if volume.kind != "gap" || is_first_gap(volume) || staying.peek().is_none() {
+        let staying = self.keeping.on(target).map(|staying| staying.partition.extent);
+        let staying: Vec<Extent> =
+            staying.chain(self.keeping.pins(target).map(|pin| pin.extent)).collect();
+        if volume.kind != "gap" || is_first_gap(volume) || staying.is_empty() {
             return false;
         }
         let end = self.request.targets.get(target).map(|target| target.size);
-        staying.chain(places.values().copied()).any(|place| place.intersect(extent).is_some())
+        staying.iter().chain(places.values()).any(|place| place.intersect(extent).is_some())
             || end.is_some_and(|end| extent.end > end)
     }
 

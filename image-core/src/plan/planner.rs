@@ -76,7 +76,8 @@ impl<'a> Planner<'a> {
             let gives = |volume: &VolumeEntry| {
                 less::is_swap(volume) && planner.left_empty(volume).is_none()
             };
-            let group = SavedGroup::new(root, entry, &request.left_out, &gives)?;
+            let group =
+                SavedGroup::new(root, entry, &request.left_out, &gives, &planner.keeping.volumes)?;
             planner.groups.push(group);
         }
         Ok(planner)
@@ -110,15 +111,31 @@ impl<'a> Planner<'a> {
             plan.tables.push(None);
             return self.bare(index, target, plan);
         };
-        let pinned = self
-            .keeping
-            .on(index)
-            .map(|staying| (staying.partition.number, staying.partition.extent));
-        let places = self.partitions(Move::new(target, disk, &table), &pinned.collect(), plan)?;
+        let pinned = self.pinned(index, &table)?;
+        let places = self.partitions(Move::new(target, disk, &table), &pinned, plan)?;
         self.place_volumes(index, target, &table, &places, plan)?;
         plan.tables.push(Some(self.new_table(index, target, &table, &places)?));
         plan.kept.extend(self.keeping.on(index).map(|staying| staying.kept(target)));
         Ok(())
+    }
+
+    /// The places of partitions that stay, and of physical volumes on which something stays.
+    fn pinned(&self, index: usize, table: &Table) -> Result<BTreeMap<u32, Extent>> {
+        let staying = self.keeping.on(index);
+        let mut pinned: BTreeMap<u32, Extent> =
+            staying.map(|staying| (staying.partition.number, staying.partition.extent)).collect();
+        for pin in self.keeping.pins(index) {
+            if self.asked.get(pin.volume.as_str()).is_some_and(|asked| *asked != Amount::Fixed) {
+                return Err(pin.refuse("the physical volume that it lies on cannot grow"));
+            }
+            let mut parts = table.partitions().iter();
+            let part = parts.find(|part| pin.volume.ends_with(&format!(":{}", part.number)));
+            match part {
+                Some(part) => drop(pinned.insert(part.number, pin.extent)),
+                None => return Err(pin.refuse("it does not lie on a partition as in the image")),
+            }
+        }
+        Ok(pinned)
     }
 
     /// The table at its new places, with what stays in it.
@@ -166,7 +183,13 @@ impl<'a> Planner<'a> {
         {
             plan.warnings.push(format!("{space} behind {} stay unused: {why}", volume.id));
         }
-        let to = volume.size.min(target.size).saturating_add(owed).saturating_add(share);
+        let mut to = volume.size.min(target.size).saturating_add(owed).saturating_add(share);
+        if let Some(pin) = self.keeping.pins(index).next() {
+            if !pin.extent.start.is_zero() {
+                return Err(pin.refuse("it lies on a partition, and the image makes none there"));
+            }
+            to = target.size.align_down(target.sector_size);
+        }
         plan.volumes.push(VolumePlan {
             id: volume.id.clone(),
             from: volume.size,

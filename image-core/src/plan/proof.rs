@@ -8,6 +8,7 @@ use super::keep::Kept;
 use super::restore::{PvPlan, RestorePlan, VolumePlan};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
+use crate::lvm::map::LvMap;
 use crate::lvm::model::Vg;
 
 /// Checks `plan`.
@@ -59,11 +60,28 @@ fn obstacle(plan: &RestorePlan, kept: &Kept) -> Result<Option<String>> {
             }
         }
     }
+    if !kept.runs.is_empty() {
+        let moved = "the new metadata would put it elsewhere";
+        return Ok((!leads_to(plan, kept)?).then(|| moved.to_owned()));
+    }
     let listed = table.is_some_and(|table| {
         let mut parts = table.partitions().iter();
         parts.any(|part| kept.extents == part.extent.into())
     });
     Ok((!listed).then(|| "nothing would lead to it any more".to_owned()))
+}
+
+/// Whether a new volume group maps the logical volume of that name to the bytes that stay, in their order.
+fn leads_to(plan: &RestorePlan, kept: &Kept) -> Result<bool> {
+    for group in &plan.groups {
+        let id = |name: &str| format!("{}/{name}", group.vg.name);
+        let held = group.vg.lvs.iter().find(|lv| lv.held && id(&lv.name) == kept.id);
+        let place = |pv: usize| group.pvs.get(pv).map(|pv| (pv.target, pv.extent));
+        if let Some(lv) = held {
+            return Ok(LvMap::new(&group.vg, lv)?.runs(&place).as_ref() == Some(&kept.runs));
+        }
+    }
+    Ok(false)
 }
 
 /// Whether what is written of a volume is only what makes it a physical volume.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::growth::Policy;
+use super::host::StayingLv;
 use super::identity::{self, NewId, Renewal};
 use super::keep::{Kept, Wish};
 use super::old::Old;
@@ -184,6 +185,7 @@ pub fn plan(root: &Root, request: &Request) -> Result<RestorePlan> {
     for group in &planner.groups {
         planner.group(group, &mut plan)?;
     }
+    plan.kept.extend(planner.keeping.volumes.iter().flat_map(StayingLv::kept));
     whole::check(root, &request.left_out, &plan)?;
     proof::check(&plan)?;
     planner.finish(&mut plan)?;

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
+use super::host::StayingLv;
 use super::planner::contradiction;
 use crate::error::{Error, Result};
 use crate::image::manifest::{Root, VolumeEntry, VolumeGroupEntry};
@@ -24,6 +25,8 @@ pub(super) struct SavedGroup {
     pub(super) volumes: Vec<String>,
     /// What its swap areas can give up.
     pub(super) slack: Slack,
+    /// What was free in it, before anything that stays took its place.
+    pub(super) free: Bytes,
     /// Physical volumes that are left out, by index.
     pub(super) gone: Vec<usize>,
     /// Bytes of these that the others still need room for while targets are planned.
@@ -37,8 +40,15 @@ impl SavedGroup {
         entry: &VolumeGroupEntry,
         left_out: &[String],
         gives: &dyn Fn(&VolumeEntry) -> bool,
+        staying: &[StayingLv],
     ) -> Result<Self> {
-        let (vg, heads, volumes) = assembled(entry)?;
+        let (mut vg, heads, volumes) = assembled(entry)?;
+        let free = vg.free_bytes();
+        for one in staying.iter().filter(|one| one.old.name == entry.name) {
+            let index = |id: &String| volumes.iter().position(|volume| volume == id);
+            let hosts = one.hosts.iter().filter_map(|(pv, id)| Some((*pv, index(id)?)));
+            vg.hold(&one.old, &one.lv, &hosts.collect())?;
+        }
         let entry_of = |id: &String| root.volumes.iter().find(|volume| volume.id == *id);
         let is_gone = |id: &String| {
             let disk = entry_of(id).and_then(|volume| volume.disk.as_ref());
@@ -53,16 +63,16 @@ impl SavedGroup {
             )));
         }
         let mut least = BTreeMap::new();
-        for lv in &vg.lvs {
+        for lv in vg.lvs.iter().filter(|lv| !lv.held) {
             let id = format!("{}/{}", vg.name, lv.name);
             if entry_of(&id).is_some_and(gives) {
                 least.insert(lv.name.clone(), LEAST_SWAP);
             }
         }
-        let (moved, free) = vg.to_be_moved(&gone);
-        let owed = if gone.is_empty() { 0 } else { moved.saturating_sub(free) };
+        let (moved, room) = vg.to_be_moved(&gone);
+        let owed = if gone.is_empty() { 0 } else { moved.saturating_sub(room) };
         let (slack, owed) = (Slack::of(&vg, &least), Cell::new(vg.extents(owed)));
-        Ok(Self { vg, heads, volumes, slack, gone, owed })
+        Ok(Self { vg, heads, volumes, slack, free, gone, owed })
     }
 
     /// The index of the physical volume that is the volume `id`.
