@@ -75,7 +75,8 @@ pub struct Onto {
     #[arg(long)]
     pub keep_ids: bool,
     /// Give disks, partitions, filesystems, swap areas and volume groups new identifiers, and rewrite
-    /// what names them on the target: so it can run beside its source
+    /// what names them on the target: so it can run beside its source. If it is interrupted, it starts
+    /// over: the identifiers are random, and others each time
     #[arg(long, conflicts_with = "keep_ids")]
     pub new_ids: bool,
     /// The volume group's name with --new-ids [default: NAME-2]
