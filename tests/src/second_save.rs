@@ -90,10 +90,10 @@ pub fn fill(folder: &Path, count: usize, seed: u64) -> Result<()> {
     Ok(())
 }
 
-/// Changes every fiftieth file of a folder: of twenty, thirteen get other contents (half of them by a new file in
-/// their place), two grow, three are written to in their midst, two are removed. How many that were.
+/// Changes every fiftieth file of a folder: of twenty, eight get other contents (half of them by a new file in
+/// their place), four grow, six are written to in their midst, two are removed. How many that were.
 ///
-/// What is written is as compressible as the files are, and is nowhere yet: the bytes of another file, each of them
+/// What is written is as compressible as the files are, and is nowhere yet: the bytes of other files, each of them
 /// changed in the same way.
 ///
 /// # Errors
@@ -107,25 +107,30 @@ pub fn change(folder: &Path, seed: u64) -> Result<usize> {
     for number in 0..count {
         let path = files.swap_remove(random.below(files.len()));
         let length = usize::try_from(fs::metadata(&path)?.len())?;
-        let other = fs::read(files.get(random.below(files.len())).context("another file")?)?;
-        let change = u8::try_from(1 + random.below(255))?;
-        let content = |length: usize| -> Vec<u8> {
-            other.iter().chain([&0]).cycle().take(length).map(|byte| byte ^ change).collect()
+        let mut content = |length: usize| -> Result<Vec<u8>> {
+            let mut bytes = Vec::with_capacity(length);
+            while bytes.len() < length {
+                let other = fs::read(files.get(random.below(files.len())).context("a file")?)?;
+                let change = u8::try_from(1 + random.below(255))?;
+                bytes.extend(other.iter().map(|byte| byte ^ change));
+            }
+            bytes.truncate(length);
+            Ok(bytes)
         };
         match number % 20 {
-            kind @ 0..13 => {
+            kind @ 0..8 => {
                 let target = if kind % 2 == 0 { path.with_extension("new") } else { path.clone() };
-                fs::write(&target, content(length))?;
+                fs::write(&target, content(length)?)?;
                 fs::rename(&target, &path)?;
             }
-            13 | 14 => {
-                let more = 1000 + random.below(60_000);
-                File::options().append(true).open(&path)?.write_all(&content(more))?;
+            8..12 => {
+                let more = content(BLOCK)?;
+                File::options().append(true).open(&path)?.write_all(&more)?;
             }
-            15..18 => {
-                let at = random.below(length) as u64;
+            12..18 => {
                 let file = File::options().write(true).open(&path)?;
-                std::os::unix::fs::FileExt::write_all_at(&file, &content(BLOCK), at)?;
+                let at = u64::try_from(length / 2)?;
+                std::os::unix::fs::FileExt::write_all_at(&file, &content(BLOCK)?, at)?;
             }
             _ => fs::remove_file(&path)?,
         }
@@ -168,8 +173,8 @@ pub fn copy(from: &Path, to: &Path, size: Bytes) -> Result<()> {
         }
     }
     ensure!(left == 0, "{} has less than {size} in files", from.display());
-    for number in 0..size.units(Bytes::mib(5)) {
-        fs::write(to.join(format!("noise{number}")), random.noise(1 << 20))?;
+    for number in 0..size.units(Bytes::kib(5 * 32)) {
+        fs::write(to.join(format!("noise{number}")), random.noise(1 << 15))?;
     }
     Ok(())
 }

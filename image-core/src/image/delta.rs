@@ -55,7 +55,7 @@ impl Encoder {
         stored: &mut Vec<u8>,
     ) -> Result<Option<Codec>> {
         let limit = base.stored_len.index().unwrap_or_default() / 2;
-        let runs = runs(base.plain, plain);
+        let runs = narrowed(runs(base.plain, plain), base.plain, plain);
         let fresh: usize = runs.iter().map(|run| run.fresh).sum();
         let quarter = window.index().unwrap_or_default() / 4;
         let codec = if fresh > quarter {
@@ -184,6 +184,49 @@ fn runs(base: &[u8], plain: &[u8]) -> Vec<Run> {
     runs
 }
 
+/// The same runs, with the equal ends of changed blocks copied too: an inode or a directory entry changes some bytes
+/// of its block. A changed block is compared with what follows in the base where the copy before it ended.
+fn narrowed(runs: Vec<Run>, base: &[u8], plain: &[u8]) -> Vec<Run> {
+    let mut out: Vec<Run> = Vec::with_capacity(runs.len());
+    let mut rest = plain;
+    for run in &runs {
+        push_copy(&mut out, run.from, run.copied);
+        let (_, behind) = rest.split_at_checked(run.copied).unwrap_or_default();
+        let (fresh, behind) = behind.split_at_checked(run.fresh).unwrap_or_default();
+        rest = behind;
+        let mut from = run.from + run.copied;
+        for block in fresh.chunks(BLOCK) {
+            let there = base.get(from..from + block.len()).unwrap_or_default();
+            let equal = |(one, other): &(&u8, &u8)| one == other;
+            let front = worth(block.iter().zip(there).take_while(equal).count());
+            let back = block.iter().rev().zip(there.iter().rev()).take_while(equal).count();
+            let back = worth(back.min(block.len() - front));
+            push_copy(&mut out, from, front);
+            match out.last_mut() {
+                Some(run) => run.fresh += block.len() - front - back,
+                None => out.push(Run { from: 0, copied: 0, fresh: block.len() - front - back }),
+            }
+            push_copy(&mut out, from + block.len() - back, back);
+            from += block.len();
+        }
+    }
+    // A reader takes one run for each block at most.
+    if out.len() > plain.len().div_ceil(BLOCK) { runs } else { out }
+}
+
+/// Fewer bytes are not worth a run.
+fn worth(equal: usize) -> usize {
+    if equal < 64 { 0 } else { equal }
+}
+
+fn push_copy(runs: &mut Vec<Run>, from: usize, copied: usize) {
+    match runs.last_mut() {
+        _ if copied == 0 => {}
+        Some(run) if run.fresh == 0 && run.from + run.copied == from => run.copied += copied,
+        _ => runs.push(Run { from, copied, fresh: 0 }),
+    }
+}
+
 /// Where each block of the base begins; of equal ones the first.
 fn index_of(base: &[u8]) -> HashMap<u32, usize> {
     let mut index = HashMap::with_capacity(base.len() / BLOCK);
@@ -289,7 +332,13 @@ mod tests {
         }
         let (codec, stored) = delta(&base, &plain).unwrap();
         assert_eq!(codec, Codec::PATCH);
-        assert!(stored.len() < 4 * BLOCK + 100, "{}", stored.len());
+        assert!(stored.len() < 200, "{}", stored.len());
+        for block in [0, 7, 8, 255] {
+            plain[block * BLOCK..][..BLOCK].copy_from_slice(&noise(3, BLOCK));
+        }
+        let (codec, stored) = delta(&base, &plain).unwrap();
+        assert_eq!(codec, Codec::PATCH);
+        assert!(stored.len() > BLOCK && stored.len() < 4 * BLOCK + 100, "{}", stored.len());
     }
 
     #[test]

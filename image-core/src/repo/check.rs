@@ -218,8 +218,13 @@ impl Check<'_> {
         let place = |(offset, entry)| Place { pack: pack.name, offset, entry };
         let bases: HashSet<ChunkId> = chunks.iter().filter_map(|(_, entry)| entry.base).collect();
         let bases = self.index.locate(self.files, bases.into_iter())?;
-        let bases = bases.into_iter().map(|place| (place.entry.id, place)).collect();
-        let plan = batches(chunks.into_iter().map(place).collect(), &bases);
+        let bases: HashMap<ChunkId, Place> =
+            bases.into_iter().map(|place| (place.entry.id, place)).collect();
+        let mut places: Vec<Place> = chunks.into_iter().map(place).collect();
+        // A delta whose base is gone is no chunk any more: a save does not count on it, and pruning leaves it behind
+        // where no image needs it. Where one does, that was told when its tables were read.
+        places.retain(|place| place.entry.base.is_none_or(|base| bases.contains_key(&base)));
+        let plan = batches(places, &bases);
         let damaged = &mut self.out.damaged;
         read_batches(self.files, Bytes::mib(4), &plan, |deliveries| {
             self.report.checkpoint()?;

@@ -376,6 +376,38 @@ fn a_save_that_slept_while_it_was_pruned_leaves_no_image() {
     }
 }
 
+#[test]
+fn a_delta_that_is_left_behind_without_its_base_is_no_damage() {
+    let files = Memory::new();
+    let repository = sample::repository(files.clone());
+    let window = sample::WINDOW.index().unwrap();
+    let first = sample::data(1, 2);
+    let mut second = sample::changed(&first, 2, 0);
+    second.extend(sample::data(3, 12));
+    let mut third = second.clone();
+    third[..2 * window].copy_from_slice(&sample::data(4, 2));
+    let mut saved = Saved::new();
+    for data in [first, second, third] {
+        saved.push((sample::save(&repository, "web", &data).unwrap(), data));
+    }
+    let gone: Vec<ImageInfo> = saved.drain(..2).map(|(image, _)| image).collect();
+    repository.remove(&gone).unwrap();
+    assert_eq!(pruned(&files, NOW).rewritten, Amount::default());
+    let packs = list_packs(&files).unwrap().into_iter();
+    let entries = packs.flat_map(|pack| read_trailer(&files, pack).unwrap().chunks);
+    let entries: Vec<_> = entries.map(|(_, entry)| entry).collect();
+    let ids: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
+    let is_lost = |base: ChunkId| !ids.contains(&base);
+    assert_eq!(
+        entries.iter().filter_map(|entry| entry.base).filter(|base| is_lost(*base)).count(),
+        1
+    );
+    assert_whole(&files, &saved);
+    // It is stored again where it is needed again.
+    let again = sample::save(&repository, "web", &sample::changed(&sample::data(1, 2), 2, 0));
+    assert!(sample::restore(&repository, &again.unwrap()).unwrap().1.is_empty());
+}
+
 /// Ten generations; any of them are forgotten at any time, with prunes between.
 fn generations(seed: u8) {
     let mut bytes = blake3::Hasher::new_keyed(&[seed; 32]).finalize_xof();
