@@ -1,11 +1,12 @@
-//! Ten generations come back, whichever of them are forgotten.
+//! What a second save stores when a fiftieth of the files changed, beside the floor and casync; and that ten
+//! generations come back, whichever of them are forgotten.
 
 #![allow(clippy::unwrap_used, reason = "a test says so what failed")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use image_core::extent::Extent;
 use image_core::units::Bytes;
 use keiki_tests::bench::Bench;
@@ -23,6 +24,43 @@ fn folder() -> Result<TempDir> {
 fn files(image: &Path) -> Result<Tree> {
     let size = Bytes::new(fs::metadata(image)?.len());
     Tree::of(Mount::new(image, Extent::first(size), "ro")?.folder())
+}
+
+#[test]
+fn loop_a_second_save_stores_little_more_than_the_changed_blocks() -> Result<()> {
+    let (work, bench) = (folder()?, Bench::new()?);
+    let [old, new] = ["old.img", "new.img"].map(|name| work.path().join(name));
+    second_save::ext4(&old, Bytes::mib(400), |folder| {
+        second_save::copy(Path::new("/usr"), folder, Bytes::mib(160))
+    })?;
+    run!("cp", "--sparse=always", &old, &new)?;
+    let mut changed = 0;
+    filesystem::filled(&new, |folder| {
+        changed = second_save::change(folder, 8)?;
+        Ok(())
+    })?;
+
+    bench.save("disk", std::slice::from_ref(&old))?;
+    let before = second_save::size_of(&bench.path("repo"))?;
+    let saved = bench.save("disk", std::slice::from_ref(&new))?;
+    let stored = second_save::size_of(&bench.path("repo"))?.saturating_sub(before);
+    let floor = second_save::changed_blocks(&old, &new, work.path())?;
+    let casync = second_save::casync_growth(work.path(), &old, &new)?;
+    println!(
+        "{changed} files changed: {stored} stored, {floor} changed blocks, {casync} by casync; {saved}"
+    );
+    ensure!(
+        changed > 20 && floor > Bytes::kib(500),
+        "too little changed: {changed} files, {floor}"
+    );
+    ensure!(stored.get() * 10 <= floor.get() * 12, "{stored} for blocks of {floor}");
+    ensure!(stored.get() * 2 <= casync.get(), "{stored}, where casync stores {casync}");
+    ensure!(saved["stored_bytes"].as_u64() <= Some(stored.get()), "{saved}");
+
+    let target = work.path().join("target.img");
+    bench.run(&format!("restore disk {}", target.display()))?;
+    run!("e2fsck", "-fn", &target)?;
+    files(&new)?.expect(&files(&target)?)
 }
 
 /// Ten generations of a filesystem, some forgotten and pruned on the way; the rest restores to what it was.

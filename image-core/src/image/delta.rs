@@ -30,7 +30,7 @@ pub struct Base<'a> {
     pub id: ChunkId,
     /// Its bytes, which have that id.
     pub plain: &'a [u8],
-    /// What it takes in its pack; a delta takes at most half of that.
+    /// What it takes in its pack.
     pub stored_len: Bytes,
 }
 
@@ -43,10 +43,11 @@ struct Run {
 }
 
 impl Encoder {
-    /// Puts into `stored` what makes `plain` of `base`, if that takes at most half of what the base takes.
+    /// Puts into `stored` what makes `plain` of `base`, if that is worth it: if it takes at most three quarters of
+    /// what `plain` takes in full.
     ///
     /// A patch where at most a quarter of `window` is fresh, else a frame with the base as its prefix, which
-    /// finds bytes that are shifted; costing more time, it has to be worth it: half of the full form.
+    /// finds bytes that are shifted, and costs more time.
     pub fn encode_delta(
         &mut self,
         window: Bytes,
@@ -54,33 +55,34 @@ impl Encoder {
         plain: &[u8],
         stored: &mut Vec<u8>,
     ) -> Result<Option<Codec>> {
-        let limit = base.stored_len.index().unwrap_or_default() / 2;
         let runs = narrowed(runs(base.plain, plain), base.plain, plain);
         let fresh: usize = runs.iter().map(|run| run.fresh).sum();
-        let quarter = window.index().unwrap_or_default() / 4;
-        let codec = if fresh > quarter {
-            if !self.prefixed(base.plain, plain, limit, stored) {
-                return Ok(None);
-            }
-            let mut full = std::mem::take(&mut self.scratch);
-            self.encode(plain, &mut full)?;
-            let worth = stored.len() <= full.len() / 2;
-            self.scratch = full;
-            if !worth {
-                return Ok(None);
-            }
-            Codec::PREFIX
-        } else if fresh < plain.len() {
-            let mut patch = std::mem::take(&mut self.scratch);
-            list(&runs, plain, &mut patch);
-            let compressed = self.compress(&patch, stored);
-            self.scratch = patch;
-            compressed?;
-            Codec::PATCH
-        } else {
+        if fresh > window.index().unwrap_or_default() / 4 {
+            let most = self.worth(plain)?;
+            let fits = self.prefixed(base.plain, plain, most, stored);
+            return Ok(fits.then_some(Codec::PREFIX));
+        }
+        if fresh >= plain.len() {
             return Ok(None);
-        };
-        Ok((stored.len() <= limit && stored.len() < plain.len()).then_some(codec))
+        }
+        let mut patch = std::mem::take(&mut self.scratch);
+        list(&runs, plain, &mut patch);
+        let compressed = self.compress(&patch, stored);
+        self.scratch = patch;
+        compressed?;
+        // Most patches are that small beside their base; so few chunks are compressed in full for the comparison.
+        let is_small = Bytes::of(stored) <= Bytes::new(base.stored_len.get() / 4);
+        let is_worth_it = is_small || stored.len() <= self.worth(plain)?;
+        Ok((is_worth_it && stored.len() < plain.len()).then_some(Codec::PATCH))
+    }
+
+    /// The most that a delta of `plain` may take.
+    fn worth(&mut self, plain: &[u8]) -> Result<usize> {
+        let mut full = std::mem::take(&mut self.scratch);
+        let encoded = self.encode(plain, &mut full);
+        let worth = full.len() / 4 * 3;
+        self.scratch = full;
+        encoded.map(|_| worth)
     }
 
     /// Compresses `plain` with `base` in front of it; whether that fits into `limit` bytes.
@@ -311,7 +313,9 @@ mod tests {
         let base = Base { id: ChunkId::of(base), plain: base, stored_len: Bytes::of(base) };
         let codec =
             Encoder::new(3).unwrap().encode_delta(WINDOW, &base, plain, &mut stored).unwrap()?;
-        assert!(stored.len() <= base.plain.len() / 2);
+        let mut full = Vec::new();
+        Encoder::new(3).unwrap().encode(plain, &mut full).unwrap();
+        assert!(stored.len() <= (base.plain.len() / 4).max(full.len() / 4 * 3));
         assert_eq!(decode(codec, base.plain, &stored, plain.len()).unwrap(), plain);
         Some((codec, stored))
     }
@@ -371,8 +375,9 @@ mod tests {
         assert!(delta(&base, &noise(2, 1 << 20)).is_none(), "nothing in common");
         assert!(delta(&base, &noise(2, BLOCK)).is_none(), "nothing in common, and short");
         assert!(delta(&base, &vec![7; 1 << 20]).is_none(), "alone it takes as little");
-        let half = [&base[..1 << 19], &noise(2, 1 << 19)].concat();
-        assert!(delta(&base, &half).is_none(), "a byte more than half");
+        let mixed = |old: usize| [&base[..old], &noise(2, (1 << 20) - old)].concat();
+        assert!(delta(&base, &mixed(1 << 18)).is_none(), "a byte more than three quarters");
+        assert!(delta(&base, &mixed(1 << 19)).is_some(), "half of it is there already");
         let text = vec![7; 1 << 20];
         let mut other = text.clone();
         other[..BLOCK].copy_from_slice(&noise(1, BLOCK));
