@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use image_core::exec::{Call, Outcome};
+use image_core::units::Bytes;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -78,6 +79,16 @@ impl Bench {
     /// Any end but exit code 0.
     pub fn save(&self, name: &str, sources: &[PathBuf]) -> Result<Value> {
         self.run(&format!("save {} --name {name}", words(sources)))
+    }
+
+    /// The smallest target that `show` names for the first disk of an image.
+    ///
+    /// # Errors
+    /// As [`Bench::run`].
+    pub fn least(&self, name: &str) -> Result<Bytes> {
+        let said = self.run(&format!("show {name}"))?;
+        let bytes = said["min_targets"][0]["bytes"].as_u64();
+        Ok(Bytes::new(bytes.with_context(|| said.to_string())?))
     }
 
     /// Restores the image `name` onto existing `targets`.

@@ -20,13 +20,6 @@ fn hash(path: &Path) -> Result<blake3::Hash> {
     Ok(hasher.finalize())
 }
 
-/// The smallest target that `show` names for the first disk of an image.
-fn least(bench: &Bench, image: &str) -> Result<Bytes> {
-    let said = bench.run(&format!("show {image}"))?;
-    let bytes = said["min_targets"][0]["bytes"].as_u64();
-    Ok(Bytes::new(bytes.with_context(|| said.to_string())?))
-}
-
 /// A target full of garbage is refused, with these words, before a byte of it is written.
 fn refuses(bench: &Bench, image: &str, size: Bytes, words: &[&str]) -> Result<()> {
     let target = bench.path("refused");
@@ -55,7 +48,7 @@ fn loop_a_smaller_disk_takes_what_free_extents_leave() -> Result<()> {
     sample_disk::make(&source)?;
     bench.save("sample", std::slice::from_ref(&source))?;
     let facts = Facts::of(std::slice::from_ref(&source))?;
-    let least = least(&bench, "sample")?;
+    let least = bench.least("sample")?;
     let inspected = bench.run("inspect ./source")?;
     ensure!(inspected["min_target_bytes"] == least.get(), "{inspected}");
     ensure!(least < Bytes::mib(670), "{least}");
@@ -92,7 +85,7 @@ fn loop_partitions_move_left_and_swap_shrinks() -> Result<()> {
     }
     bench.save("parts", std::slice::from_ref(&source))?;
     let facts = Facts::of(std::slice::from_ref(&source))?;
-    let least = least(&bench, "parts")?;
+    let least = bench.least("parts")?;
     ensure!(least == Bytes::mib(241) + Bytes::new(33 * 512), "{least}");
     let starts = |path: &Path| -> Result<Vec<u64>> {
         let parts = table::partitions(path)?;

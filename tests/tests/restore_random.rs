@@ -269,15 +269,29 @@ fn check(case: &Case, make: impl Fn(&Path, &Case) -> Result<()>) -> Result<()> {
         let found = new.iter().any(|entry| one["offset"] == entry.extent.start.get());
         ensure!(found, "{one} is not where the restore put it");
     }
-    // A target that is too small by one MiB less than what is needed is refused.
-    let short = bench.path("short");
-    let needed = old_end + if source_is_gpt(&source)? { sectors(33) } else { Bytes::ZERO };
-    sparse::create(&short, needed - sectors(1))?;
-    bench.fails(&bench::restore("random", &[short], ""), 3).map(drop)
+    on_the_smallest(&bench, &source, case)
 }
 
-fn source_is_gpt(source: &Path) -> Result<bool> {
-    Ok(table::read(source)?.id.contains("gpt"))
+/// The smallest target that is named does, and one sector less is refused.
+fn on_the_smallest(bench: &Bench, source: &Path, case: &Case) -> Result<()> {
+    let least = bench.least("random")?;
+    let targets = [bench.path("smallest")];
+    let [target] = &targets;
+    garbage::fill(target, least)?;
+    bench.restore("random", &targets, "")?;
+    ensure!(identities(source)? == identities(target)?, "the table's entries changed");
+    judge::disks(&targets)?;
+    let places = by_position(source)?.into_iter().zip(by_position(target)?);
+    for (part, (old, new)) in case.parts.iter().zip(places) {
+        ensure!(old.number == new.number, "the order changed");
+        if part.kind == "raw" {
+            let [was, is] = [read(source, old.extent)?, read(target, new.extent)?];
+            ensure!(was == is, "partition {} changed", old.number);
+        }
+    }
+    let short = bench.path("short");
+    sparse::create(&short, least - sectors(1))?;
+    bench.fails(&bench::restore("random", &[short], ""), 3).map(drop)
 }
 
 fn cases(count: u32, make: fn(&Path, &Case) -> Result<()>, most: usize) {
