@@ -309,6 +309,23 @@ fn cases(count: u32, make: fn(&Path, &Case) -> Result<()>, most: usize) {
     }
 }
 
+#[test]
+fn loop_a_filesystem_that_ends_within_a_block_comes_onto_the_smallest_disk() -> Result<()> {
+    let part = |number, gap, sectors, kind| Part {
+        gap,
+        noisy: false,
+        sectors,
+        kind,
+        number,
+        name: String::new(),
+        attributes: 0,
+    };
+    // 8312 blocks of 1 KiB and half a one: e2fsprogs makes 8193 of them, the map's grain is 4 KiB.
+    let parts = vec![part(1, 0, 2048, "raw"), part(2, 16_384, 16_625, "ext4-1k")];
+    let grow = String::new();
+    check(&Case { parts, tail: 6377, noisy_tail: true, more: 0, grow }, gpt)
+}
+
 fn mbr_with_logical(path: &Path, case: &Case) -> Result<()> {
     mbr(path, case, case.parts.len().min(2))
 }

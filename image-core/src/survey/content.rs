@@ -90,10 +90,12 @@ fn take(volume: &mut Volume, filesystem: &dyn Filesystem, claims: &[&Signature])
     };
     match proven {
         Ok((state, used)) => {
+            // The map's grain, and what a replay read, may reach a little behind the filesystem.
+            let min_bytes = filesystem.min_size().max(used.end());
             volume.state = state;
             volume.coverage = Coverage::Mapped(used);
             volume.needs = Some(Needs {
-                min_bytes: filesystem.min_size(),
+                min_bytes,
                 block_size: identity.block_size,
                 sector_limit: identity.sector_limit,
                 growth: filesystem.growth(),
