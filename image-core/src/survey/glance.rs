@@ -1,12 +1,12 @@
 //! A survey that takes a moment: what is on disks, by the heads of their filesystems alone.
 
 use super::model::{Coverage, Needs, Survey, Volume};
-use super::{Input, groups, partitions, slot};
+use super::{Input, divided, groups};
 use crate::disk::probe::{self, Usage};
 use crate::error::Result;
 use crate::extent::ExtentSet;
 use crate::fs::{self, State};
-use crate::report::{Report, Stage};
+use crate::report::Report;
 
 /// Looks at `inputs` like [`super::survey`], without asking any filesystem for its used bytes: on large
 /// disks these take minutes, and a list of disks has no use for them. So coverage says nothing here, and
@@ -15,14 +15,7 @@ use crate::report::{Report, Stage};
 /// # Errors
 /// As [`super::survey`]; a volume that cannot be read is only unknown.
 pub fn glance(inputs: &[Input], report: &dyn Report) -> Result<Survey> {
-    report.stage(Stage::Survey, None);
-    let mut survey = Survey::default();
-    for (at, input) in inputs.iter().enumerate() {
-        report.checkpoint()?;
-        let slot = slot(input, at, &mut survey.warnings)?;
-        partitions(&slot, at, &mut survey.volumes);
-        survey.slots.push(slot);
-    }
+    let mut survey = divided(inputs, report)?;
     groups::assemble(&mut survey, false)?;
     for volume in survey.volumes.iter_mut().filter(|volume| !volume.is_pv) {
         report.checkpoint()?;

@@ -54,12 +54,8 @@ pub struct Wishes {
     pub strict: bool,
 }
 
-/// Looks at `inputs`.
-///
-/// # Errors
-/// [`Error::Io`] where a disk cannot be read, [`Error::Corrupt`] where both copies of its table are
-/// damaged, [`Error::Refused`] for a selected volume that is not there.
-pub fn survey(inputs: &[Input], wishes: Wishes, report: &dyn Report) -> Result<Survey> {
+/// The disks of `inputs` and their partitions; nothing is known yet of what these hold.
+fn divided(inputs: &[Input], report: &dyn Report) -> Result<Survey> {
     report.stage(Stage::Survey, None);
     let mut survey = Survey::default();
     for (at, input) in inputs.iter().enumerate() {
@@ -68,6 +64,16 @@ pub fn survey(inputs: &[Input], wishes: Wishes, report: &dyn Report) -> Result<S
         partitions(&slot, at, &mut survey.volumes);
         survey.slots.push(slot);
     }
+    Ok(survey)
+}
+
+/// Looks at `inputs`.
+///
+/// # Errors
+/// [`Error::Io`] where a disk cannot be read, [`Error::Corrupt`] where both copies of its table are
+/// damaged, [`Error::Refused`] for a selected volume that is not there.
+pub fn survey(inputs: &[Input], wishes: Wishes, report: &dyn Report) -> Result<Survey> {
+    let mut survey = divided(inputs, report)?;
     groups::assemble(&mut survey, wishes.strict)?;
     for volume in &mut survey.volumes {
         report.checkpoint()?;
