@@ -2,28 +2,19 @@
 
 use std::path::Path;
 
-use super::{References, Renewal, Renewed, Traits, files, loader, unsteady};
+use super::{References, Renewed, Traits, files, loader, unsteady};
 use crate::error::{Error, Result};
 use crate::exec::{Call, Runner};
-use crate::view::{Need, OpenView, View};
 
 /// A configuration file is not longer.
 const LONGEST: usize = 1 << 20;
 
-pub(super) fn renew(
+/// Rewrites the references in the files of `image`.
+pub(super) fn rewrite(
     runner: &dyn Runner,
-    server: &Call,
-    renewal: &Renewal,
+    image: &Path,
     references: &References,
 ) -> Result<Renewed> {
-    let view = View::of(&renewal.layout, Need::Path, true);
-    let view = OpenView::open(&renewal.layout, view, server)?;
-    let done = rewrite(runner, &view.path(), references);
-    view.close()?;
-    done
-}
-
-fn rewrite(runner: &dyn Runner, image: &Path, references: &References) -> Result<Renewed> {
     let esp = Esp { runner, image };
     let listing = runner.check(&mtools("mdir", image, ["-/", "-b", "::"]))?.text();
     let all: Vec<&str> = listing.lines().filter_map(|line| line.strip_prefix("::/")).collect();

@@ -9,23 +9,10 @@ use super::{References, Renewal, Renewed, files};
 use crate::error::Result;
 use crate::exec::{Call, Runner};
 use crate::grow;
-use crate::view::{Need, OpenView, View};
+use crate::view::OpenView;
 
+/// Rewrites the references in the filesystem's files, then changes its UUID.
 pub(super) fn renew(
-    runner: &dyn Runner,
-    server: &Call,
-    renewal: &Renewal,
-    references: &References,
-) -> Result<Renewed> {
-    let view = View::of(&renewal.layout, Need::Mount, true);
-    let view = OpenView::open(&renewal.layout, view, server)?;
-    let done = with_tools(runner, &view, renewal, references);
-    // Where the view itself failed, the tools saw a broken device, not a broken filesystem.
-    view.close()?;
-    done
-}
-
-fn with_tools(
     runner: &dyn Runner,
     view: &OpenView,
     renewal: &Renewal,

@@ -23,7 +23,7 @@ pub use references::References;
 
 use crate::error::Result;
 use crate::exec::{Call, Runner};
-use crate::view::Layout;
+use crate::view::{Layout, Need, OpenView, View};
 
 /// A restored volume that is looked at.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -116,9 +116,15 @@ pub fn renew(
     renewal: &Renewal,
     references: &References,
 ) -> Result<Renewed> {
-    let renewed = match renewal.content.as_str() {
-        "vfat" => esp::renew(runner, server, renewal, references),
-        _ => identity::renew(runner, server, renewal, references),
-    };
-    renewed.map_err(|error| error.on(&renewal.volume))
+    let is_esp = renewal.content == "vfat";
+    let need = if is_esp { Need::Path } else { Need::Mount };
+    let view = View::of(&renewal.layout, need, true);
+    let renewed = OpenView::with(&renewal.layout, view, server, |view| {
+        if is_esp {
+            esp::rewrite(runner, &view.path(), references)
+        } else {
+            identity::renew(runner, view, renewal, references)
+        }
+    });
+    renewed.map(|(renewed, _)| renewed).map_err(|error| error.on(&renewal.volume))
 }

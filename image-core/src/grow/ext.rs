@@ -15,12 +15,11 @@ use crate::view::{Layout, Need, OpenView, View};
 /// [`Error::Corrupt`] where e2fsck does not vouch for the filesystem; it is not grown then.
 pub(super) fn grow(runner: &dyn Runner, server: &Call, layout: &Layout) -> Result<GrowOutcome> {
     let view = View::of(layout, Need::Path, is_root());
-    let view = OpenView::open(layout, view, server)?;
-    let before = Superblock::ext(view.volume())?;
-    let grown = mend_and_resize(runner, &view.path(), layout.size());
-    // Where the view itself failed, the tools saw a broken device, not a broken filesystem.
-    let volume = view.close()?;
-    grown?;
+    let (before, volume) = OpenView::with(layout, view, server, |view| {
+        let before = Superblock::ext(view.volume())?;
+        mend_and_resize(runner, &view.path(), layout.size())?;
+        Ok(before)
+    })?;
     outcome("resize2fs", before, Superblock::ext(&volume)?, layout.size())
 }
 

@@ -18,16 +18,15 @@ const OPTIONS: &str = "nouuid";
 /// [`Error::Corrupt`] where the kernel finds it damaged.
 pub(super) fn grow(runner: &dyn Runner, server: &Call, layout: &Layout) -> Result<GrowOutcome> {
     let view = View::of(layout, Need::Mount, is_root());
-    let mut view = OpenView::open(layout, view, server)?;
-    let before = Superblock::xfs(view.volume())?;
-    if layout.size().checked_sub(before.size).is_some_and(|rest| rest < before.slack) {
-        view.close()?;
-        return Ok(GrowOutcome::Unchanged);
-    }
-    let grown = mount_and_grow(runner, &mut view);
-    // Where the view itself failed, the kernel saw a broken device, not a broken filesystem.
-    let volume = view.close()?;
-    grown?;
+    let (before, volume) = OpenView::with(layout, view, server, |view| {
+        let before = Superblock::xfs(view.volume())?;
+        if layout.size().checked_sub(before.size).is_some_and(|rest| rest < before.slack) {
+            return Ok(None);
+        }
+        mount_and_grow(runner, view)?;
+        Ok(Some(before))
+    })?;
+    let Some(before) = before else { return Ok(GrowOutcome::Unchanged) };
     outcome("xfs_growfs", before, Superblock::xfs(&volume)?, layout.size())
 }
 

@@ -100,6 +100,23 @@ impl OpenView {
         Ok(open)
     }
 
+    /// Runs `work` on the volume at `layout`, shown as `view`, and gives the volume back once the view is gone.
+    ///
+    /// # Errors
+    /// As [`OpenView::open`] and [`OpenView::close`]; else what `work` says. Where the view itself failed, the tools
+    /// saw a broken device, not a broken filesystem: so what they said of it is not believed.
+    pub fn with<T>(
+        layout: &Layout,
+        view: View,
+        server: &Call,
+        work: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<(T, Volume)> {
+        let mut open = Self::open(layout, view, server)?;
+        let worked = work(&mut open);
+        let volume = open.close()?;
+        Ok((worked?, volume))
+    }
+
     /// A loop device on the served file, or else on the target itself.
     fn attach(&self, access: Access) -> Result<LoopDevice> {
         #[cfg(feature = "fuse")]
