@@ -13,6 +13,8 @@
 //!   a filesystem of each kind.
 //! - [`pulled`]: filesystems after a pulled plug. [`recorder`]: a disk to be cut off at any moment. [`kill`]:
 //!   restores that are killed.
+//! - [`scenes`]: every verb on a small stage, and what must be true afterwards. [`faults`]: a folder whose calls fail.
+//!   [`outage`]: what a pulled plug leaves of one.
 //! - [`truth`]: the garbage-target truth test of maps.
 //! - [`garbage`]: targets full of garbage and old signatures. [`judge`]: the tools of truth.
 //! - [`second_save`]: what changes between two saves, and what storing that takes others.
@@ -22,6 +24,7 @@ pub mod bench;
 pub mod binary;
 pub mod contents;
 pub mod debian;
+pub mod faults;
 pub mod filesystem;
 pub mod fixtures;
 pub mod format_sample;
@@ -30,10 +33,12 @@ pub mod grub;
 pub mod judge;
 pub mod kill;
 pub mod loops;
+pub mod outage;
 pub mod proof;
 pub mod pulled;
 pub mod recorder;
 pub mod sample_disk;
+pub mod scenes;
 pub mod second_save;
 pub mod sources;
 pub mod sparse;
