@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crate::error::{Error, Result};
@@ -41,13 +41,15 @@ pub struct Source<'a> {
     workers: usize,
     /// Those of what was read.
     tables: Mutex<Tables>,
+    /// What of each volume could not be read.
+    unreadable: Mutex<BTreeMap<usize, ExtentSet>>,
 }
 
 impl<'a> Source<'a> {
     /// Everything in `survey`, to be read by so many threads.
     pub fn new(survey: &'a Survey, workers: usize) -> Self {
         let used = survey.volumes.iter().map(Volume::used).collect();
-        Self { survey, used, workers, tables: Mutex::default() }
+        Self { survey, used, workers, tables: Mutex::default(), unreadable: Mutex::default() }
     }
 
     /// What the root of an image of it would say, but for the table segments: it is not read yet.
@@ -57,6 +59,16 @@ impl<'a> Source<'a> {
     pub fn root(&self, tool: &str) -> Result<Root> {
         let none = vec![BTreeMap::new(); self.used.len()];
         save::root(self.survey, &self.used, none, tool, &Firmware::default())
+    }
+
+    /// Remembers what could not be read of a window, and says so when it begins: reading on takes time.
+    fn lose(&self, volume: usize, packed: &Packed<'_>, report: &dyn Report) {
+        let Packed::Window { number, state, .. } = packed else { return };
+        let mut all = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = save::lost(all.entry(volume).or_default(), *number, state);
+        if let (Some(first), Some((volume, _))) = (first, self.volume(volume)) {
+            report.warning(&save::reading_on(&volume.id, first));
+        }
     }
 
     fn volume(&self, at: usize) -> Option<(&Volume, &ExtentSet)> {
@@ -84,7 +96,10 @@ impl Windows for Source<'_> {
                 parent: None,
             };
             let stops = Stops(report);
-            pack::run(&volumes, &packing, &stops, &mut |packed| cutter.take(packed))?;
+            pack::run(&volumes, &packing, &stops, &mut |packed| {
+                self.lose(volume, &packed, report);
+                cutter.take(packed)
+            })?;
             cutter.finish()
         };
         thread::scope(|scope| {
@@ -122,14 +137,23 @@ impl Windows for Source<'_> {
         let used: Vec<Extent> = used.within(Extent::first(WINDOW.min(from.size()))).collect();
         let mut bytes = vec![0; WINDOW.index().unwrap_or(0)];
         let mut read = bytes.clone();
-        read::fill(&from.source, Bytes::ZERO, &used, &mut read)?;
-        for range in used.iter().filter_map(|part| Some(part.start.index()?..part.end.index()?)) {
+        let unreadable = read::fill(&from.source, Bytes::ZERO, &used, &mut read)?;
+        let unreadable: ExtentSet = unreadable.into_iter().collect();
+        let readable = used
+            .into_iter()
+            .flat_map(|part| unreadable.missing_in(part).iter().collect::<Vec<_>>());
+        for range in readable.filter_map(|part| Some(part.start.index()?..part.end.index()?)) {
             // What was only read through is unused.
             if let (Some(to), Some(from)) = (bytes.get_mut(range.clone()), read.get(range)) {
                 to.copy_from_slice(from);
             }
         }
         Ok((bytes, Vec::new()))
+    }
+
+    fn unreadable(&self, volume: usize) -> ExtentSet {
+        let holes = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        holes.get(&volume).cloned().unwrap_or_default()
     }
 }
 

@@ -15,7 +15,9 @@ use crate::fs::State;
 use crate::image::chunk::WindowState;
 use crate::image::hash::Hash;
 use crate::image::header::Version;
-use crate::image::manifest::{DiskEntry, EXCLUDED, PvEntry, Root, VolumeEntry, VolumeGroupEntry};
+use crate::image::manifest::{
+    DiskEntry, EXCLUDED, PvEntry, Root, VolumeEntry, VolumeGroupEntry, unreadable_list,
+};
 use crate::image::record::{ImageName, Record};
 use crate::image::segment::{SegmentWriter, segment_count, segment_span};
 use crate::image::time::Timestamp;
@@ -83,7 +85,7 @@ pub struct RawVolume {
 }
 
 /// What a save did.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Saved {
     /// The image.
     pub image: ImageInfo,
@@ -103,6 +105,8 @@ pub struct Saved {
     pub stored_bytes: Bytes,
     /// Volumes that were copied whole, with the reason.
     pub raw_volumes: Vec<RawVolume>,
+    /// What the image says of its disks and volumes, and of what could not be read.
+    pub root: Root,
 }
 
 /// Roughly what a save of `survey` would store.
@@ -184,7 +188,7 @@ pub fn save(
         known: &known,
         parent: parent.as_ref(),
     };
-    let mut tables = Tables::new(survey, saver);
+    let mut tables = Tables::new(survey, saver, report);
     let packed = pack::run(&volumes, &packing, report, &mut |packed| tables.take(packed))
         .and_then(|()| tables.finish());
     if let Err(error) = packed {
@@ -192,8 +196,11 @@ pub fn save(
         drop(tables.saver.finish_packs());
         return Err(error);
     }
-    let Tables { mut saver, segments, counts, .. } = tables;
-    let root = root(survey, &used, segments, &request.tool, &request.firmware)?;
+    let Tables { mut saver, segments, counts, unreadable, .. } = tables;
+    let mut root = root(survey, &used, segments, &request.tool, &request.firmware)?;
+    for (entry, holes) in root.volumes.iter_mut().zip(&unreadable) {
+        entry.unreadable = unreadable_list(holes);
+    }
     let root_hash = saver.put_root(&root)?;
     report.checkpoint()?;
     let record = Record {
@@ -224,7 +231,25 @@ pub fn save(
         delta_chunks: counts.deltas,
         stored_bytes: counts.stored,
         raw_volumes,
+        root,
     })
+}
+
+/// Adds what could not be read of window `number` to a volume's `holes`; the first one if there was none.
+pub(crate) fn lost(holes: &mut ExtentSet, number: u64, state: &WindowState) -> Option<Extent> {
+    let start = Bytes::new(WINDOW.get().saturating_mul(number));
+    let here = state.unreadable.shifted(start);
+    let first = here.iter().next().filter(|_| holes.is_empty());
+    here.iter().for_each(|hole| holes.insert(hole));
+    first
+}
+
+/// What a person is told at the first bad sector of a volume.
+pub(crate) fn reading_on(volume: &str, first: Extent) -> String {
+    let (at, length) = (first.start.get(), first.len().get());
+    format!(
+        "{volume}: cannot read {length} bytes at byte {at}; going on around bad sectors, which takes time"
+    )
 }
 
 #[derive(Default)]
@@ -242,19 +267,34 @@ struct Tables<'a> {
     saver: Saver,
     current: Option<(usize, u64, SegmentWriter)>,
     segments: Vec<BTreeMap<u64, Hash>>,
+    /// What could not be read of each volume.
+    unreadable: Vec<ExtentSet>,
     counts: Counts,
+    report: &'a dyn Report,
 }
 
 impl<'a> Tables<'a> {
-    fn new(survey: &'a Survey, saver: Saver) -> Self {
+    fn new(survey: &'a Survey, saver: Saver, report: &'a dyn Report) -> Self {
         let segments = vec![BTreeMap::new(); survey.volumes.len()];
-        Self { survey, saver, current: None, segments, counts: Counts::default() }
+        let unreadable = vec![ExtentSet::new(); survey.volumes.len()];
+        let counts = Counts::default();
+        Self { survey, saver, current: None, segments, unreadable, counts, report }
+    }
+
+    /// Remembers what could not be read of a window, and says so when it begins: reading on takes time.
+    fn lose(&mut self, volume: usize, number: u64, state: &WindowState) {
+        let Some(holes) = self.unreadable.get_mut(volume) else { return };
+        let first = lost(holes, number, state);
+        if let (Some(first), Some(volume)) = (first, self.survey.volumes.get(volume)) {
+            self.report.warning(&reading_on(&volume.id, first));
+        }
     }
 
     fn take(&mut self, packed: Packed<'_>) -> Result<()> {
         match packed {
             Packed::Window { volume, number, state, stored, .. } => {
                 self.counts.read += state.plain_len();
+                self.lose(volume, number, &state);
                 if let Some(id) = &state.chunk {
                     let added = stored
                         .as_ref()
@@ -390,6 +430,7 @@ fn volume_entry(
         last_mounted: needs.and_then(|needs| needs.last_mounted.clone()),
         is_container: volume.is_container(),
         unreadable: Vec::new(),
+        hit: None,
         segments: (0..count).map(|number| segments.get(&number).copied()).collect(),
     }
 }

@@ -53,8 +53,16 @@ impl Bench {
     /// # Errors
     /// Any end but exit code 0.
     pub fn run(&self, line: &str) -> Result<Value> {
+        self.ends(line, 0)
+    }
+
+    /// Runs it; its JSON.
+    ///
+    /// # Errors
+    /// Any end but exit code `code`.
+    pub fn ends(&self, line: &str, code: i32) -> Result<Value> {
         let outcome = self.outcome(line)?;
-        if outcome.code != Some(0) {
+        if outcome.code != Some(code) {
             bail!("keiki {line}: {:?}: {}{}", outcome.code, outcome.text(), outcome.talk());
         }
         serde_json::from_str(&outcome.text()).with_context(|| format!("keiki {line}: no JSON"))

@@ -36,7 +36,9 @@ pub fn run(global: &Global, args: &Check, progress: &Progress) -> anyhow::Result
     if global.json {
         output::json(&json!({"images": report.images, "packs": report.packs,
             "chunks": report.chunks, "damaged": damaged, "orphans": report.orphans,
-            "rebuilt": report.rebuilt, "removed": report.removed}))?;
+            "rebuilt": report.rebuilt, "removed": report.removed,
+            "unreadable": report.unreadable.iter().map(|(image, bytes)| json!({
+                "image": image.record.name, "id": image.id, "bytes": bytes})).collect::<Vec<_>>()}))?;
     } else {
         for file in &report.rebuilt {
             output::say(&format!("made again: {file}"))?;
@@ -50,6 +52,12 @@ pub fn run(global: &Global, args: &Check, progress: &Progress) -> anyhow::Result
             for file in report.orphans.iter().filter(|_| global.verbose > 0) {
                 output::say(&format!("    {file}"))?;
             }
+        }
+        for (image, bytes) in &report.unreadable {
+            output::say(&format!(
+                "{}: {bytes} could not be read when it was saved (`keiki show` lists them)",
+                output::image(image)
+            ))?;
         }
         let verdict = if damaged.is_empty() { "is sound" } else { "is DAMAGED" };
         let how = if args.read_data {

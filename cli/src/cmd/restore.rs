@@ -12,7 +12,7 @@ use image_core::error::Error;
 use image_core::exec::real::Machine;
 use image_core::fixup;
 use image_core::grow::{self, Growth, Obstacle};
-use image_core::image::manifest::Root;
+use image_core::image::manifest::{Root, VolumeEntry, unreadable_list};
 use image_core::io::Medium;
 use image_core::plan::growth::Policy;
 use image_core::plan::identity::Renewal;
@@ -30,7 +30,7 @@ use super::{Usage, location, repository};
 use crate::args::Global;
 use crate::args::restore::{Onto, Restore};
 use crate::exit::Exit;
-use crate::output::{self, progress::Progress};
+use crate::output::{self, holes, progress::Progress};
 
 /// Runs the verb.
 ///
@@ -159,8 +159,10 @@ pub fn onto(
         _ => unfinished(origin.verb, &plan, error),
     })?;
     progress.finish();
-    tell(global, (origin, &plan), &restored, began.elapsed().as_secs_f64())?;
-    Ok(exit(root, &restored))
+    let volumes = written(origin, &plan);
+    tell(global, (origin, &plan), (&volumes, &restored), began.elapsed().as_secs_f64())?;
+    holes::tell(&volumes);
+    Ok(exit(&volumes, &restored))
 }
 
 /// The slot and the path of each target.
@@ -217,8 +219,20 @@ fn unfinished(verb: &str, plan: &RestorePlan, error: Error) -> anyhow::Error {
     anyhow::Error::new(error).context(left)
 }
 
-fn exit(root: &Root, restored: &Restored) -> Exit {
-    let unreadable = root.volumes.iter().any(|volume| !volume.unreadable.is_empty());
+/// The volumes that were written, with what could not be read of them when they were: of a clone's source that is
+/// known by now.
+fn written(origin: &Origin<'_>, plan: &RestorePlan) -> Vec<VolumeEntry> {
+    let full = plan.volumes.iter().filter(|volume| volume.empty.is_none());
+    let entry = |at: usize| {
+        let mut entry = origin.root.volumes.get(at)?.clone();
+        entry.unreadable = unreadable_list(&origin.windows.unreadable(at));
+        Some(entry)
+    };
+    full.filter_map(|volume| entry(volume.entry)).collect()
+}
+
+fn exit(volumes: &[VolumeEntry], restored: &Restored) -> Exit {
+    let unreadable = volumes.iter().any(|volume| !volume.unreadable.is_empty());
     match restored {
         _ if !restored.damaged.is_empty() => Exit::Damaged,
         _ if unreadable => Exit::Unreadable,
@@ -230,7 +244,7 @@ fn exit(root: &Root, restored: &Restored) -> Exit {
 fn tell(
     global: &Global,
     (origin, plan): (&Origin<'_>, &RestorePlan),
-    restored: &Restored,
+    (volumes, restored): (&[VolumeEntry], &Restored),
     seconds: f64,
 ) -> anyhow::Result<()> {
     output::damage::tell(&restored.damaged);
@@ -241,6 +255,7 @@ fn tell(
             "written_bytes": restored.written, "skipped_bytes": restored.skipped,
             "continued": restored.continued,
             "grown": restored.grown, "verified": restored.verified, "damaged": damaged,
+            "unreadable": holes::ranges(volumes), "hit": holes::hits(volumes),
             "steps": restored.steps, "warnings": plan.warnings, "new_ids": plan.new_ids,
             "seconds": seconds});
         if let (Value::Object(all), Value::Object(more)) = (&mut object, &origin.object) {
@@ -450,11 +465,11 @@ mod tests {
     fn the_graver_exit_code_counts() {
         let mut root = root();
         let mut restored = Restored::default();
-        assert_eq!(exit(&root, &restored), Exit::Done);
+        assert_eq!(exit(&root.volumes, &restored), Exit::Done);
         restored.steps.push("grow it".to_owned());
-        assert_eq!(exit(&root, &restored), Exit::StepsRemain);
+        assert_eq!(exit(&root.volumes, &restored), Exit::StepsRemain);
         root.volumes[0].unreadable = vec![Extent::first(Bytes::new(512))];
-        assert_eq!(exit(&root, &restored), Exit::Unreadable);
+        assert_eq!(exit(&root.volumes, &restored), Exit::Unreadable);
         restored.damaged.push(Damage {
             volume: "d0".to_owned(),
             range: Extent::first(Bytes::MIB),
@@ -462,7 +477,7 @@ mod tests {
             offset: Bytes::ZERO,
             why: String::new(),
         });
-        assert_eq!(exit(&root, &restored), Exit::Damaged);
+        assert_eq!(exit(&root.volumes, &restored), Exit::Damaged);
     }
 
     #[test]

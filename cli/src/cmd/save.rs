@@ -19,7 +19,7 @@ use super::{location as repository_location, source};
 use crate::args::Global;
 use crate::args::save::Save;
 use crate::exit::Exit;
-use crate::output::{self, progress::Progress};
+use crate::output::{self, holes, progress::Progress};
 
 /// Runs the verb.
 ///
@@ -46,7 +46,8 @@ pub fn run(global: &Global, args: &Save, progress: &Progress) -> anyhow::Result<
     let saver = repo
         .saver(progress)
         .with_context(|| format!("nothing was saved into {}", path.display()))?;
-    let needed = save::estimate(&survey, &saver, &request, progress)?;
+    let needed =
+        save::estimate(&survey, &saver, &request, progress).context("there is no new image")?;
     let free = space::free(path).with_context(|| format!("free space of {}", path.display()))?;
     if needed > free {
         return Err(Error::refused(format!(
@@ -65,11 +66,16 @@ pub fn run(global: &Global, args: &Save, progress: &Progress) -> anyhow::Result<
             "new_chunks": saved.new_chunks, "known_chunks": saved.known_chunks,
             "delta_chunks": saved.delta_chunks,
             "stored_bytes": saved.stored_bytes, "raw_volumes": saved.raw_volumes,
-            "unreadable": [], "seconds": seconds}))?;
+            "unreadable": holes::ranges(&saved.root.volumes),
+            "hit": holes::hits(&saved.root.volumes), "seconds": seconds}))?;
     } else if !global.quiet {
         output::say(&text(&saved, seconds, global.verbose > 0))?;
     }
-    Ok(Exit::Done)
+    if saved.root.unreadable_bytes().is_zero() {
+        return Ok(Exit::Done);
+    }
+    holes::tell(&saved.root.volumes);
+    Ok(Exit::Unreadable)
 }
 
 /// An image file says nothing of the machine that it came from.

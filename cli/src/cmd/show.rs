@@ -49,6 +49,10 @@ pub fn run(global: &Global, args: &Show, progress: &Progress) -> anyhow::Result<
             "\n{} in use, {} stored, of which {} unshared with other images",
             image.record.used_bytes, sizes.stored_bytes, sizes.unique_bytes
         ))?;
+        let holes = output::holes::text(&root.volumes);
+        if !holes.is_empty() {
+            output::say(&format!("\n{holes}"))?;
+        }
     }
     Ok(exit)
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use image_core::disk::{claim, inventory, table};
 use image_core::error::Error;
 use image_core::io::device::Device;
+use image_core::io::rescue::{Effort, Rescue};
 use image_core::replay;
 use image_core::report::Report;
 use image_core::survey::model::{Hardware, Survey};
@@ -79,9 +80,12 @@ pub fn open(
                 device = Device::open_source(&named.path, detected)?;
             }
         }
+        let device = Arc::new(device);
+        let again = Arc::clone(&device);
+        let reopen = move || again.reopen_direct().map(|direct| Arc::new(direct) as _);
         inputs.push(Input {
             path: named.path,
-            source: Arc::new(device),
+            source: Arc::new(Rescue::new(device, Effort::SAVE, reopen)),
             hardware: Hardware { model: info.model, serial: info.serial, wwn: info.wwn },
             select: named.volume,
             whole: info.whole,

@@ -2,6 +2,7 @@
 
 pub mod damage;
 pub mod drawing;
+pub mod holes;
 pub mod plan;
 pub mod progress;
 pub mod table;

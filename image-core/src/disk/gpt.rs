@@ -23,6 +23,7 @@ use super::table::{
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::fields::Structure;
+use crate::io::rescue::is_bad_sector;
 use crate::units::Bytes;
 
 /// Size of one entry; the specification allows more, nothing writes it.
@@ -74,19 +75,24 @@ pub(super) fn read(disk: &Disk<'_>, boot: &Sector) -> Result<Found> {
             }
             (copy, backup.ok().map(|backup| backup.header))
         }
-        Err(primary @ Error::Corrupt { .. }) => match read_copy(disk, last) {
+        Err(primary) if is_lost(&primary) => match read_copy(disk, last) {
             Ok(copy) => {
                 warnings.push(format!("the primary GPT cannot be used, its backup is: {primary}"));
                 let header = copy.header.clone();
                 (copy, Some(header))
             }
-            Err(Error::Corrupt { .. }) => return Err(primary),
+            Err(error) if is_lost(&error) => return Err(primary),
             Err(error) => return Err(error),
         },
         Err(error) => return Err(error),
     };
     let table = GptTable::of_copy(disk, copy, backup, boot)?;
     Ok(Found { table: Table::Gpt(table), warnings })
+}
+
+/// Whether one copy is damaged, so that the other one has to do.
+fn is_lost(error: &Error) -> bool {
+    matches!(error, Error::Corrupt { .. }) || is_bad_sector(error)
 }
 
 /// Reads and checks the header at `at_lba` with its entries.

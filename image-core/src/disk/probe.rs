@@ -106,6 +106,16 @@ pub(super) struct Pages<'a> {
 
 const PAGE: Bytes = Bytes::kib(64);
 
+/// What cannot be read carries no signature, neither for us nor for anybody else: it counts as zeros.
+fn read(source: &dyn BlockSource, start: Bytes, length: usize) -> Result<Vec<u8>> {
+    let mut page = vec![0; length];
+    let holes = source.read_around(start, &mut page, &[Extent::first(Bytes::from(length))])?;
+    for hole in holes.iter().filter_map(|hole| Some(hole.start.index()?..hole.end.index()?)) {
+        page.get_mut(hole).unwrap_or_default().fill(0);
+    }
+    Ok(page)
+}
+
 impl Pages<'_> {
     /// `length` bytes at `offset` (64 KiB at most); `None` beyond the end.
     pub(super) fn bytes(&mut self, offset: Bytes, length: Bytes) -> Result<Option<Vec<u8>>> {
@@ -121,7 +131,7 @@ impl Pages<'_> {
                 std::collections::btree_map::Entry::Vacant(free) => {
                     let end = start.saturating_add(PAGE).min(size);
                     let length = end.saturating_sub(start).index().unwrap_or(0);
-                    free.insert(self.source.read(start, length)?)
+                    free.insert(read(self.source, start, length)?)
                 }
             };
             let page = Extent::new(start, start.saturating_add(Bytes::of(page)))

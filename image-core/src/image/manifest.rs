@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::extent::Extent;
+use crate::extent::{Extent, ExtentSet};
 use crate::image::checked_window;
 use crate::image::hash::Hash;
 use crate::image::header::{FORMAT, encode_json, parse_json};
@@ -114,8 +114,52 @@ pub struct VolumeEntry {
     pub is_container: bool,
     /// Used ranges that could not be read, ascending; they are restored as zeros.
     pub unreadable: Vec<Extent>,
+    /// What these ranges hit, where that was looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hit: Option<Hit>,
     /// The table segments; `None` where none of its windows is used.
     pub segments: Vec<Option<Hash>>,
+}
+
+/// What of a filesystem could not be read.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize, Debug)]
+pub struct Hit {
+    /// Paths of files, the first [`MOST_FILES`] of them; what is no UTF-8 is escaped.
+    pub files: Vec<String>,
+    /// How many more files.
+    pub more_files: u64,
+    /// Whether bytes of the filesystem's own structures are among it, so that it has to be checked.
+    pub structures: bool,
+    /// Why files may be missing here.
+    pub incomplete: Option<String>,
+}
+
+/// So many files that were hit are named.
+pub const MOST_FILES: usize = 1000;
+
+/// So many unreadable ranges of a volume are listed.
+pub const MOST_RANGES: usize = 10_000;
+
+/// The list of `holes`: exact, or where there are too many of them, with the smallest of what lies between them.
+pub fn unreadable_list(holes: &ExtentSet) -> Vec<Extent> {
+    let all: Vec<Extent> = holes.iter().collect();
+    let mut between: Vec<Bytes> = all
+        .windows(2)
+        .filter_map(|two| Some(two.get(1)?.start.saturating_sub(two.first()?.end)))
+        .collect();
+    between.sort_unstable();
+    let too_many = all.len().saturating_sub(MOST_RANGES);
+    let joined = too_many.checked_sub(1).and_then(|at| between.get(at).copied());
+    let mut list: Vec<Extent> = Vec::new();
+    for hole in all {
+        match list.last_mut() {
+            Some(last) if joined.is_some_and(|joined| hole.start - last.end <= joined) => {
+                last.end = hole.end;
+            }
+            _ => list.push(hole),
+        }
+    }
+    list
 }
 
 /// One LVM volume group.
@@ -144,6 +188,13 @@ pub struct PvEntry {
     pub volume: String,
     /// Its label and metadata areas, as the room that knows LVM wrote them.
     pub head: serde_json::Value,
+}
+
+impl VolumeEntry {
+    /// How many of its bytes could not be read.
+    pub fn unreadable_bytes(&self) -> Bytes {
+        self.unreadable.iter().map(|range| range.len()).fold(Bytes::ZERO, Bytes::saturating_add)
+    }
 }
 
 impl Root {
@@ -190,6 +241,14 @@ impl Root {
     /// Sum of the volumes' used bytes.
     pub fn used_bytes(&self) -> Bytes {
         self.volumes.iter().fold(Bytes::ZERO, |sum, volume| sum.saturating_add(volume.used_bytes))
+    }
+
+    /// How many bytes could not be read, of all volumes together.
+    pub fn unreadable_bytes(&self) -> Bytes {
+        self.volumes
+            .iter()
+            .map(VolumeEntry::unreadable_bytes)
+            .fold(Bytes::ZERO, Bytes::saturating_add)
     }
 
     fn check(&self) -> Result<()> {
@@ -274,9 +333,11 @@ fn unique<'a>(what: &str, ids: impl Iterator<Item = &'a str>) -> Result<BTreeSet
 mod tests {
     use proptest::prelude::*;
 
-    use super::{DiskEntry, PvEntry, Root, VolumeEntry, VolumeGroupEntry};
+    use super::{
+        DiskEntry, MOST_RANGES, PvEntry, Root, VolumeEntry, VolumeGroupEntry, unreadable_list,
+    };
     use crate::error::Error;
-    use crate::extent::Extent;
+    use crate::extent::{Extent, ExtentSet};
     use crate::image::hash::Hash;
     use crate::units::Bytes;
 
@@ -302,6 +363,7 @@ mod tests {
             last_mounted: None,
             is_container: false,
             unreadable: vec![Extent::new(Bytes::new(512), Bytes::new(1024))],
+            hit: None,
             segments: vec![Some(Hash::of(b"table")), None],
         }
     }
@@ -340,6 +402,18 @@ mod tests {
         assert_eq!(parsed, root());
         assert_eq!(parsed.encode().unwrap(), bytes);
         assert_eq!(parsed.segments().count(), 1);
+    }
+
+    #[test]
+    fn a_list_of_holes_covers_them_and_is_bounded() {
+        let hole = |at: u64| Extent::at(Bytes::new(at), Bytes::new(512)).unwrap();
+        let few: ExtentSet = (0..100).map(|at| hole(at * 8192)).collect();
+        assert_eq!(unreadable_list(&few), few.iter().collect::<Vec<_>>());
+        let many: ExtentSet = (0..30_000).map(|at| hole(at * 8192 + at * at % 7 * 512)).collect();
+        let list = unreadable_list(&many);
+        assert!(list.len() <= MOST_RANGES, "{}", list.len());
+        let list: ExtentSet = list.into_iter().collect();
+        assert!(many.subtract(&list).is_empty() && list.total() > many.total());
     }
 
     #[test]

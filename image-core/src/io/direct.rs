@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::device::drop_pages;
 use super::source::beyond_end;
@@ -31,6 +32,8 @@ pub struct DirectReader {
     sector_size: Bytes,
     // `None` where O_DIRECT is refused.
     bounce: Option<Pool>,
+    /// What positions and lengths are multiples of.
+    grain: Bytes,
 }
 
 impl DirectReader {
@@ -48,11 +51,16 @@ impl DirectReader {
                 .map_err(|error| Error::io(name, "open again", error.into()))
         };
         if let Ok(file) = reopen(OFlags::DIRECT) {
-            let bounce = Some(Pool::new(BUFFERS, BUFFER));
-            let direct = Self { file, name: name.to_owned(), size, sector_size, bounce };
-            // Some filesystems open with O_DIRECT and refuse to read with it.
-            if size.is_zero() || direct.read_at(Bytes::ZERO, &mut [0]).is_ok() {
-                return Ok(direct);
+            // Small reads tell one bad sector from its neighbours. Files may want larger ones than the sectors of
+            // the disk that they stand for, and some filesystems open with O_DIRECT and refuse to read with it.
+            for grain in [sector_size.min(Bytes::BLOCK), Bytes::BLOCK] {
+                let (file, name) = (file.try_clone(), name.to_owned());
+                let file = file.map_err(|error| Error::io(&name, "open again", error))?;
+                let bounce = Some(Pool::new(BUFFERS, BUFFER));
+                let direct = Self { file, name, size, sector_size, bounce, grain };
+                if size.is_zero() || !refuses(&direct.read_at(Bytes::ZERO, &mut [0])) {
+                    return Ok(direct);
+                }
             }
         }
         Self::dropping(reopen(OFlags::empty())?, name, size, sector_size)
@@ -70,7 +78,14 @@ impl DirectReader {
             Err(error) if error.kind() != io::ErrorKind::InvalidInput => {
                 Err(Error::io(name, "flush", error))
             }
-            _ => Ok(Self { file, name: name.to_owned(), size, sector_size, bounce: None }),
+            _ => Ok(Self {
+                file,
+                name: name.to_owned(),
+                size,
+                sector_size,
+                bounce: None,
+                grain: Bytes::BLOCK,
+            }),
         }
     }
 
@@ -86,15 +101,15 @@ impl DirectReader {
         self.file.read_exact_at(buffer, offset.get())
     }
 
-    /// Reads aligned pieces into a bounce buffer: position, length and memory are multiples of 4 KiB,
-    /// which suits every sector size up to that. Only the last piece may come short, at the end.
+    /// Reads aligned pieces into a bounce buffer: position and length are multiples of a sector of up to 4 KiB.
+    /// Only the last piece may come short, at the end.
     fn read_bounced(&self, pool: &Pool, mut offset: Bytes, buffer: &mut [u8]) -> io::Result<()> {
         let mut bounce = pool.take();
         let mut rest = buffer;
         while !rest.is_empty() {
-            let start = offset.align_down(Bytes::BLOCK);
+            let start = offset.align_down(self.grain);
             let skip = (offset - start).index().unwrap_or_default();
-            let wanted = Bytes::from(skip + rest.len()).align_up(Bytes::BLOCK);
+            let wanted = Bytes::from(skip + rest.len()).align_up(self.grain);
             let wanted = wanted.index().unwrap_or(BUFFER).min(BUFFER);
             let have = match self.file.read_at(&mut bounce[..wanted], start.get()) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -111,6 +126,13 @@ impl DirectReader {
         }
         Ok(())
     }
+}
+
+/// Whether a read was refused as not aligned, or as not possible at all; a bad sector is another matter.
+fn refuses(read: &Result<()>) -> bool {
+    let error = |errno: Errno| Some(errno.raw_os_error());
+    matches!(read, Err(Error::Io { source, .. })
+        if [error(Errno::INVAL), error(Errno::OPNOTSUPP)].contains(&source.raw_os_error()))
 }
 
 impl BlockSource for DirectReader {

@@ -10,6 +10,7 @@
 //! - [`device`]: a disk, a partition or an image file; `file`: what only files can do.
 //! - [`direct`]: reading a device or file past the page cache.
 //! - [`identity`]: what tells one from another.
+//! - [`rescue`]: a disk with unreadable sectors.
 //! - [`withheld`]: a target whose start is written last. - [`guarded`]: a target of which some stays.
 
 pub mod device;
@@ -19,6 +20,7 @@ pub mod guarded;
 pub mod identity;
 pub mod memory;
 pub mod overlay;
+pub mod rescue;
 pub mod sink;
 pub mod source;
 pub mod window;

@@ -31,6 +31,31 @@ impl<T: BlockSource> BlockSource for Masked<T> {
     }
     fn read_at(&self, offset: Bytes, buffer: &mut [u8]) -> Result<()> {
         self.inner.read_at(offset, buffer)?;
+        self.mask(offset, buffer);
+        Ok(())
+    }
+    fn read_around(
+        &self,
+        offset: Bytes,
+        buffer: &mut [u8],
+        wanted: &[Extent],
+    ) -> Result<ExtentSet> {
+        let seen = |part: &Extent| {
+            let seen = self.zeros.missing_in(part.shifted(offset));
+            seen.iter().map(|part| part.relative_to(offset)).collect::<Vec<_>>()
+        };
+        let wanted: Vec<Extent> = wanted.iter().flat_map(seen).collect();
+        let unreadable = self.inner.read_around(offset, buffer, &wanted)?;
+        self.mask(offset, buffer);
+        Ok(unreadable)
+    }
+    fn allocated(&self, range: Extent) -> Result<ExtentSet> {
+        self.inner.allocated(range)
+    }
+}
+
+impl<T> Masked<T> {
+    fn mask(&self, offset: Bytes, buffer: &mut [u8]) {
         let range = Extent::new(offset, offset.saturating_add(Bytes::of(buffer)));
         for zero in self.zeros.within(range).map(|zero| zero.relative_to(offset)) {
             if let (Some(start), Some(end)) = (zero.start.index(), zero.end.index())
@@ -39,10 +64,6 @@ impl<T: BlockSource> BlockSource for Masked<T> {
                 part.fill(0);
             }
         }
-        Ok(())
-    }
-    fn allocated(&self, range: Extent) -> Result<ExtentSet> {
-        self.inner.allocated(range)
     }
 }
 

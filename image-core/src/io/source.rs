@@ -23,6 +23,22 @@ pub trait BlockSource: Send + Sync {
     /// [`Error::Io`] with the position; reading past the end is one too.
     fn read_at(&self, offset: Bytes, buffer: &mut [u8]) -> Result<()>;
 
+    /// Fills `buffer` like [`BlockSource::read_at`], but goes on where single sectors cannot be read. Returns which
+    /// parts of `wanted` could not be had, counted from the buffer's start, as `wanted` is; in these, and
+    /// outside of `wanted`, what the buffer holds means nothing.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where more than single sectors fail. Whoever does not know bad sectors fails with the first.
+    fn read_around(
+        &self,
+        offset: Bytes,
+        buffer: &mut [u8],
+        wanted: &[Extent],
+    ) -> Result<ExtentSet> {
+        let _ = wanted;
+        self.read_at(offset, buffer).map(|()| ExtentSet::new())
+    }
+
     /// The parts of `range` that may hold something else than zeros (holes of sparse files are not in
     /// it). Never leaves out a byte that is not zero.
     ///
@@ -64,6 +80,14 @@ impl<S: BlockSource + ?Sized> BlockSource for Arc<S> {
     }
     fn read_at(&self, offset: Bytes, buffer: &mut [u8]) -> Result<()> {
         (**self).read_at(offset, buffer)
+    }
+    fn read_around(
+        &self,
+        offset: Bytes,
+        buffer: &mut [u8],
+        wanted: &[Extent],
+    ) -> Result<ExtentSet> {
+        (**self).read_around(offset, buffer, wanted)
     }
     fn allocated(&self, range: Extent) -> Result<ExtentSet> {
         (**self).allocated(range)

@@ -51,6 +51,14 @@ impl<T: BlockSource> BlockSource for Window<T> {
     fn read_at(&self, offset: Bytes, buffer: &mut [u8]) -> Result<()> {
         self.inner.read_at(self.place("read", offset, buffer.len())?, buffer)
     }
+    fn read_around(
+        &self,
+        offset: Bytes,
+        buffer: &mut [u8],
+        wanted: &[Extent],
+    ) -> Result<ExtentSet> {
+        self.inner.read_around(self.place("read", offset, buffer.len())?, buffer, wanted)
+    }
     fn allocated(&self, range: Extent) -> Result<ExtentSet> {
         let set = self.inner.allocated(self.part("read", range)?)?;
         Ok(set.iter().map(|extent| extent.relative_to(self.extent.start)).collect())

@@ -303,6 +303,27 @@ impl BlockSource for LvSource {
         }
         Ok(())
     }
+    fn read_around(
+        &self,
+        offset: Bytes,
+        mut buffer: &mut [u8],
+        wanted: &[Extent],
+    ) -> Result<ExtentSet> {
+        let mut unreadable = ExtentSet::new();
+        let mut at = Bytes::ZERO;
+        for piece in self.map.pieces(self.inside("read", offset, buffer.len())?) {
+            let (part, rest) = buffer.split_at_mut(next_len(piece.length, buffer));
+            let here = Extent::new(at, at + Bytes::of(part));
+            let wanted: Vec<Extent> = wanted
+                .iter()
+                .filter_map(|range| Some(range.intersect(here)?.relative_to(at)))
+                .collect();
+            let holes = self.pv(piece.pv)?.read_around(piece.pv_offset, part, &wanted)?;
+            holes.shifted(at).iter().for_each(|hole| unreadable.insert(hole));
+            (at, buffer) = (here.end, rest);
+        }
+        Ok(unreadable)
+    }
     /// In a striped segment a row counts as soon as one leg has something there.
     fn allocated(&self, range: Extent) -> Result<ExtentSet> {
         self.check("read", range)?;

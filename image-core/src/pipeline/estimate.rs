@@ -48,8 +48,9 @@ pub fn stored_bytes(
             report.checkpoint()?;
             sampled += bytes.get();
             let part = buffer.get_mut(..length).unwrap_or_default();
-            read::fill(volume.source, Bytes::new(window.get() * number), &used, part)?;
-            let (_, plain_len) = chunk::compact(part, &used, &[]);
+            let start = Bytes::new(window.get() * number);
+            let unreadable = read::fill(volume.source, start, &used, part)?;
+            let (_, plain_len) = chunk::compact(part, &used, &unreadable);
             let plain = part.get(..plain_len).unwrap_or_default();
             if !plain.is_empty() && !known(&ChunkId::of(plain)) {
                 encoder.encode((at, number), plain, &mut stored)?;

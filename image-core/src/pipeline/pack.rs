@@ -210,8 +210,9 @@ fn pack(
     let Work::Read { number, length, used } = &job.what else { return Ok(()) };
     let Some(volume) = volumes.get(job.volume) else { return Ok(()) };
     let buffer = job.window.get_mut(..*length).unwrap_or_default();
-    read::fill(volume.source, Bytes::new(packing.window.get() * number), used, buffer)?;
-    let (mut state, plain_len) = chunk::compact(buffer, used, &[]);
+    let start = Bytes::new(packing.window.get() * number);
+    let unreadable = read::fill(volume.source, start, used, buffer)?;
+    let (mut state, plain_len) = chunk::compact(buffer, used, &unreadable);
     let plain = buffer.get(..plain_len).unwrap_or_default();
     if !plain.is_empty() {
         let id = ChunkId::of(plain);

@@ -93,23 +93,37 @@ fn cut(
     Ok(())
 }
 
-/// Reads the used ranges of the window that starts at `start` into their places in `buffer`.
+/// Reads the used ranges of the window that starts at `start` into their places in `buffer`; which parts of them
+/// could not be read.
 ///
 /// # Errors
-/// [`crate::error::Error::Io`].
-pub fn fill(source: &Source, start: Bytes, used: &[Extent], buffer: &mut [u8]) -> Result<()> {
-    let mut ranges = used.iter().copied().peekable();
-    while let Some(mut range) = ranges.next() {
-        while let Some(next) = ranges.next_if(|next| next.start - range.end <= READ_THROUGH) {
-            range.end = next.end;
-        }
+/// [`crate::error::Error::Io`] of a source that is not read around its bad sectors, or is gone.
+pub fn fill(
+    source: &Source,
+    start: Bytes,
+    used: &[Extent],
+    buffer: &mut [u8],
+) -> Result<Vec<Extent>> {
+    let mut unreadable = Vec::new();
+    let mut rest = used;
+    while let Some(first) = rest.first() {
+        let together = rest.windows(2).take_while(|two| match two {
+            [before, behind] => behind.start - before.end <= READ_THROUGH,
+            _ => false,
+        });
+        let (parts, behind) = rest.split_at(together.count() + 1);
+        rest = behind;
+        let range = Extent::new(first.start, parts.last().map_or(first.end, |last| last.end));
         if let (Some(from), Some(to)) = (range.start.index(), range.end.index())
             && let Some(part) = buffer.get_mut(from..to)
         {
-            source.read_at(start + range.start, part)?;
+            let wanted: Vec<Extent> =
+                parts.iter().map(|part| part.relative_to(range.start)).collect();
+            let holes = source.read_around(start + range.start, part, &wanted)?;
+            unreadable.extend(holes.shifted(range.start).iter());
         }
     }
-    Ok(())
+    Ok(unreadable)
 }
 
 #[cfg(test)]

@@ -206,6 +206,9 @@ impl<'a> Planner<'a> {
         let growable = match (&volume.growth, self.request.blocked.get(&volume.id)) {
             _ if volume.is_container => Ok(()),
             _ if self.left_empty(volume).is_some() => Err("it is left empty".to_owned()),
+            _ if !volume.unreadable.is_empty() => {
+                Err("not all of it could be read when it was saved; check it first".to_owned())
+            }
             (_, Some(why)) => Err(why.clone()),
             (Some(_), None) => Ok(()),
             (None, None) => Err(match &volume.reason {
@@ -228,6 +231,15 @@ impl<'a> Planner<'a> {
 
     /// What follows from the volumes' new sizes.
     pub(super) fn finish(&self, plan: &mut RestorePlan) -> Result<()> {
+        for entry in plan.volumes.iter().filter_map(|volume| self.root.volumes.get(volume.entry)) {
+            let lost = entry.unreadable_bytes();
+            if !lost.is_zero() && self.left_empty(entry).is_none() {
+                plan.warnings.push(format!(
+                    "{}: {lost} of it could not be read when it was saved; they are written as zeros",
+                    entry.id
+                ));
+            }
+        }
         for volume in &plan.volumes {
             let Some(entry) = self.root.volumes.get(volume.entry) else { continue };
             if entry.is_container || volume.empty.is_some() {

@@ -44,6 +44,8 @@ pub struct CheckReport {
     pub rebuilt: Vec<String>,
     /// Drafts of dead sessions that were removed.
     pub removed: Vec<String>,
+    /// Images of which some bytes could not be read when they were saved, and how many.
+    pub unreadable: Vec<(ImageInfo, Bytes)>,
 }
 
 /// Checks; a repository that can only be read is not changed.
@@ -119,6 +121,10 @@ impl Check<'_> {
             if self.roots.insert(image.record.root)
                 && let Some(root) = self.note(self.repository.root(image))?
             {
+                let unreadable = root.unreadable_bytes();
+                if !unreadable.is_zero() {
+                    self.out.unreadable.push((image.clone(), unreadable));
+                }
                 self.tables(image, &root)?;
             }
         }

@@ -395,7 +395,8 @@ impl<'a> Restore<'a> {
             // The header of a swap area was written for its new size.
             let mut filesystem_grown =
                 planned.is_some_and(|growth| growth.tool == GrowthTool::Swap);
-            if let Some(growth) = growths.iter().find(|growth| growth.volume == volume.id) {
+            let growth = growths.iter().find(|growth| growth.volume == volume.id);
+            if let Some(growth) = growth.filter(|_| !self.is_holed(volume)) {
                 match grow::grow(self.job.runner, &self.job.server, growth) {
                     Ok(_) => filesystem_grown = true,
                     Err(error @ Error::Corrupt { .. }) => return Err(spoilt(&error)),
@@ -410,6 +411,18 @@ impl<'a> Restore<'a> {
             self.result.grown.push(Grown { id, from, to, filesystem_grown });
         }
         self.flush()
+    }
+
+    /// Whether a clone found bad sectors in what it was to grow. No tool can be trusted with what it would find.
+    fn is_holed(&mut self, volume: &VolumePlan) -> bool {
+        let holed = !self.job.windows.unreadable(volume.entry).is_empty();
+        if holed {
+            let id = &volume.id;
+            self.result.steps.push(format!(
+                "check {id}, of which not all could be read (fsck), then grow it; it was not grown"
+            ));
+        }
+        holed
     }
 
     /// Gives filesystems their new UUIDs, and rewrites what names an old identifier.

@@ -41,6 +41,9 @@ pub trait Windows {
     /// # Errors
     /// As [`Windows::each`].
     fn first(&self, volume: usize) -> Result<(Vec<u8>, Vec<Damage>)>;
+
+    /// What of a volume could not be read on its source and is written as zeros, as far as it is known by now.
+    fn unreadable(&self, volume: usize) -> ExtentSet;
 }
 
 /// The windows of an image.
@@ -120,5 +123,10 @@ impl Windows for Stored<'_> {
             }
         };
         Ok((bytes.into_bytes(), damage))
+    }
+
+    fn unreadable(&self, volume: usize) -> ExtentSet {
+        let entry = self.root.volumes.get(volume);
+        entry.map_or_else(ExtentSet::new, |entry| entry.unreadable.iter().copied().collect())
     }
 }

@@ -4,6 +4,7 @@ use super::model::{Coverage, Needs, Volume};
 use crate::disk::probe::{self, Signature, Usage};
 use crate::error::{Error, Result};
 use crate::fs::{self, Filesystem, State};
+use crate::io::rescue::is_bad_sector;
 
 /// Fills in content, state and coverage of `volume`. What cannot be proven is to be copied whole.
 ///
@@ -33,7 +34,7 @@ pub fn identify(volume: &mut Volume) -> Result<()> {
             }
             Ok(())
         }
-        Err(error @ (Error::Io { .. } | Error::Interrupted)) => Err(error),
+        Err(error) if ends(&error) => Err(error),
         Err(error) => {
             if let Some(claim) = claims.first() {
                 name_after(volume, claim);
@@ -103,12 +104,18 @@ fn take(volume: &mut Volume, filesystem: &dyn Filesystem, claims: &[&Signature])
             });
             Ok(())
         }
-        Err(error @ (Error::Io { .. } | Error::Interrupted)) => Err(error),
+        Err(error) if ends(&error) => Err(error),
         Err(reason) => {
             volume.state = State::Raw(reason.to_string());
             Ok(())
         }
     }
+}
+
+/// Whether nothing can be copied any more. A bad sector in a filesystem's structures only keeps it from being
+/// mapped.
+fn ends(error: &Error) -> bool {
+    matches!(error, Error::Io { .. } | Error::Interrupted) && !is_bad_sector(error)
 }
 
 /// The reason to copy a volume that two kinds of content claim.

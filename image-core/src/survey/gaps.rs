@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::extent::{Extent, ExtentSet};
 use crate::fs::State;
 use crate::io::overlay::Masked;
+use crate::io::rescue::is_bad_sector;
 use crate::io::window::Window;
 use crate::io::{BlockSource, Source};
 use crate::units::Bytes;
@@ -59,7 +60,12 @@ pub fn find(survey: &mut Survey, at: usize, all: bool) -> Result<()> {
             continue;
         }
         let window: Source = Arc::new(Window::new(Arc::clone(&masked), gap, id.clone()));
-        if first || !is_zero(&window)? {
+        let zero = || match is_zero(&window) {
+            // What cannot be read is listed as that.
+            Err(error) if is_bad_sector(&error) => Ok(false),
+            told => told,
+        };
+        if first || !zero()? {
             let mut volume = Volume::new(id, Some(at), Kind::Gap, gap, window);
             volume.container = Some(slot.id.clone());
             volume.state = State::Clean;

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::fs::State;
 use crate::io::Source;
+use crate::io::rescue::is_bad_sector;
 use crate::lvm::assemble::{self, RawGroup};
 use crate::lvm::label::{self, PvHead};
 use crate::lvm::map::{LvMap, LvSource};
@@ -84,7 +85,7 @@ fn heads(survey: &mut Survey) -> Result<Vec<(usize, PvHead)>> {
         let head = match label::read(&volume.source) {
             Ok(Some(head)) => head,
             Ok(None) => continue,
-            Err(error @ Error::Io { .. }) => return Err(error),
+            Err(error @ Error::Io { .. }) if !is_bad_sector(&error) => return Err(error),
             Err(error) => {
                 survey.warnings.push(error.on(&volume.id).to_string());
                 continue;

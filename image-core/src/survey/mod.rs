@@ -27,6 +27,7 @@ use crate::disk::table::PartitionRole;
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::io::Source;
+use crate::io::rescue::is_bad_sector;
 use crate::io::window::Window;
 use crate::report::{Report, Stage};
 use model::{Kind, Slot, Survey, Volume};
@@ -92,7 +93,8 @@ pub fn survey(inputs: &[Input], wishes: Wishes, report: &dyn Report) -> Result<S
 fn slot(input: &Input, at: usize, warnings: &mut Vec<String>) -> Result<Slot> {
     let path = input.path.display().to_string();
     let table = if input.whole {
-        let read = crate::disk::table::read(&input.source).map_err(|error| error.on(&path))?;
+        let read = crate::disk::table::read(&input.source)
+            .map_err(|error| without_table(error).on(&path))?;
         read.map(|read| {
             warnings.extend(read.warnings.iter().map(|warning| format!("{path}: {warning}")));
             read.table
@@ -108,6 +110,17 @@ fn slot(input: &Input, at: usize, warnings: &mut Vec<String>) -> Result<Slot> {
         hardware: input.hardware.clone(),
         table,
     })
+}
+
+/// Without its table nobody knows where the disk's volumes lie.
+fn without_table(error: Error) -> Error {
+    if !is_bad_sector(&error) {
+        return error;
+    }
+    let Error::Io { subject, offset, source, .. } = error else { return error };
+    let action = "read its partition table, so nothing tells where its volumes lie (those that the system shows \
+                  can be named one by one)";
+    Error::Io { subject, action: action.to_owned(), offset, source }
 }
 
 /// The partitions of a slot, or the slot itself where it has no table.

@@ -345,16 +345,16 @@ fn loop_a_repository_on_a_read_only_filesystem_can_be_read() {
 }
 
 #[test]
-fn loop_a_source_that_cannot_be_read_gives_no_image_and_the_next_save_goes_on() {
+fn loop_a_source_that_cannot_be_read_gives_no_image() {
     let world = World::saved();
     let lines = lines_before_reading(&world, &world.text("disk.img"));
     let source = world.path("source.img");
     fs::write(&source, noise(6, 32 << 20)).unwrap();
     let device = Loop::whole(&source).unwrap();
     let node = device.device().to_str().unwrap();
-    // What is behind the end of the file under a loop device cannot be read.
+    // What is behind the end of the file under a loop device cannot be read: nothing, as of a disk that is gone.
     let break_it = |_| {
-        File::options().write(true).open(&source).unwrap().set_len(20 << 20).unwrap();
+        File::options().write(true).open(&source).unwrap().set_len(0).unwrap();
         run!("blockdev", "--flushbufs", node).unwrap();
     };
     let before = world.images();
@@ -362,7 +362,7 @@ fn loop_a_source_that_cannot_be_read_gives_no_image_and_the_next_save_goes_on() 
     let outcome = stopped_after(&world, &args, &lines, break_it);
     assert_eq!(outcome.code, Some(1), "{}", outcome.talk());
     let talk = outcome.talk();
-    for word in ["there is no new image", node, "Input/output error"] {
+    for word in ["there is no new image", node, "it fails as a whole"] {
         assert_eq!(talk.matches(word).count(), 1, "{word:?} in: {talk}");
     }
     assert_eq!(world.images(), before);
@@ -371,8 +371,7 @@ fn loop_a_source_that_cannot_be_read_gives_no_image_and_the_next_save_goes_on() 
     assert_eq!(world.json(1, &args[1..5])["error"]["kind"], "io");
     fs::write(&source, noise(6, 32 << 20)).unwrap();
     run!("blockdev", "--flushbufs", node).unwrap();
-    let saved = world.json(0, &["save", node, "--name", "mended"]);
-    assert!(saved["known_chunks"].as_u64().unwrap() > 10, "{saved}");
+    world.ends(0, &["save", node, "--name", "mended"]);
     world.ends(0, &["verify", "mended"]);
     world.ends(0, &["check", "--read-data"]);
 }
