@@ -3,6 +3,8 @@
 //! survey, then windows to chunks, chunks to packs, states to table segments, the root, and the record
 //! last: without it there is no image.
 
+pub mod fill;
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
@@ -22,6 +24,7 @@ use crate::image::record::{ImageName, Record};
 use crate::image::segment::{SegmentWriter, segment_count, segment_span};
 use crate::image::time::Timestamp;
 use crate::image::{SEGMENT_WINDOWS, WINDOW};
+use crate::io::Source;
 use crate::pipeline::encode::ChunkEncoder;
 use crate::pipeline::pack::{self, Packed, Packing};
 use crate::pipeline::{estimate, read};
@@ -29,6 +32,7 @@ use crate::repo::{Added, ImageInfo, Parent, Saver};
 use crate::report::{Report, Stage};
 use crate::survey::model::{Group, Survey, Volume};
 use crate::units::Bytes;
+use fill::{Filled, Old};
 
 /// What a save needs to know besides the survey.
 #[derive(Clone, Debug)]
@@ -196,11 +200,43 @@ pub fn save(
         drop(tables.saver.finish_packs());
         return Err(error);
     }
-    let Tables { mut saver, segments, counts, unreadable, .. } = tables;
+    let Tables { saver, segments, counts, unreadable, .. } = tables;
     let mut root = root(survey, &used, segments, &request.tool, &request.firmware)?;
     for (entry, holes) in root.volumes.iter_mut().zip(&unreadable) {
         entry.unreadable = unreadable_list(holes);
     }
+    finish((saver, counts), root, request, report)
+}
+
+/// Saves an image again, with what can be read by now of what it lacks; `sources` are those of [`fill::same`].
+///
+/// # Errors
+/// As [`save`]; [`Error::Corrupt`] where the image is damaged.
+pub fn fill(
+    mut saver: Saver,
+    (old, sources): (Old<'_>, &[Source]),
+    request: &Request,
+    report: &dyn Report,
+) -> Result<(Saved, Filled)> {
+    let run = fill::run(old, sources, &mut saver, request, report);
+    let (root, filled) = match run {
+        Ok(run) => run,
+        Err(error) => {
+            drop(saver.finish_packs());
+            return Err(error);
+        }
+    };
+    let saved = finish((saver, filled.counts), root, request, report)?;
+    Ok((saved, filled))
+}
+
+/// The root, and last the record.
+fn finish(
+    (mut saver, counts): (Saver, Counts),
+    root: Root,
+    request: &Request,
+    report: &dyn Report,
+) -> Result<Saved> {
     let root_hash = saver.put_root(&root)?;
     report.checkpoint()?;
     let record = Record {
@@ -213,18 +249,15 @@ pub fn save(
         used_bytes: root.used_bytes(),
     };
     let image = saver.put_record(record, report)?;
-    let raw_volumes = survey
-        .volumes
-        .iter()
-        .filter_map(|volume| {
-            let reason = volume.reason()?.to_owned();
-            Some(RawVolume { id: volume.id.clone(), reason })
-        })
-        .collect();
+    let raw = |volume: &VolumeEntry| {
+        let reason = volume.reason.clone().filter(|_| volume.state != EXCLUDED)?;
+        Some(RawVolume { id: volume.id.clone(), reason })
+    };
+    let raw_volumes = root.volumes.iter().filter_map(raw).collect();
     Ok(Saved {
         image,
-        volumes: survey.volumes.len(),
-        used_bytes: total,
+        volumes: root.volumes.len(),
+        used_bytes: root.used_bytes(),
         read_bytes: counts.read,
         new_chunks: counts.new,
         known_chunks: counts.known,
@@ -252,7 +285,7 @@ pub(crate) fn reading_on(volume: &str, first: Extent) -> String {
     )
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy, PartialEq, Default, Debug)]
 struct Counts {
     read: Bytes,
     new: u64,

@@ -278,3 +278,92 @@ fn loop_a_disk_that_goes_away_makes_no_image_and_the_next_save_goes_on() -> Resu
     assert!(saved["known_chunks"].as_u64() > Some(2), "{saved}");
     Ok(())
 }
+
+#[test]
+fn loop_a_later_save_fills_holes_and_reads_nothing_else() -> Result<()> {
+    let stage = Stage::new()?;
+    let healing = [
+        (0, stage.find(0, FILES[0], 1 << 20), 2 * SECTOR),
+        (1, stage.find(1, FILES[0], 1 << 20), SECTOR),
+    ];
+    let staying = [
+        (1, stage.find(1, FILES[0], 1_077_248), 4 * SECTOR),
+        (2, stage.find(2, FILES[1], 8192), SECTOR),
+    ];
+    let all = [&healing[..], &staying[..]].concat();
+    stage.spoil(&all);
+    let first = stage.bench.ends(&format!("save {} --name bad", stage.disk()), 5)?;
+    assert_eq!(first["unreadable"], ranges(&all));
+    // Some sectors can be read again. What the image has is not read, but for what any look at the disk reads.
+    stage.spoil(&staying);
+    let kept: Vec<Fault> = (0..3)
+        .map(|part| stage.parts[part].start.get() + stage.find(part, FILES[0], 1_600_512))
+        .map(|at| Fault::new(&[Op::Read], "", How::Half).at(at..at + 500_000).between(0, 0))
+        .collect();
+    let bad = staying.map(|(part, start, length)| {
+        let at = stage.parts[part].start.get() + start;
+        Fault::new(&[Op::Read], "", How::Fails(Errno::IO)).at(at..at + length)
+    });
+    let faults: Vec<Fault> = kept.into_iter().chain(bad).collect();
+    stage.faulty.fail(faults.clone());
+    stage.bench.run(&format!("inspect {}", stage.disk()))?;
+    let looked = stage.faulty.met();
+    stage.faulty.fail(faults);
+    let line = format!("save {} --name bad --fill bad", stage.disk());
+    let second = stage.bench.ends(&line, 5)?;
+    assert_eq!((&second["filled"], &second["unreadable"]), (&ranges(&healing), &ranges(&staying)));
+    assert_eq!(second["read_bytes"], 3 * SECTOR);
+    let met = stage.faulty.met();
+    assert_eq!(met[..3], looked[..3], "bytes were read that the image has");
+    assert!(met[3..].iter().sum::<u64>() < 60, "{met:?}");
+    // All of them: as if nothing had been.
+    stage.spoil(&[]);
+    let third = stage.bench.run(&line)?;
+    assert_eq!((&third["filled"], &third["unreadable"]), (&ranges(&staying), &json!([])));
+    let reads = stage.reads().0;
+    stage.spoil(&[]);
+    stage.bench.run(&format!("save {} --name whole", stage.disk()))?;
+    assert!(reads < stage.reads().0, "filling reads as much as saving");
+    let target = stage.target()?;
+    stage.bench.restore("bad", std::slice::from_ref(&target), "")?;
+    assert_eq!(differing(&stage, &target)?, BTreeSet::new());
+    let [bad, whole] =
+        ["bad", "whole"].map(|name| stage.bench.run(&format!("show {name}")).unwrap());
+    assert_eq!(bad["volumes"], whole["volumes"], "the same tables as of a disk without faults");
+    // There is nothing left to fill.
+    assert!(stage.bench.fails(&line, 3)?.contains("no holes"));
+    Ok(())
+}
+
+#[test]
+fn loop_only_an_unchanged_disk_is_filled() -> Result<()> {
+    let stage = Stage::new()?;
+    let hole = (0, stage.find(0, FILES[0], 1 << 20), SECTOR);
+    stage.spoil(&[hole]);
+    stage.bench.ends(&format!("save {} --name bad", stage.disk()), 5)?;
+    stage.spoil(&[]);
+    let line = format!("save {} --name bad --fill bad", stage.disk());
+    let kept = stage.work.path().join("kept.img");
+    run!("cp", "--sparse=always", stage.behind(), &kept)?;
+    let image = stage.work.path().join("image");
+    for part in [1, 2] {
+        // A file is overwritten in its place, in another volume: not a byte more or less is in use.
+        let extent = stage.parts[part];
+        sparse::create(&image, extent.len())?;
+        sparse::copy(&stage.behind(), extent, &image, Bytes::ZERO)?;
+        filesystem::filled(&image, |folder| {
+            let file = File::options().write(true).open(folder.join(FILES[0].0))?;
+            Ok(file.write_all_at(b"other", 1 << 20)?)
+        })?;
+        sparse::copy(&image, Extent::first(extent.len()), &stage.behind(), extent.start)?;
+        let why = stage.bench.fails(&line, 3)?;
+        assert!(why.contains(&format!("d0:{} changed", part + 1)), "{why}");
+        run!("cp", "--sparse=always", &kept, stage.behind())?;
+    }
+    run!("sgdisk", "-G", stage.behind())?;
+    let why = stage.bench.fails(&line, 3)?;
+    assert!(why.contains("another partition table"), "{why}");
+    run!("cp", "--sparse=always", &kept, stage.behind())?;
+    assert_eq!(stage.bench.run(&line)?["filled"], ranges(&[hole]));
+    Ok(())
+}

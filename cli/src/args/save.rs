@@ -10,7 +10,8 @@ use image_core::units::Bytes;
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  keiki save /dev/sda --name server\n  \
     keiki save /dev/sda /dev/sdb --name both-disks-of-the-volume-group\n  \
-    keiki save disk.img:2 --name boot")]
+    keiki save disk.img:2 --name boot\n  \
+    keiki save /dev/sda --name server --fill server   (again, the bad sectors only)")]
 pub struct Save {
     /// Disks, partitions, logical volumes or image files (`disk.img:2`); a volume group over several
     /// disks needs all of them
@@ -32,6 +33,10 @@ pub struct Save {
     /// Refuse volume groups that are not understood instead of saving their disks raw
     #[arg(long)]
     pub strict: bool,
+    /// Read only what this image lacks, for it could not be read when it was
+    /// saved, and take everything else from it; the disk must be unchanged
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["gaps", "exclude", "strict"])]
+    pub fill: Option<String>,
     /// Sector size of image files, where it cannot be told from their table
     #[arg(long, value_name = "SIZE")]
     pub sector_size: Option<Bytes>,

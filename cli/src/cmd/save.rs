@@ -9,13 +9,18 @@ use anyhow::Context;
 use image_core::disk::location;
 use image_core::error::Error;
 use image_core::exec::real::Machine;
-use image_core::repo::{Local, Repository, host_name};
-use image_core::save::{self, Firmware, Saved};
+use image_core::extent::Extent;
+use image_core::image::manifest::Root;
+use image_core::repo::{ImageInfo, Local, Repository, Saver, host_name};
+use image_core::save::fill::{self, Filled, Old};
+use image_core::save::{self, Firmware, Request, Saved};
 use image_core::survey::Wishes;
+use image_core::survey::model::Survey;
 use image_core::sys::space;
-use serde_json::json;
+use image_core::units::Bytes;
+use serde_json::{Value, json};
 
-use super::{location as repository_location, source};
+use super::{location as repository_location, repository, source};
 use crate::args::Global;
 use crate::args::save::Save;
 use crate::exit::Exit;
@@ -28,13 +33,25 @@ use crate::output::{self, holes, progress::Progress};
 pub fn run(global: &Global, args: &Save, progress: &Progress) -> anyhow::Result<Exit> {
     let began = Instant::now();
     let path = repository_location(global)?;
-    let inputs = source::open(&args.sources, args.sector_size, source::Purpose::Copy(Some(path)))?;
+    let purpose = match &args.fill {
+        Some(_) => source::Purpose::Fill(path),
+        None => source::Purpose::Copy(Some(path)),
+    };
+    // An image that is not there ends it before a disk is touched.
+    let filled =
+        args.fill.as_ref().map(|image| Filling::of(global, image, progress)).transpose()?;
+    let inputs = source::open(&args.sources, args.sector_size, purpose)?;
     let wishes = Wishes { all_gaps: args.gaps, strict: args.strict };
     let own = inputs.iter().any(|input| is_block_device(&input.path));
     let survey = source::survey(&inputs, wishes, &args.exclude, progress)?;
-    source::tell(&survey, global, progress);
-    let repo = open_or_create(path, global.quiet, progress)?;
-    let request = save::Request {
+    let repo = match &filled {
+        Some(filling) => filling.repo.clone(),
+        None => {
+            source::tell(&survey, global, progress);
+            open_or_create(path, global.quiet, progress)?
+        }
+    };
+    let request = Request {
         parent: repo.images()?.newest(&args.name).cloned(),
         name: args.name.clone(),
         level: args.level,
@@ -43,11 +60,58 @@ pub fn run(global: &Global, args: &Save, progress: &Progress) -> anyhow::Result<
         tool: concat!("keiki ", env!("CARGO_PKG_VERSION")).to_owned(),
         firmware: if own { Firmware::of_this_machine(&Machine) } else { Firmware::default() },
     };
-    let saver = repo
-        .saver(progress)
-        .with_context(|| format!("nothing was saved into {}", path.display()))?;
+    let (saved, filled) = match &filled {
+        Some(filling) => {
+            let (saved, filled) = filling.run(&survey, path, &request, global, progress)?;
+            (saved, Some((filling, filled)))
+        }
+        None => (whole(&survey, &repo, path, &request, progress)?, None),
+    };
+    progress.finish();
+    let seconds = began.elapsed().as_secs_f64();
+    let again = format!(
+        "to read only these places again: keiki save {} --name {} --fill {}",
+        args.sources.join(" "),
+        args.name,
+        output::image(&saved.image)
+    );
+    if global.json {
+        output::json(&object(&saved, filled.as_ref().map(|(_, filled)| filled), seconds))?;
+    } else if !global.quiet {
+        if let Some((filling, filled)) = &filled {
+            output::say(&filling.text(filled))?;
+        }
+        output::say(&text(&saved, seconds, global.verbose > 0))?;
+    }
+    if saved.root.unreadable_bytes().is_zero() {
+        return Ok(Exit::Done);
+    }
+    holes::tell(&saved.root.volumes);
+    output::talk(&again);
+    Ok(Exit::Unreadable)
+}
+
+/// Saves everything in `survey`, if there is room for it.
+fn whole(
+    survey: &Survey,
+    repo: &Repository,
+    path: &Path,
+    request: &Request,
+    progress: &Progress,
+) -> anyhow::Result<Saved> {
+    let saver = saver(repo, path, progress)?;
     let needed =
-        save::estimate(&survey, &saver, &request, progress).context("there is no new image")?;
+        save::estimate(survey, &saver, request, progress).context("there is no new image")?;
+    room_for(needed, path)?;
+    save::save(survey, saver, request, progress)
+        .context("there is no new image; the next save uses what was stored")
+}
+
+fn saver(repo: &Repository, path: &Path, progress: &Progress) -> anyhow::Result<Saver> {
+    repo.saver(progress).with_context(|| format!("nothing was saved into {}", path.display()))
+}
+
+fn room_for(needed: Bytes, path: &Path) -> anyhow::Result<()> {
     let free = space::free(path).with_context(|| format!("free space of {}", path.display()))?;
     if needed > free {
         return Err(Error::refused(format!(
@@ -56,26 +120,73 @@ pub fn run(global: &Global, args: &Save, progress: &Progress) -> anyhow::Result<
         ))
         .into());
     }
-    let saved = save::save(&survey, saver, &request, progress)
-        .context("there is no new image; the next save uses what was stored")?;
-    progress.finish();
-    let seconds = began.elapsed().as_secs_f64();
-    if global.json {
-        output::json(&json!({"image": args.name, "id": saved.image.id, "volumes": saved.volumes,
-            "used_bytes": saved.used_bytes, "read_bytes": saved.read_bytes,
-            "new_chunks": saved.new_chunks, "known_chunks": saved.known_chunks,
-            "delta_chunks": saved.delta_chunks,
-            "stored_bytes": saved.stored_bytes, "raw_volumes": saved.raw_volumes,
-            "unreadable": holes::ranges(&saved.root.volumes),
-            "hit": holes::hits(&saved.root.volumes), "seconds": seconds}))?;
-    } else if !global.quiet {
-        output::say(&text(&saved, seconds, global.verbose > 0))?;
+    Ok(())
+}
+
+/// An image with holes that are read again.
+struct Filling {
+    repo: Repository,
+    image: ImageInfo,
+    root: Root,
+}
+
+impl Filling {
+    fn of(global: &Global, image: &str, progress: &Progress) -> anyhow::Result<Self> {
+        let repo = repository(global)?;
+        let image = repo.resolve(image, progress)?;
+        let root = repo.root(&image)?;
+        Ok(Self { repo, image, root })
     }
-    if saved.root.unreadable_bytes().is_zero() {
-        return Ok(Exit::Done);
+
+    fn run(
+        &self,
+        survey: &Survey,
+        path: &Path,
+        request: &Request,
+        global: &Global,
+        progress: &Progress,
+    ) -> anyhow::Result<(Saved, Filled)> {
+        let old = Old { repo: &self.repo, root: &self.root };
+        let name = output::image(&self.image);
+        let sources = fill::same(survey, old, progress).context(format!("{name} is not filled"))?;
+        if !global.quiet {
+            progress.talk(&format!(
+                "filling {name}: {} of it could not be read and are read again; everything else is taken from it, \
+                 as it was on {}",
+                self.root.unreadable_bytes(),
+                self.image.record.created
+            ));
+        }
+        let saver = saver(&self.repo, path, progress)?;
+        room_for(self.root.unreadable_bytes(), path)?;
+        save::fill(saver, (old, &sources), request, progress)
+            .context("there is no new image; the one that was to be filled is as it was")
     }
-    holes::tell(&saved.root.volumes);
-    Ok(Exit::Unreadable)
+
+    fn text(&self, filled: &Filled) -> String {
+        let bytes: Bytes = filled.ranges.iter().map(|(_, range)| range.len()).sum();
+        let mut volumes: Vec<&str> = filled.ranges.iter().map(|(id, _)| id.as_str()).collect();
+        volumes.dedup();
+        let lacked = self.root.unreadable_bytes();
+        if bytes.is_zero() {
+            return format!("none of the {lacked} that are unreadable could be read this time");
+        }
+        format!("filled: {bytes} of the {lacked} that were unreadable, in {}", volumes.join(", "))
+    }
+}
+
+fn object(saved: &Saved, filled: Option<&Filled>, seconds: f64) -> Value {
+    let mut object = json!({"image": saved.image.record.name, "id": saved.image.id,
+        "volumes": saved.volumes, "used_bytes": saved.used_bytes, "read_bytes": saved.read_bytes,
+        "new_chunks": saved.new_chunks, "known_chunks": saved.known_chunks,
+        "delta_chunks": saved.delta_chunks, "stored_bytes": saved.stored_bytes,
+        "raw_volumes": saved.raw_volumes, "unreadable": holes::ranges(&saved.root.volumes),
+        "hit": holes::hits(&saved.root.volumes), "seconds": seconds});
+    if let (Some(filled), Some(fields)) = (filled, object.as_object_mut()) {
+        let range = |(id, range): &(String, Extent)| json!({"volume": id, "start": range.start, "length": range.len()});
+        fields.insert("filled".to_owned(), filled.ranges.iter().map(range).collect());
+    }
+    object
 }
 
 /// An image file says nothing of the machine that it came from.

@@ -55,6 +55,8 @@ pub enum Purpose<'a> {
     Look,
     /// To be copied; into this repository, where there is one.
     Copy(Option<&'a Path>),
+    /// To be read where an image in this repository has holes: with more patience.
+    Fill(&'a Path),
 }
 
 /// Opens the sources for a survey.
@@ -67,9 +69,15 @@ pub fn open(
     purpose: Purpose<'_>,
 ) -> anyhow::Result<Vec<Input>> {
     let mut inputs = Vec::new();
+    let effort = if matches!(purpose, Purpose::Fill(_)) { Effort::FILL } else { Effort::SAVE };
     for source in sources {
         let named = find(source)?;
-        if let Purpose::Copy(repository) = purpose {
+        let into = match purpose {
+            Purpose::Look => None,
+            Purpose::Copy(repository) => Some(repository),
+            Purpose::Fill(repository) => Some(Some(repository)),
+        };
+        if let Some(repository) = into {
             claim::source_in_use(&named.path, repository)?;
         }
         let info = inventory::describe(&named.path)?;
@@ -85,7 +93,7 @@ pub fn open(
         let reopen = move || again.reopen_direct().map(|direct| Arc::new(direct) as _);
         inputs.push(Input {
             path: named.path,
-            source: Arc::new(Rescue::new(device, Effort::SAVE, reopen)),
+            source: Arc::new(Rescue::new(device, effort, reopen)),
             hardware: Hardware { model: info.model, serial: info.serial, wwn: info.wwn },
             select: named.volume,
             whole: info.whole,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::model::{Coverage, Kind, Survey, Volume};
+use super::model::{Coverage, Kind, Slot, Survey, Volume};
 use crate::error::Result;
 use crate::extent::{Extent, ExtentSet};
 use crate::fs::State;
@@ -25,7 +25,9 @@ const WITHOUT_PARTITIONS: Bytes = Bytes::MIB;
 /// [`crate::error::Error::Io`] where a gap cannot be read.
 pub fn find(survey: &mut Survey, at: usize, all: bool) -> Result<()> {
     let Some(slot) = survey.slots.get(at).filter(|slot| slot.whole) else { return Ok(()) };
-    let Some(table) = &slot.table else { return Ok(()) };
+    if slot.table.is_none() {
+        return Ok(());
+    }
     let size = slot.source.size();
     let taken: ExtentSet = {
         let mut extents: Vec<Extent> = survey
@@ -37,8 +39,6 @@ pub fn find(survey: &mut Survey, at: usize, all: bool) -> Result<()> {
         extents.sort_unstable();
         extents.into_iter().collect()
     };
-    let own = table.own_bytes(size, slot.source.sector_size());
-    let masked: Source = Arc::new(Masked::new(Arc::clone(&slot.source), own));
     let mut found = Vec::new();
     for (number, gap) in taken.missing_in(Extent::first(size)).iter().enumerate() {
         let first = gap.start.is_zero();
@@ -59,7 +59,7 @@ pub fn find(survey: &mut Survey, at: usize, all: bool) -> Result<()> {
             ));
             continue;
         }
-        let window: Source = Arc::new(Window::new(Arc::clone(&masked), gap, id.clone()));
+        let window = source(slot, gap, &id);
         let zero = || match is_zero(&window) {
             // What cannot be read is listed as that.
             Err(error) if is_bad_sector(&error) => Ok(false),
@@ -75,6 +75,14 @@ pub fn find(survey: &mut Survey, at: usize, all: bool) -> Result<()> {
     }
     survey.volumes.append(&mut found);
     Ok(())
+}
+
+/// The bytes of the gap `extent` of a disk, called `id`.
+pub fn source(slot: &Slot, extent: Extent, id: &str) -> Source {
+    let (source, size) = (Arc::clone(&slot.source), slot.source.size());
+    let own = slot.table.as_ref().map(|table| table.own_bytes(size, source.sector_size()));
+    let masked: Source = Arc::new(Masked::new(source, own.unwrap_or_default()));
+    Arc::new(Window::new(masked, extent, id))
 }
 
 fn is_zero(source: &Source) -> Result<bool> {
