@@ -22,7 +22,7 @@ pub struct Shadow {
     pub signature: String,
     /// Bytes 444..446.
     pub reserved: u16,
-    /// The used entries.
+    /// The used entries, and protective ones without a length.
     pub entries: Vec<ShadowEntry>,
 }
 
@@ -45,7 +45,7 @@ pub struct ShadowEntry {
 
 impl Shadow {
     pub(super) fn of(boot: &Sector, partitions: &[Partition], sector: Bytes) -> Self {
-        let entries = boot.used(sector).map(|(slot, entry)| ShadowEntry {
+        let entries = boot.used_or_protective(sector).map(|(slot, entry)| ShadowEntry {
             slot,
             mirrors: partitions
                 .iter()
@@ -145,6 +145,17 @@ mod tests {
             image.mbr_sector.1[6..22],
             *b"\0\0\x02\0\xee\xff\xff\xff\x01\0\0\0\xff\xff\xff\xff"
         );
+    }
+
+    #[test]
+    fn a_protective_entry_without_a_length_protects_again() {
+        let mut bytes = gpt_bytes(Bytes::mib(8), SECTOR, 128, &[wanted(1, 1, 2)]);
+        bytes[446 + 12..446 + 16].fill(0);
+        let table = read_table(&Memory::new(bytes));
+        assert_eq!(entries(&table), [(1, "0xee", 1, 1, None)]);
+        assert_eq!(read_table(&written(&table, Bytes::mib(8), SECTOR)), table);
+        let moved = table.moved(Bytes::mib(20), SECTOR, &places_of(&table)).unwrap();
+        assert_eq!(entries(&moved), [(1, "0xee", 1, 40960, None)]);
     }
 
     #[test]

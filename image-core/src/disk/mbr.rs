@@ -88,7 +88,23 @@ impl Sector {
 
     /// The used entries with their slots from 1. As the kernel has it, a length makes an entry used.
     pub(super) fn used(&self, sector: Bytes) -> impl Iterator<Item = (u8, SectorEntry)> {
-        (1..=4u8).zip(self.header.iter()).filter(|(_, (_, entry))| entry.sectors > 0).map(
+        self.entries(sector, |entry| entry.sectors > 0)
+    }
+
+    /// The used entries, and those that protect a GPT: to the kernel they do so whatever their length.
+    pub(super) fn used_or_protective(
+        &self,
+        sector: Bytes,
+    ) -> impl Iterator<Item = (u8, SectorEntry)> {
+        self.entries(sector, |entry| entry.sectors > 0 || entry.sys == PROTECTIVE)
+    }
+
+    fn entries(
+        &self,
+        sector: Bytes,
+        is_wanted: fn(&MBRPartitionEntry) -> bool,
+    ) -> impl Iterator<Item = (u8, SectorEntry)> {
+        (1..=4u8).zip(self.header.iter()).filter(move |(_, (_, entry))| is_wanted(entry)).map(
             move |(slot, (_, entry))| {
                 let start = Bytes::new(u64::from(entry.starting_lba) * sector.get());
                 let length = Bytes::new(u64::from(entry.sectors) * sector.get());
