@@ -53,7 +53,8 @@ pub struct Header {
     page: Bytes,
     last_page: u32,
     uuid: Uuid,
-    label: String,
+    /// In any encoding, zeros behind it.
+    label: [u8; LABEL_LENGTH],
 }
 
 impl Header {
@@ -72,12 +73,15 @@ impl Header {
         if !PAGES.contains(&page) {
             return Err(Error::refused(format!("{page} is no page size of a swap area")));
         }
-        if label.len() >= LABEL_LENGTH {
+        let mut field = [0; LABEL_LENGTH];
+        let Some(room) = field.get_mut(..label.len()).filter(|room| room.len() < LABEL_LENGTH)
+        else {
             return Err(Error::refused(format!(
                 "the swap label {label:?} is longer than 15 bytes"
             )));
-        }
-        let header = Self { order, page, last_page: 0, uuid, label: label.to_owned() };
+        };
+        room.copy_from_slice(label.as_bytes());
+        let header = Self { order, page, last_page: 0, uuid, label: field };
         header.resized(size)
     }
 
@@ -120,7 +124,7 @@ impl Header {
             (VERSION, &self.encode(1)),
             (LAST_PAGE, &self.encode(self.last_page)),
             (UUID, self.uuid.as_bytes()),
-            (LABEL, self.label.as_bytes()),
+            (LABEL, &self.label),
             (signature_at(self.page), SIGNATURE),
         ];
         let mut page = vec![0; self.page.index().unwrap_or(0)];
@@ -170,7 +174,7 @@ impl Area {
 
     /// A bitmap of good pages instead of a header; made before Linux 2.2.
     fn version0(page: Bytes, volume: Bytes) -> Self {
-        let (order, uuid, label) = (ByteOrder::Little, Uuid::nil(), String::new());
+        let (order, uuid, label) = (ByteOrder::Little, Uuid::nil(), [0; LABEL_LENGTH]);
         let header = Header { order, page, last_page: 0, uuid, label };
         let state = State::Raw("the swap area has the old version 0".to_owned());
         Self { header, state, size: volume }
@@ -193,7 +197,7 @@ impl Area {
             return Err(area.corrupt("last_page", LAST_PAGE, expected, last_page));
         }
         let uuid = Uuid::from_bytes(area.array(UUID)?);
-        let label = area.text(LABEL, LABEL_LENGTH)?;
+        let label = area.array(LABEL)?;
         let state = if slept {
             State::Hibernated
         } else if number(BAD_PAGES)? != 0 {
@@ -218,9 +222,10 @@ pub fn probe(source: &Arc<dyn BlockSource>) -> Result<Option<Box<dyn Filesystem>
     let Some(Area { header, state, size }) = Area::read(source, source.size())? else {
         return Ok(None);
     };
+    let label = Structure::new(NAME, Bytes::ZERO, &header.label).text(0, LABEL_LENGTH)?;
     let identity = Identity {
         content: "swap",
-        label: Some(header.label).filter(|label| !label.is_empty()),
+        label: Some(label).filter(|label| !label.is_empty()),
         uuid: Some(header.uuid).filter(|uuid| !uuid.is_nil()).map(|uuid| uuid.to_string()),
         size,
         block_size: header.page,
@@ -356,6 +361,14 @@ mod tests {
             let new = Header::new(larger, page, super::ByteOrder::Little, uuid, "leaf").unwrap();
             assert_eq!(new.to_bytes(), made);
         }
+    }
+
+    #[test]
+    fn a_label_in_another_encoding_stays() {
+        let mut image = little();
+        image[super::LABEL..super::LABEL + 16].fill(0xE9);
+        let made = read(image.clone()).unwrap().to_bytes();
+        assert_eq!(made[1024..], image[1024..4096]);
     }
 
     #[test]
