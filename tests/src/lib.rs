@@ -18,6 +18,7 @@
 //! - [`truth`]: the garbage-target truth test of maps.
 //! - [`garbage`]: targets full of garbage and old signatures. [`judge`]: the tools of truth.
 //! - [`second_save`]: what changes between two saves, and what storing that takes others.
+//! - [`hostile`]: entries to every parser for arbitrary bytes, for fuzzing.
 //! - [`sources`]: our own sources, for the tests of the house rules.
 
 pub mod bench;
@@ -30,6 +31,7 @@ pub mod fixtures;
 pub mod format_sample;
 pub mod garbage;
 pub mod grub;
+pub mod hostile;
 pub mod judge;
 pub mod kill;
 pub mod loops;

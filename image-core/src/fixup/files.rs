@@ -223,7 +223,7 @@ impl Root {
 const GRUBENV: usize = 1024;
 
 /// `text` as the file `name` has to have it: GRUB's environment is filled up to its size.
-pub(super) fn padded(name: &str, mut text: Vec<u8>) -> Vec<u8> {
+pub fn padded(name: &str, mut text: Vec<u8>) -> Vec<u8> {
     if name.rsplit('/').next().is_some_and(|last| last.eq_ignore_ascii_case("grubenv")) {
         while text.last() == Some(&b'#') {
             text.pop();

@@ -12,12 +12,12 @@
 //! - [`identity`]: a filesystem's own UUID, by its tools.
 
 pub(crate) mod esp;
-pub(crate) mod files;
+pub mod files;
 pub mod grub;
 pub(crate) mod identity;
-pub(crate) mod loader;
+pub mod loader;
 pub mod references;
-pub(crate) mod unsteady;
+pub mod unsteady;
 
 pub use references::References;
 

@@ -19,7 +19,7 @@ const STEADY: [&[u8]; 2] = [b"/dev/disk/by-id/dm-", b"/dev/disk/by-id/lvm-"];
 
 /// The first such device that the configuration file `name` uses: a word of fstab and crypttab, a pattern of
 /// LVM, elsewhere a value. Comments and titles of boot entries say such names too.
-pub(super) fn device(name: &str, text: &[u8]) -> Option<String> {
+pub fn device(name: &str, text: &[u8]) -> Option<String> {
     let is_list = name.starts_with("etc/lvm/") || ["etc/fstab", "etc/crypttab"].contains(&name);
     let lines =
         text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().starts_with(b"#"));

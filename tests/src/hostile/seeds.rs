@@ -1,0 +1,146 @@
+//! What fuzzing begins with: inputs that each target accepts.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use image_core::image::codec::Encoder;
+use image_core::image::delta::Base;
+use image_core::image::hash::ChunkId;
+use image_core::image::pack::Footer;
+use image_core::image::record::Record;
+use image_core::lvm::label;
+use image_core::units::Bytes;
+
+use super::edited::{self, Edited};
+use super::{filesystems, groups, loaders, repository, tables};
+use crate::format_sample;
+
+/// The seeds of a target, of which there is at least one.
+///
+/// # Errors
+/// A fixture cannot be read.
+pub fn seeds(target: &str) -> Result<Vec<Vec<u8>>> {
+    Ok(match target {
+        "tables" => untouched(tables::TABLES.len()),
+        "signatures" => {
+            let bases = filesystems::SWAP.iter().chain(&tables::RECORDS);
+            bases
+                .map(|name| Ok(Edited::of(&edited::Base::load(name)?).bytes(0, 64 << 10)))
+                .collect::<Result<_>>()?
+        }
+        "restore_record" => untouched(tables::RECORDS.len()),
+        "ext" => untouched(filesystems::EXT.len()),
+        "journal" => untouched(filesystems::JOURNAL.len()),
+        "xfs" => untouched(filesystems::XFS.len()),
+        "fat" => untouched(filesystems::FAT.len()),
+        "swap" => untouched(filesystems::SWAP.len()),
+        "lvm_label" => untouched(groups::LABELS.len()),
+        "lvm_text" => vec![text()?.into_bytes()],
+        "record" => files("images")?,
+        "root" => roots()?,
+        "segment" => {
+            files("tables")?.into_iter().map(|bytes| [vec![64 << 1], bytes].concat()).collect()
+        }
+        "trailer" => trailers()?,
+        "chunk" => chunks()?,
+        "delta" => vec![[vec![0x80], noise(9000), noise(9000)].concat()],
+        "repository" => untouched(repository::count()),
+        "grub" => untouched(loaders::GRUBS.len()),
+        "program" => vec![program()],
+        "configuration" => configuration(),
+        other => anyhow::bail!("no seeds for {other}"),
+    })
+}
+
+/// Every base as it is, and with its checksums made again.
+fn untouched(bases: usize) -> Vec<Vec<u8>> {
+    (0..bases)
+        .flat_map(|number| [0, 1].map(|sign| vec![u8::try_from(number).unwrap_or(0), sign]))
+        .collect()
+}
+
+/// The files of a folder of the format's sample.
+fn files(folder: &str) -> Result<Vec<Vec<u8>>> {
+    let folder = format_sample::folder().join("repository").join(folder);
+    let mut paths: Vec<_> =
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    paths.sort();
+    paths.into_iter().map(|path| Ok(fs::read(path)?)).collect()
+}
+
+fn roots() -> Result<Vec<Vec<u8>>> {
+    let named = files("images")?
+        .iter()
+        .map(|bytes| Ok(Record::parse(bytes)?.root.to_string()))
+        .collect::<Result<Vec<_>>>()?;
+    let folder = format_sample::folder().join("repository/roots");
+    named.iter().map(|name| Ok(fs::read(folder.join(name))?)).collect()
+}
+
+fn trailers() -> Result<Vec<Vec<u8>>> {
+    let cut = |pack: Vec<u8>| {
+        let length = Bytes::of(&pack);
+        let end = pack.len().checked_sub(48).context("a pack without a footer")?;
+        let trailer =
+            Footer::parse(&pack[end..], length)?.trailer_len.index().context("too long")?;
+        let start = end - trailer;
+        Ok([u32::try_from(start)?.to_le_bytes().to_vec(), pack[start..end].to_vec()].concat())
+    };
+    files("packs")?.into_iter().map(cut).collect()
+}
+
+/// A chunk in each codec.
+fn chunks() -> Result<Vec<Vec<u8>>> {
+    let (old, mut new) = (noise(9000), noise(9000));
+    new[5000..5100].fill(7);
+    let mut encoder = Encoder::new(1)?;
+    let base = Base { id: ChunkId::of(&old), plain: &old, stored_len: Bytes::of(&old) };
+    let input = |codec: u8, base: &[u8], plain: &[u8], stored: &[u8]| -> Result<Vec<u8>> {
+        let mut input = vec![codec];
+        input.extend(u16::try_from(plain.len())?.to_le_bytes());
+        input.extend(u16::try_from(base.len())?.to_le_bytes());
+        Ok([&input, base, stored].concat())
+    };
+    let mut inputs = vec![input(0, &[], b"plain", b"plain")?];
+    let mut stored = Vec::new();
+    encoder.encode(&[5; 3000], &mut stored)?;
+    inputs.push(input(1, &[], &[5; 3000], &stored)?);
+    for window in [Bytes::kib(64), Bytes::BLOCK] {
+        let codec = encoder.encode_delta(window, &base, &new, &mut stored)?.context("no delta")?;
+        inputs.push(input(codec.0, &old, &new, &stored)?);
+    }
+    Ok(inputs)
+}
+
+fn text() -> Result<String> {
+    let base = edited::Base::load(groups::LABELS[0])?;
+    let head = label::read(&Edited::of(&base))?.context("no label")?;
+    head.text.context("no text")
+}
+
+/// The smallest PE32+ without a signature.
+fn program() -> Vec<u8> {
+    let mut bytes = vec![0; 0x200];
+    bytes[..2].copy_from_slice(b"MZ");
+    bytes[0x3C] = 0x80;
+    bytes[0x80..0x84].copy_from_slice(b"PE\0\0");
+    bytes[0x98..0x9A].copy_from_slice(&[0x0B, 0x02]);
+    bytes
+}
+
+fn configuration() -> Vec<Vec<u8>> {
+    let texts = [
+        format!("UUID={} / ext4 defaults 0 1\nLABEL=orchid /srv xfs defaults 0 0\n/dev/sda1 none swap\n", loaders::NAMED),
+        "data /dev/mapper/vg0-root--lv none luks\nhome PARTLABEL=root none\n".to_owned(),
+        format!("# GRUB Environment Block\nroot=/dev/vg0/root-lv\nid={}\n####", loaders::NAMED),
+        "search --label orchid\nset root=lvm/vg0-root--lv\nlinux /vmlinuz root=/dev/mapper/vg0-root--lv\n".to_owned(),
+        "activation { volume_list = [ \"vg0\", \"@tag\" ] }\n# \"vg0\"\n".to_owned(),
+    ];
+    (0..).zip(texts).map(|(number, text)| [vec![number], text.into_bytes()].concat()).collect()
+}
+
+fn noise(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    bytes
+}
