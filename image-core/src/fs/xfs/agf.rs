@@ -23,6 +23,8 @@ pub(super) struct Agf {
     pub bno_root: u32,
     /// Its height, at least 1.
     pub bno_level: u32,
+    pub cnt_root: u32,
+    pub cnt_level: u32,
     /// First active slot of the AGFL.
     pub fl_first: u32,
     /// Last active slot.
@@ -51,15 +53,17 @@ impl Agf {
         check(&agf, ("agf_versionnum", 4), agf.be32(4)?, 1)?;
         check(&agf, ("agf_seqno", 8), agf.be32(8)?, number)?;
         check(&agf, ("agf_length", 12), agf.be32(12)?, superblock.ag_length(number))?;
-        let bno_level = agf.be32(28)?;
-        if !(1..=MAX_LEVELS).contains(&bno_level) {
-            return Err(agf.corrupt("agf_levels", 28, format!("1 to {MAX_LEVELS}"), bno_level));
-        }
+        let level = |at| match agf.be32(at)? {
+            level @ 1..=MAX_LEVELS => Ok(level),
+            other => Err(agf.corrupt("agf_levels", at, format!("1 to {MAX_LEVELS}"), other)),
+        };
         Ok(Self {
             number,
             length: agf.be32(12)?,
             bno_root: agf.be32(16)?,
-            bno_level,
+            bno_level: level(28)?,
+            cnt_root: agf.be32(20)?,
+            cnt_level: level(32)?,
             fl_first: agf.be32(40)?,
             fl_last: agf.be32(44)?,
             fl_count: agf.be32(48)?,

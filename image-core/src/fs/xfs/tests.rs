@@ -236,6 +236,23 @@ fn btree_blocks_that_contradict_their_place() {
     }
 }
 
+/// A record that is somewhere else, with the same number of blocks, is seen by the other tree only.
+#[test]
+fn both_trees_have_the_same_records() {
+    let place = bnobt(&V5);
+    let first = u32::from_be_bytes(V5[place.0 + 56..][..4].try_into().unwrap());
+    let records = u16::from_be_bytes(V5[place.0 + 6..][..2].try_into().unwrap());
+    let moved = damaged(place, 56, &(first - 1).to_be_bytes());
+    let count = u32::from_be_bytes(V5[512 + 20..][..4].try_into().unwrap());
+    assert_eq!(
+        used(moved).unwrap_err().to_string(),
+        format!(
+            "XFS cntbt of AG 0 at byte {}: expected the {records} free extents of the bnobt, found {records} others",
+            count as usize * BLOCK
+        )
+    );
+}
+
 #[test]
 fn a_root_that_points_to_itself_ends() {
     let (at, ..) = bnobt(&V5);
