@@ -111,6 +111,16 @@ impl BootSector {
         Extent::at(self.data_start.checked_add(offset)?, self.cluster)
     }
 
+    /// Whether an entry of the FAT, which is not zero, has a meaning: the next cluster, a bad one, or an end.
+    pub fn is_entry(&self, entry: u32) -> bool {
+        let reserved = match self.width {
+            Width::Fat12 => 0xFF0,
+            Width::Fat16 => 0xFFF0,
+            Width::Fat32 => 0x0FFF_FFF0,
+        };
+        entry >= reserved || (2..self.clusters.saturating_add(2)).contains(&entry)
+    }
+
     /// The end of the last whole cluster.
     pub fn data_end(&self) -> Bytes {
         let length = self.cluster.checked_mul(u64::from(self.clusters)).unwrap_or(Bytes::MAX);
@@ -166,6 +176,9 @@ fn width(bpb: &Structure<'_>, clusters: u64, long: bool) -> Result<Width> {
     if !long && clusters >= FAT32_FROM {
         let expected = format!("below {FAT32_FROM} clusters with a 16-bit FAT size");
         return Err(bpb.corrupt("BPB_FATSz16", 22, expected, clusters));
+    }
+    if !long && bpb.le16(17)? == 0 {
+        return Err(bpb.corrupt("BPB_RootEntCnt", 17, "entries of the root directory", 0));
     }
     if !long {
         return Ok(if clusters < FAT16_FROM { Width::Fat12 } else { Width::Fat16 });

@@ -2,10 +2,11 @@
 //!
 //! Answers: everything before the data region, every cluster whose FAT entry is not zero, and the sectors
 //! behind the last whole cluster. Refuses: a volume marked dirty, copies of the FAT that differ, a free
-//! count (FSInfo) that does not add up; mkfs.fat, mtools and the Linux driver keep it right.
+//! count (FSInfo) that does not add up (mkfs.fat, mtools and the Linux driver keep it right), a single FAT without
+//! such a count, entries without a meaning, and a folder that is not where the boot sector says.
 //!
 //! - [`boot_sector`]: geometry, and its patch for a partition that moved. - [`fat_table`]: the clusters.
-//! - [`fs_info`]: FAT32's counter of free clusters. - [`root_directory`]: the volume label.
+//! - [`fs_info`]: FAT32's counter of free clusters. - [`root_directory`]: the volume label, a folder.
 //!
 //! Source of the layout: Microsoft's FAT specification (fatgen103) and Linux `fs/fat`.
 
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use self::boot_sector::{BootSector, Width};
 pub use self::boot_sector::{relocated, renumbered};
+use self::root_directory::RootDirectory;
 use super::{Filesystem, Identity, State};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
@@ -29,6 +31,8 @@ struct Fat {
     boot: BootSector,
     identity: Identity,
     doubt: Option<String>,
+    /// First cluster of a folder in the root directory.
+    folder: Option<u32>,
 }
 
 /// The FAT filesystem on `source`; `None` where sector 0 is not a FAT's boot sector (an MBR, NTFS and exFAT
@@ -42,7 +46,8 @@ pub fn probe(source: &Arc<dyn BlockSource>) -> Result<Option<Box<dyn Filesystem>
     }
     let Some(boot) = BootSector::parse(&source.read(Bytes::ZERO, 512)?)? else { return Ok(None) };
     boot.check_fits(source.size())?;
-    let label = root_directory::label(source, &boot)?.or_else(|| boot.label.clone());
+    let root = RootDirectory::read(source, &boot)?;
+    let label = root.label.or_else(|| boot.label.clone());
     let identity = Identity {
         content: "vfat",
         label,
@@ -53,7 +58,8 @@ pub fn probe(source: &Arc<dyn BlockSource>) -> Result<Option<Box<dyn Filesystem>
         last_mounted: None,
     };
     let doubt = doubt(source, &boot)?;
-    Ok(Some(Box::new(Fat { source: Arc::clone(source), boot, identity, doubt })))
+    let (source, folder) = (Arc::clone(source), root.folder);
+    Ok(Some(Box::new(Fat { source, boot, identity, doubt, folder })))
 }
 
 /// What forbids to believe the FAT, as a phrase: the marks in the boot sector and in entry 1.
@@ -90,17 +96,32 @@ impl Filesystem for Fat {
         }
         let boot = &self.boot;
         let mut used = ExtentSet::from(Extent::first(boot.data_start));
-        let mut free = 0u32;
+        let (mut free, mut wrong) = (0u32, None);
         fat_table::scan(&self.source, boot, &mut |cluster, entry| {
             if entry == 0 {
                 free += 1;
+            } else if !boot.is_entry(entry) {
+                wrong.get_or_insert((cluster, entry));
             } else if let Some(extent) = boot.cluster_extent(cluster) {
                 used.insert(extent);
             }
         })?;
         used.insert(Extent::new(boot.data_end(), boot.size));
+        if let Some((cluster, entry)) = wrong {
+            let expected =
+                format!("a cluster up to {}, or an end", boot.clusters.saturating_add(1));
+            let at = fat_table::position(boot, cluster);
+            return Err(Error::corrupt("FAT entry", at, expected, entry.to_string()));
+        }
         self.check_root(&used)?;
-        fs_info::check_free(&self.source, boot, free)?;
+        if let Some(folder) = self.folder {
+            root_directory::check_folder(&self.source, boot, folder)?;
+        }
+        if !fs_info::check_free(&self.source, boot, free)? && boot.fat_count == 1 {
+            return Err(Error::refused(
+                "neither a second FAT nor a count of free clusters proves it",
+            ));
+        }
         Ok(used.rounded_out(Bytes::BLOCK, self.source.size()))
     }
 }

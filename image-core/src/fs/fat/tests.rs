@@ -207,14 +207,66 @@ fn tables_that_do_not_add_up() {
             fat + 8
         ),
     );
+    expect(
+        &[(fat + 400, &[1]), (fat + size + 400, &[1])],
+        format!(
+            "FAT entry at byte {}: expected a cluster up to {}, or an end, found 1",
+            fat + 400,
+            boot.clusters + 1
+        ),
+    );
     // "Not known" and a sector without the signatures say nothing.
     assert!(used(with(image.clone(), &[(1000, &[0xFF; 4])])).is_ok());
     assert!(used(with(image.clone(), &[(512, b"NONE"), (1000, &[1, 2, 3, 4])])).is_ok());
 }
 
+/// FAT12 and FAT16 say in a few fields that nothing sums up where their clusters are.
+#[test]
+fn a_folder_that_does_not_begin_with_itself_is_another_place() {
+    let mut image = fat12();
+    let boot = BootSector::parse(&image[..512]).unwrap().unwrap();
+    let root = boot.root.start.get() as usize;
+    let folder = boot.cluster_extent(3).unwrap().start.get() as usize;
+    image[root + 32..root + 32 + 12].copy_from_slice(b"FOLDER     \x10");
+    image[root + 32 + 26] = 3;
+    for copy in 0..2 {
+        let fat = (boot.fat_start.get() + copy * boot.fat_size.get()) as usize;
+        image[fat + 4] |= 0xF0;
+        image[fat + 5] = 0xFF;
+    }
+    image[folder..folder + 12].copy_from_slice(b".          \x10");
+    image[folder + 26] = 3;
+    assert!(used(image.clone()).is_ok());
+    let refusal =
+        |changes: &[(usize, &[u8])]| used(with(image.clone(), changes)).unwrap_err().to_string();
+    // Fewer entries in the root directory: all clusters begin earlier.
+    assert_eq!(
+        refusal(&[(17, &[0xF0, 0x00])]),
+        format!(
+            "first entry of a FAT directory name at byte {}: expected the folder itself, at cluster 3, found something else",
+            folder - (512 - 0xF0) * 32
+        )
+    );
+    assert!(refusal(&[(folder + 26, &[4])]).starts_with("first entry of a FAT directory"));
+    assert!(refusal(&[(root + 32 + 27, &[0xFF])]).starts_with("FAT directory entry at byte"));
+    assert_eq!(
+        used(with(image.clone(), &[(17, &[0, 0])])).unwrap_err().to_string(),
+        "FAT boot sector BPB_RootEntCnt at byte 17: expected entries of the root directory, found 0"
+    );
+}
+
+#[test]
+fn a_single_fat_needs_a_count_of_its_free_clusters() {
+    let reason = "neither a second FAT nor a count of free clusters proves it";
+    assert_eq!(used(mkfs(1 << 20, &["-F", "12", "-f", "1"])).unwrap_err().to_string(), reason);
+    let f32 = mkfs(34 << 20, &["-F", "32", "-f", "1"]);
+    assert!(used(f32.clone()).is_ok());
+    assert_eq!(used(with(f32, &[(1000, &[0xFF; 4])])).unwrap_err().to_string(), reason);
+}
+
 #[test]
 fn fat12_entries_share_bytes() {
-    let mut image = mkfs(1 << 20, &["-F", "12", "-s", "32"]);
+    let mut image = mkfs(1 << 20, &["-F", "12", "-s", "4"]);
     let boot = BootSector::parse(&image[..512]).unwrap().unwrap();
     let last = boot.clusters + 1;
     // 0x100 in entries 5 and 6, each in the half that its neighbour does not share; and the last of all.
