@@ -18,8 +18,8 @@ pub const EXT: [&str; 6] =
 pub const JOURNAL: [&str; 4] = ["journal", "journal-v2", "journal-v3", "journal-no-csum"];
 /// XFS of both versions, and one whose trees have several levels.
 pub const XFS: [&str; 3] = ["xfs-v5", "xfs-v4", "xfs-1k"];
-/// FAT of each width, and one with a single FAT.
-pub const FAT: [&str; 4] = ["fat12", "fat12-one", "fat16", "fat32"];
+/// FAT of each width.
+pub const FAT: [&str; 3] = ["fat12", "fat16", "fat32"];
 /// Swap areas for small and large pages.
 pub const SWAP: [&str; 2] = ["swap", "swap-64k"];
 

@@ -52,12 +52,8 @@ const XFS: [(&str, &str, bool); 3] = [
 /// What mkfs puts into one: see mkfs.xfs(8), `-p`.
 const PROTOTYPE: &str =
     "/\n0 0\nd--755 0 0\nsmall ---644 0 0 FILE\nfolder d--755 0 0\nlarge ---644 0 0 FILE\n$\n$\n";
-const FAT: [(&str, &str, &str); 4] = [
-    ("fat12", "-F 12 -s 4", "2m"),
-    ("fat12-one", "-F 12 -s 4 -f 1", "2m"),
-    ("fat16", "-F 16 -s 1", "4m"),
-    ("fat32", "-F 32 -s 1", "34m"),
-];
+const FAT: [(&str, &str, &str); 3] =
+    [("fat12", "-F 12 -s 4", "2m"), ("fat16", "-F 16 -s 1", "4m"), ("fat32", "-F 32 -s 1", "34m")];
 const SWAP: [(&str, &str); 2] = [("swap", ""), ("swap-64k", "-p 65536")];
 
 /// Makes those whose names are in `wanted`, or all. Needs root and loop devices.
@@ -180,7 +176,12 @@ impl Work<'_> {
     fn fat(&self, image: &Path, options: &str, size: &str) -> Result<()> {
         run!("truncate", "-s", size, image)?;
         tool::run(&with(call!("mkfs.fat", "-n", "ORCHID", "-i", "c0ffee00"), options, image))?;
-        run!("mcopy", "-s", "-i", image, self.path("content"), "::").map(drop)
+        // What is in use does not begin with the first cluster, nor lie in one piece.
+        let large = self.path("large");
+        fs::write(&large, vec![CONTENT; 700 << 10])?;
+        run!("mcopy", "-i", image, large, "::")?;
+        run!("mcopy", "-s", "-i", image, self.path("content"), "::")?;
+        run!("mdel", "-i", image, "::large").map(drop)
     }
 
     /// A disk that begins with what GRUB's would begin with, without a byte of GRUB: see `image-core/src/fixup/grub.rs`
