@@ -14,7 +14,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system said no: reading, writing, opening, starting a program.
-    #[error("{subject}: cannot {action}{}: {source}", position(.offset))]
+    #[error("{subject}: cannot {action}{}: {}", position(.offset), cause(.source))]
     Io {
         /// The file, disk or program.
         subject: String,
@@ -53,6 +53,14 @@ pub enum Error {
     /// The user asked to stop (SIGINT, SIGTERM).
     #[error("interrupted")]
     Interrupted,
+}
+
+/// The cause; where the standard library speaks of its buffers, in words that say something of a file.
+fn cause(source: &io::Error) -> String {
+    match (source.kind(), source.get_ref()) {
+        (io::ErrorKind::UnexpectedEof, None) => "it ends before that".to_owned(),
+        _ => source.to_string(),
+    }
 }
 
 fn position(offset: &Option<Bytes>) -> String {

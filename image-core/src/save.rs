@@ -242,7 +242,7 @@ fn finish(
     let record = Record {
         version: Version::CURRENT,
         name: request.name.clone(),
-        created: Timestamp::now(),
+        created: created(Timestamp::now(), request.parent.as_ref(), report),
         host: request.host.clone(),
         parent: request.parent.as_ref().map(|parent| parent.id),
         root: root_hash,
@@ -283,6 +283,24 @@ pub(crate) fn reading_on(volume: &str, first: Extent) -> String {
     format!(
         "{volume}: cannot read {length} bytes at byte {at}; going on around bad sectors, which takes time"
     )
+}
+
+/// Clocks of two machines may differ by so many seconds without a word.
+const DRIFT: u64 = 60;
+
+/// When the image was made: by this machine's clock, but after the one before it, which would pass for the newest
+/// of that name otherwise, and be restored.
+fn created(now: Timestamp, parent: Option<&ImageInfo>, report: &dyn Report) -> Timestamp {
+    let before = parent.map(|parent| parent.record.created);
+    let Some(before) = before.filter(|before| *before > now) else { return now };
+    let created = before.later(1);
+    if before > now.later(DRIFT) {
+        report.warning(&format!(
+            "this machine's clock says {now}, but the newest image of that name is of {before}: the new \
+             one is dated {created}, so that it is the newest; set the clock"
+        ));
+    }
+    created
 }
 
 #[derive(Clone, Copy, PartialEq, Default, Debug)]
@@ -506,4 +524,37 @@ pub fn name_of(value: &impl Serialize) -> String {
 
 fn value(value: &impl Serialize) -> Result<serde_json::Value> {
     serde_json::to_value(value).map_err(|error| Error::unsupported(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::created;
+    use crate::image::hash::Hash;
+    use crate::image::record::Record;
+    use crate::image::time::Timestamp;
+    use crate::repo::ImageInfo;
+    use crate::report::Quiet;
+
+    #[test]
+    fn an_image_is_newer_than_the_one_before_it_whatever_the_clock_says() {
+        let json = serde_json::json!({"format": 1, "must_understand_to_read": 0,
+            "must_understand_to_write": 0, "name": "a", "created": "2026-11-20T10:00:00Z",
+            "host": "h", "parent": null, "root": Hash::of(b""), "used_bytes": 0});
+        let record: Record = serde_json::from_value(json).unwrap();
+        let before = ImageInfo { id: Hash::of(b"a"), record };
+        let seen = |now: &str, before| {
+            let report = Quiet::default();
+            let now: Timestamp = now.parse().unwrap();
+            (created(now, before, &report).to_string(), report.warnings().len())
+        };
+        let at = |time: &str, warnings| (time.to_owned(), warnings);
+        let (early, late) = ("2025-11-20T10:00:00Z", "2026-11-20T10:00:05Z");
+        assert_eq!(seen(early, None), at(early, 0));
+        assert_eq!(seen(late, Some(&before)), at(late, 0));
+        assert_eq!(seen(early, Some(&before)), at("2026-11-20T10:00:01Z", 1));
+        // Of images of one second the parent is the older one.
+        let same = "2026-11-20T10:00:00Z";
+        assert_eq!(seen(same, Some(&before)), at(same, 0));
+        assert_eq!(seen("2026-11-20T09:59:30Z", Some(&before)), at("2026-11-20T10:00:01Z", 0));
+    }
 }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::Context;
@@ -138,6 +139,7 @@ pub fn onto(
     progress.finish();
     target::confirm(&candidates, &args.confirm)?;
     let targets = claim(&candidates, &plan, origin.repository)?;
+    let touched = AtomicBool::new(false);
     let job = Job {
         windows: origin.windows,
         root,
@@ -147,22 +149,34 @@ pub fn onto(
         read_back: args.verify.into(),
         only_changed: args.only_changed,
         fresh: args.fresh,
+        touched: &touched,
         runner: &Machine,
         server: super::view::server()?,
     };
     let restored = restore::restore(&job, progress).map_err(|error| match error {
-        // Refused before anything was written.
         Error::Refused(_) => {
             remove_new(&plan);
             anyhow::Error::new(error)
         }
-        _ => unfinished(origin.verb, &plan, error),
+        error if !touched.load(Ordering::Relaxed) => {
+            remove_new(&plan);
+            anyhow::Error::new(error).context("nothing was written")
+        }
+        error => unfinished(origin.verb, &plan, error),
     })?;
     progress.finish();
     let volumes = written(origin, &plan);
-    tell(global, (origin, &plan), (&volumes, &restored), began.elapsed().as_secs_f64())?;
+    let exit = exit(&volumes, &restored);
+    let seconds = began.elapsed().as_secs_f64();
+    let told = tell(global, (origin, &plan), (&volumes, &restored), seconds);
     holes::tell(&volumes);
-    Ok(exit(&volumes, &restored))
+    match exit {
+        // It was said on standard error too.
+        Exit::Damaged => Ok(exit),
+        _ => told
+            .with_context(|| format!("{} is {}, {}", paths(&plan), origin.done, output::UNSAID))
+            .map(|()| exit),
+    }
 }
 
 /// The slot and the path of each target.
@@ -209,12 +223,17 @@ fn remove(files: &[&PathBuf]) {
     }
 }
 
+/// The targets, as they were named.
+fn paths(plan: &RestorePlan) -> String {
+    let paths = plan.targets.iter().map(|target| target.path.display().to_string());
+    paths.collect::<Vec<_>>().join(", ")
+}
+
 /// What a restore that did not end leaves behind, said before the reason.
 fn unfinished(verb: &str, plan: &RestorePlan, error: Error) -> anyhow::Error {
-    let paths: Vec<String> = plan.targets.iter().map(|t| t.path.display().to_string()).collect();
     let left = format!(
         "the {verb} did not end, and {} cannot be used; run it again, and it goes on from there",
-        paths.join(", ")
+        paths(plan)
     );
     anyhow::Error::new(error).context(left)
 }

@@ -1,5 +1,6 @@
 //! `keiki rm`: forget an image.
 
+use anyhow::Context;
 use image_core::error::Error;
 use image_core::repo::{ImageInfo, Images};
 use serde_json::json;
@@ -40,15 +41,25 @@ pub fn run(global: &Global, args: &Rm) -> anyhow::Result<Exit> {
     let repo = repository(global)?;
     let images = repo.images()?;
     let removed = chosen(&images, args)?;
-    repo.remove(&removed)?;
+    if let Some(error) = repo.remove(&removed)? {
+        output::talk(&format!(
+            "warning: the catalog still has it, `keiki check` mends that: {error}"
+        ));
+    }
+    let told = tell(global, &removed);
+    told.with_context(|| format!("{} is forgotten, {}", args.image, output::UNSAID))?;
+    Ok(Exit::Done)
+}
+
+fn tell(global: &Global, removed: &[ImageInfo]) -> anyhow::Result<()> {
     if global.json {
         let ids: Vec<_> = removed.iter().map(|image| &image.id).collect();
         output::json(&json!({"removed": ids}))?;
     } else if !global.quiet {
-        for image in &removed {
+        for image in removed {
             output::say(&format!("forgot {}", output::image(image)))?;
         }
         output::say("what only it needed stays in the repository until `keiki prune` frees it")?;
     }
-    Ok(Exit::Done)
+    Ok(())
 }

@@ -75,20 +75,32 @@ pub fn run(global: &Global, args: &Save, progress: &Progress) -> anyhow::Result<
         args.name,
         output::image(&saved.image)
     );
+    let is_whole = saved.root.unreadable_bytes().is_zero();
+    if !is_whole {
+        holes::tell(&saved.root.volumes);
+        output::talk(&again);
+    }
+    tell(global, &saved, filled.as_ref(), seconds)
+        .with_context(|| format!("{} is saved, {}", output::image(&saved.image), output::UNSAID))?;
+    Ok(if is_whole { Exit::Done } else { Exit::Unreadable })
+}
+
+fn tell(
+    global: &Global,
+    saved: &Saved,
+    filled: Option<&(&Filling, Filled)>,
+    seconds: f64,
+) -> anyhow::Result<()> {
     if global.json {
-        output::json(&object(&saved, filled.as_ref().map(|(_, filled)| filled), seconds))?;
-    } else if !global.quiet {
-        if let Some((filling, filled)) = &filled {
-            output::say(&filling.text(filled))?;
-        }
-        output::say(&text(&saved, seconds, global.verbose > 0))?;
+        return output::json(&object(saved, filled.map(|(_, filled)| filled), seconds));
     }
-    if saved.root.unreadable_bytes().is_zero() {
-        return Ok(Exit::Done);
+    if global.quiet {
+        return Ok(());
     }
-    holes::tell(&saved.root.volumes);
-    output::talk(&again);
-    Ok(Exit::Unreadable)
+    if let Some((filling, filled)) = filled {
+        output::say(&filling.text(filled))?;
+    }
+    output::say(&text(saved, seconds, global.verbose > 0))
 }
 
 /// Saves everything in `survey`, if there is room for it.
@@ -203,7 +215,7 @@ fn open_or_create(path: &Path, quiet: bool, progress: &Progress) -> anyhow::Resu
     if !quiet {
         progress.talk(&format!("making a new repository at {}", path.display()));
     }
-    Ok(Repository::create(files)?)
+    Ok(Repository::open_or_create(files)?)
 }
 
 fn text(saved: &Saved, seconds: f64, verbose: bool) -> String {

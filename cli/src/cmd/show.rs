@@ -2,7 +2,7 @@
 
 use image_core::image::manifest::{Root, VolumeGroupEntry};
 use image_core::plan::restore::{min_target, slots};
-use image_core::repo::ImageInfo;
+use image_core::repo::{ImageInfo, Images};
 use serde_json::json;
 
 use super::repository;
@@ -19,13 +19,14 @@ pub fn run(global: &Global, args: &Show, progress: &Progress) -> anyhow::Result<
     let repo = repository(global)?;
     let image = repo.resolve(&args.image, progress)?;
     let root = repo.root(&image)?;
-    let all = repo.images()?.intact;
+    let Images { intact: all, damaged } = repo.images()?;
     let usage = repo.usage(&all, progress)?;
     progress.finish();
-    for error in &usage.damaged {
+    for error in damaged.iter().chain(&usage.damaged) {
         output::damaged_file(error);
     }
-    let exit = if usage.damaged.is_empty() { Exit::Done } else { Exit::Damaged };
+    let is_sound = damaged.is_empty() && usage.damaged.is_empty();
+    let exit = if is_sound { Exit::Done } else { Exit::Damaged };
     let own = all.iter().zip(&usage.each).find(|(other, _)| other.id == image.id);
     let sizes = own.map(|(_, usage)| *usage).unwrap_or_default();
     if global.json {

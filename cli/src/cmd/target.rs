@@ -233,11 +233,12 @@ pub fn confirm(candidates: &[Candidate], given: &[String]) -> anyhow::Result<()>
         let known = existing.iter().any(|candidate| candidate.answers().contains(wrong));
         if !known {
             let right: Vec<String> = existing.iter().map(|candidate| flag(candidate)).collect();
-            let right = right.join(" ");
-            return Err(Error::refused(format!(
-                "--confirm {wrong} is none of the targets; to confirm them: {right}"
-            ))
-            .into());
+            let right = match right.as_slice() {
+                [] => "none exists yet, and a new file needs no confirmation".to_owned(),
+                right => format!("to confirm them: {}", right.join(" ")),
+            };
+            let why = format!("--confirm {wrong} is none of the targets; {right}");
+            return Err(Error::refused(why).into());
         }
     }
     let open: Vec<&Candidate> = existing

@@ -56,6 +56,9 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&text)
 }
 
+/// Said where a verb did what was asked for and then could not print that.
+pub const UNSAID: &str = "but the report of that is lost";
+
 /// Prints a text on standard output.
 ///
 /// # Errors

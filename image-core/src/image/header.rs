@@ -125,7 +125,8 @@ pub fn unseal<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a [u8]> {
         Some(json) if seal(json.to_vec()) == bytes => Ok(json),
         _ => {
             let expected = "JSON and, behind it, its BLAKE3";
-            Err(Error::corrupt(name, Bytes::ZERO, expected, "something else"))
+            let found = format!("{} bytes that are something else", bytes.len());
+            Err(Error::corrupt(name, Bytes::ZERO, expected, found))
         }
     }
 }

@@ -28,6 +28,12 @@ impl Timestamp {
         self.0
     }
 
+    /// So many seconds later.
+    #[must_use]
+    pub fn later(self, seconds: u64) -> Self {
+        Self(self.0.saturating_add(seconds).min(END - 1))
+    }
+
     /// The UTC day: `2026-11-20`.
     pub fn day(self) -> String {
         let (year, month, day) = civil(self.0 / DAY);

@@ -25,6 +25,10 @@ const REFRESH: Duration = Duration::from_secs(5 * 60);
 /// After this time without a refresh another machine's lock is worth nothing.
 const STALE: Duration = Duration::from_secs(30 * 60);
 
+/// After this time a lock that is torn is worth nothing. Who is just writing it looks at the others afterwards, and
+/// backs off; one that stays torn was left by a machine that lost its power.
+const TORN: Duration = Duration::from_secs(60);
+
 /// The largest lock that a reader takes.
 const MAX_LOCK: Bytes = Bytes::kib(16);
 
@@ -80,6 +84,19 @@ impl Holder {
     /// Whether its process would be visible here; a container has processes of its own.
     fn is_here(&self) -> bool {
         self.boot_id.is_some() && self.boot_id == boot_id() && self.pid_namespace == pid_namespace()
+    }
+
+    /// Who it is; of another machine also when it gave a sign of life, `age` ago.
+    fn describe(&self, age: Duration) -> String {
+        let Self { pid, host, time, .. } = self;
+        let who = format!("process {pid} on {host} since {time}");
+        if self.is_here() {
+            return who;
+        }
+        let (ago, stale) = (age.as_secs() / 60, STALE.as_secs() / 60);
+        format!(
+            "{who} (last sign of life {ago} min ago; if that machine was switched off, its lock ends {stale} min after that)"
+        )
     }
 
     /// For one whose process would be visible: whether it is gone, or its number was given away.
@@ -168,7 +185,7 @@ impl Lock {
                 other => Holder::parse(&other?),
             };
             let age = now.duration_since(other.modified).unwrap_or_default();
-            if is_stale(holder.as_ref().ok(), age) {
+            if is_stale(holder.as_ref(), age) {
                 match files.delete(&path) {
                     Err(error) if !is_missing(&error) => return Err(error),
                     _ => continue,
@@ -176,11 +193,8 @@ impl Lock {
             }
             match holder {
                 Ok(holder) if kind == LockKind::Shared && holder.kind == LockKind::Shared => {}
-                Ok(holder) => {
-                    let Holder { pid, host, time, .. } = holder;
-                    return Ok(Some(format!("process {pid} on {host} since {time}")));
-                }
-                Err(_) => return Ok(Some(format!("the unreadable lock {path}"))),
+                Ok(holder) => return Ok(Some(holder.describe(age))),
+                Err(error) => return Ok(Some(format!("an unreadable lock ({})", error.on(&path)))),
             }
         }
         Ok(None)
@@ -220,7 +234,11 @@ impl Lock {
     }
 
     fn lost(&self) -> Error {
-        Error::refused(format!("the lock {} was removed by another session", self.path))
+        Error::refused(format!(
+            "the lock {} is gone: this run slept for so long that another took it for dead, and may have removed \
+             what it counted on; start it again",
+            self.path
+        ))
     }
 }
 
@@ -242,9 +260,11 @@ fn exists(files: &(impl Read + ?Sized), path: &str) -> Result<bool> {
     }
 }
 
-fn is_stale(holder: Option<&Holder>, age: Duration) -> bool {
+fn is_stale(holder: Result<&Holder, &Error>, age: Duration) -> bool {
     match holder {
-        Some(holder) if holder.is_here() => holder.is_gone(),
+        Ok(holder) if holder.is_here() => holder.is_gone(),
+        Err(Error::Corrupt { .. }) => age > TORN,
+        // Another machine's, or one that only a newer version understands.
         _ => age > STALE,
     }
 }
@@ -268,6 +288,7 @@ mod tests {
 
     use super::{Holder, Lock, LockKind, leftovers};
     use crate::error::Error;
+    use crate::image::header::seal;
     use crate::repo::memory::Memory;
     use crate::repo::read::Read;
     use crate::repo::write::{Session, Write};
@@ -320,21 +341,38 @@ mod tests {
         let session = session(&files);
         foreign(&files, |holder| holder.boot_id = Some("another boot".into()));
         files.age("locks/other.0", Duration::from_secs(29 * 60));
-        assert!(Lock::take(&session, LockKind::Shared).is_err());
+        let error = Lock::take(&session, LockKind::Shared).err().unwrap().to_string();
+        assert!(error.contains("last sign of life 29 min ago"), "{error}");
         files.age("locks/other.0", Duration::from_secs(2 * 60));
         Lock::take(&session, LockKind::Shared).unwrap();
     }
 
     #[test]
-    fn an_unreadable_lock_counts_until_it_is_stale() {
+    fn a_torn_lock_counts_for_a_minute() {
         let files = Memory::new();
         let session = session(&files);
         files.create("locks/other.0").unwrap().append(b"torn").unwrap();
+        files.age("locks/other.0", Duration::from_secs(55));
         assert!(Lock::take(&session, LockKind::Shared).is_err());
-        files.age("locks/other.0", Duration::from_secs(31 * 60));
+        files.age("locks/other.0", Duration::from_secs(6));
         let lock = Lock::take(&session, LockKind::Shared).unwrap();
         files.delete(&lock.path).unwrap();
         assert!(lock.held().is_err());
+    }
+
+    #[test]
+    fn a_lock_of_a_newer_version_counts_like_any_other() {
+        let files = Memory::new();
+        let session = session(&files);
+        let mut json = serde_json::to_value(Holder::this(LockKind::Shared)).unwrap();
+        json["format"] = 99.into();
+        let bytes = seal(serde_json::to_vec(&json).unwrap());
+        files.create("locks/other.0").unwrap().append(&bytes).unwrap();
+        files.age("locks/other.0", Duration::from_secs(29 * 60));
+        let error = Lock::take(&session, LockKind::Shared).err().unwrap().to_string();
+        assert!(error.contains("unreadable") && error.contains("format"), "{error}");
+        files.age("locks/other.0", Duration::from_secs(2 * 60));
+        Lock::take(&session, LockKind::Shared).unwrap();
     }
 
     #[test]

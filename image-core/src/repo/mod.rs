@@ -104,10 +104,24 @@ pub struct Repository {
 }
 
 impl Repository {
+    /// Opens the repository that is there, or makes one; somebody else may be making one at this moment.
+    ///
+    /// # Errors
+    /// As [`Repository::open`] and [`Repository::create`].
+    pub fn open_or_create(files: Arc<dyn Write>) -> Result<Self> {
+        if !Self::exists(files.as_ref())? {
+            match Self::create(Arc::clone(&files)) {
+                Err(Error::Refused(_)) if Self::exists(files.as_ref())? => {}
+                made => return made,
+            }
+        }
+        Self::open(files)
+    }
+
     /// Makes a new repository in an empty place; its folder is made where it does not exist.
     ///
     /// # Errors
-    /// `Refused` where there are other files or a repository already.
+    /// `Refused` where there are other files or a repository already, and where somebody is making one.
     pub fn create(files: Arc<dyn Write>) -> Result<Self> {
         let there = files.list("")?;
         if let Some(file) = there.first() {
@@ -124,9 +138,15 @@ impl Repository {
             id: uuid::Uuid::new_v4().to_string(),
             created: Timestamp::now(),
         };
-        let session = Session::new(Arc::clone(&files));
+        let session = Arc::new(Session::new(Arc::clone(&files)));
+        let lock = Lock::take(&session, LockKind::Exclusive)?;
+        if Self::exists(files.as_ref())? {
+            let place = files.location();
+            return Err(Error::refused(format!("somebody else made a repository at {place}")));
+        }
         session.put(HEADER, &seal(encode_json(&header)?))?;
-        Ok(Self { files: Arc::new(WithTrash(files)), session: Some(Arc::new(session)), header })
+        drop(lock);
+        Ok(Self { files: Arc::new(WithTrash(files)), session: Some(session), header })
     }
 
     /// Opens a repository that is there.
@@ -229,14 +249,15 @@ impl Repository {
         PackFeed::new(Arc::clone(&self.files), window)
     }
 
-    /// Forgets images: removes their records; what only they needed stays until it is pruned.
-    pub fn remove(&self, images: &[ImageInfo]) -> Result<()> {
+    /// Forgets images: removes their records; what only they needed stays until it is pruned. The catalog is only a
+    /// cache: what went wrong with it is returned.
+    pub fn remove(&self, images: &[ImageInfo]) -> Result<Option<Error>> {
         let session = self.session()?;
         let _lock = Lock::take(session, LockKind::Shared)?;
         for image in images {
             session.delete(&images::record_path(image.id))?;
         }
-        catalog::write(session)
+        Ok(catalog::write(session).err())
     }
 
     /// What each image takes; see [`Usage`].

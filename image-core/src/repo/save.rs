@@ -200,8 +200,11 @@ impl Saver {
         for (volume, number, segment) in root.segments() {
             if seen.insert(segment) {
                 let repository = &self.repository;
-                let ids = repository.segment_chunks(root.window, volume, number, segment)?;
-                self.put_locations(segment, &ids)?;
+                let put = repository
+                    .segment_chunks(root.window, volume, number, segment)
+                    .and_then(|ids| self.put_locations(segment, &ids));
+                // What is missing may be gone because this session was taken for dead.
+                put.or_else(|error| self.lock.held().and(Err(error)))?;
             }
         }
         let hash = Hash::of(&bytes);
@@ -218,8 +221,8 @@ impl Saver {
         let places = locate(files, &lookup, ids.iter().copied())?;
         let there = places.iter().filter(|place| ids.contains(&place.entry.id)).count();
         if there != ids.len() {
-            let found = format!("{} of them in no intact pack", ids.len() - there);
-            let expected = format!("{} chunks", ids.len());
+            let found = format!("only {there}");
+            let expected = format!("{} chunks in intact packs", ids.len());
             let error = Error::corrupt("table segment", Bytes::ZERO, expected, found);
             return Err(error.on(&table_path(segment)));
         }
@@ -241,7 +244,11 @@ impl Saver {
         self.repository.root(&info)?;
         let session = self.repository.session()?;
         let path = images::record_path(info.id);
-        session.put(&path, &bytes)?;
+        if let Err(error) = session.put(&path, &bytes) {
+            // Its name may be there, and only not be durable: nobody may take that for an image.
+            drop(session.delete(&path));
+            return Err(error);
+        }
         // A machine that slept since the first look lost its lock, and with it perhaps what the image needs.
         if let Err(error) = self.lock.held().and_then(|()| self.recheck_packs()) {
             session.delete(&path)?;

@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::image::hash::{ChunkId, Hash};
 use crate::repo::census::{Census, for_each_segment};
-use crate::repo::index::list_packs;
-use crate::repo::{ImageInfo, Repository};
+use crate::repo::trash::all_packs;
+use crate::repo::{ImageInfo, Repository, named, table_path};
 use crate::report::{Report, Stage};
 use crate::units::Bytes;
 
@@ -43,7 +44,7 @@ pub(super) fn usage(
 ) -> Result<Usages> {
     report.stage(Stage::Index, None);
     let files = repository.files.as_ref();
-    let mut census = Census::take(files, list_packs(files)?, report)?;
+    let mut census = Census::take(files, all_packs(files)?, report)?;
     let mut damaged: Vec<Error> =
         std::mem::take(&mut census.damaged).into_iter().map(|(_, error)| error).collect();
     let mut others = repository.images()?.intact;
@@ -61,11 +62,14 @@ pub(super) fn usage(
             }
         };
         for image in group {
-            for_each_segment(repository, image, &mut seen, &mut damaged, report, &mut |_, ids| {
-                for id in ids {
-                    census.mark(id, &mut marks, &mut take);
-                }
-            })?;
+            let mut missing = Vec::new();
+            let mut visit = |segment: Hash, ids: &HashSet<ChunkId>| {
+                let mut find = |id: &&ChunkId| !census.mark(id, &mut marks, &mut take);
+                let count = ids.iter().filter(&mut find).count();
+                missing.extend((count > 0).then(|| nowhere(image, segment, ids.len(), count)));
+            };
+            for_each_segment(repository, image, &mut seen, &mut damaged, report, &mut visit)?;
+            damaged.extend(missing);
         }
         if let Some(usage) = usize::try_from(number).ok().and_then(|at| each.get_mut(at)) {
             usage.stored_bytes = stored;
@@ -79,4 +83,12 @@ pub(super) fn usage(
     let mut told = HashSet::new();
     damaged.retain(|error| told.insert(error.to_string()));
     Ok(Usages { each, damaged })
+}
+
+/// Chunks that are in no pack, or whose bases are not.
+fn nowhere(image: &ImageInfo, segment: Hash, all: usize, missing: usize) -> Error {
+    let expected = format!("{all} chunks in intact packs");
+    let found = format!("only {}", all.saturating_sub(missing));
+    let error = Error::corrupt("table segment", Bytes::ZERO, expected, found);
+    named(error.on(&table_path(segment)), image)
 }

@@ -31,6 +31,7 @@ mod tests;
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -108,6 +109,8 @@ pub struct Job<'a> {
     pub only_changed: bool,
     /// Whether everything is written, also where this restore was interrupted before.
     pub fresh: bool,
+    /// Set as soon as a target may have been written to.
+    pub touched: &'a AtomicBool,
     /// Starts filesystem tools.
     pub runner: &'a dyn Runner,
     /// Serves a volume to them: this program with its hidden verb (see [`crate::view::OpenView::open`]).
@@ -241,6 +244,8 @@ impl<'a> Restore<'a> {
         if let Some(at) = self.result.continued {
             report.note(&format!("continuing a restore that was interrupted at {at}"));
         }
+        report.checkpoint()?;
+        self.job.touched.store(true, Ordering::Relaxed);
         self.journal.borrow_mut().start()?;
         self.wipe(report)?;
         self.journal.borrow_mut().wiped()?;

@@ -5,6 +5,7 @@ mod resume;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::{Job, ReadBack, Restored, Stored, Unused, restore};
 use crate::disk::fixtures::{gpt_bytes, wanted};
@@ -165,6 +166,7 @@ fn carried_out(
         read_back: ReadBack::Full,
         only_changed: false,
         fresh: false,
+        touched: &AtomicBool::new(false),
         runner: &Machine,
         server: Call::new("true", [""; 0]),
     };
