@@ -30,7 +30,7 @@ fn killed(scene: Scene, kills: u64) -> Result<()> {
             if outcome.code == Some(0) {
                 expected.is_done(stage.folder(), &outcome)?;
             }
-            expected.lost_nothing(stage.folder())?;
+            expected.lost_nothing(stage.folder(), outcome.code)?;
             expected.ends_well(stage.folder())
         };
         judge().with_context(|| format!("{} killed at call {at} of {calls}", scene.name))?;

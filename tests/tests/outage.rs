@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a test says what it did")]
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use keiki_tests::faults::Faulty;
@@ -34,11 +35,12 @@ fn cut(scene: Scene, one_of: usize, ends: &[Unflushed]) -> Result<()> {
             let folder = TempDir::new_in(fixtures::folder()?)?;
             let judge = || {
                 outage.leaves(*moment, *unflushed, folder.path())?;
-                expected.lost_nothing(folder.path())?;
+                scenes::minutes_pass(folder.path())?;
+                expected.lost_nothing(folder.path(), None)?;
                 expected.ends_well(folder.path())
             };
             if let Err(error) = judge() {
-                let kept = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+                let kept = Path::new(env!("CARGO_TARGET_TMPDIR"))
                     .join(format!("outage-{}-{moment}", scene.name));
                 drop(fs::remove_dir_all(&kept));
                 outage.leaves(*moment, *unflushed, &kept)?;

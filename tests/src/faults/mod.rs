@@ -92,7 +92,7 @@ impl Op {
 pub enum How {
     /// The call fails.
     Fails(Errno),
-    /// Half of the bytes are read or written, and so it is said.
+    /// Half of more than 4096 bytes are read or written, and so it is said.
     Half,
     /// The file seems to end before these bytes.
     Ends,
@@ -109,7 +109,7 @@ pub enum How {
 pub struct Fault {
     /// What is asked.
     pub on: Vec<Op>,
-    /// How the path begins, seen from the folder; empty for all.
+    /// How the path begins, seen from the folder; empty for everything in it.
     pub path: String,
     /// The bytes, for what has a position.
     pub bytes: Range<u64>,
@@ -143,6 +143,7 @@ impl Fault {
     fn concerns(&self, op: Op, path: &Path, bytes: &Range<u64>) -> bool {
         let touches = bytes.start < self.bytes.end && self.bytes.start < bytes.end;
         self.on.contains(&op)
+            && path != Path::new("")
             && path.to_string_lossy().starts_with(&self.path)
             && (bytes.is_empty() || touches)
     }
@@ -392,8 +393,8 @@ mod tests {
         let mut file =
             File::options().read(true).write(true).open(faulty.folder().join("file")).unwrap();
         faulty.fail(vec![Fault::new(&[Op::Read, Op::Write], "", How::Half)]);
-        assert_eq!(file.read(&mut [0; 4096]).unwrap(), 2048);
-        assert_eq!(file.write(&[0; 100]).unwrap(), 50);
+        assert_eq!(file.read(&mut [0; 8192]).unwrap(), 4096);
+        assert_eq!(file.write(&[0; 9000]).unwrap(), 8192);
         faulty.fail(vec![Fault::new(&[Op::Read], "", How::Ends)]);
         assert_eq!(file.read(&mut [0; 4096]).unwrap(), 0);
     }
