@@ -4,6 +4,7 @@
 
 use image_core::error::{Error, Result};
 use image_core::extent::Extent;
+use image_core::io::aligned::AlignedBuf;
 use image_core::io::{BlockSink, BlockSource};
 use image_core::units::Bytes;
 
@@ -36,9 +37,13 @@ pub fn check<S: BlockSink>(sink: &S, readers: &[&dyn BlockSource]) {
 
 fn expect(readers: &[&dyn BlockSource], offset: Bytes, expected: &[u8], what: &str) {
     for reader in readers {
-        let found = reader.read(offset, expected.len()).unwrap();
-        let differs = found.iter().zip(expected).position(|(found, expected)| found != expected);
-        assert_eq!(differs, None, "{}: {what} at {offset}", reader.name());
+        let mut once = AlignedBuf::zeroed(expected.len());
+        reader.read_once(offset, &mut once).unwrap();
+        for found in [once.to_vec(), reader.read(offset, expected.len()).unwrap()] {
+            let differs =
+                found.iter().zip(expected).position(|(found, expected)| found != expected);
+            assert_eq!(differs, None, "{}: {what} at {offset}", reader.name());
+        }
         let all = range(offset.get(), expected.len());
         let allocated = reader.allocated(all).unwrap();
         assert!(allocated.is_empty() || all.contains(Extent::new(all.start, allocated.end())));
@@ -99,6 +104,7 @@ fn nothing_lies_beyond_the_end(sink: &impl BlockSink, readers: &[&dyn BlockSourc
         let mut buffer = vec![0; length];
         for reader in readers {
             assert!(is_io(reader.read_at(offset, &mut buffer)), "{}: {offset}", reader.name());
+            assert!(is_io(reader.read_once(offset, &mut buffer)), "{}: {offset}", reader.name());
         }
         assert!(is_io(sink.write_at(offset, &buffer)), "{offset}");
     }

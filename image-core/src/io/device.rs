@@ -1,16 +1,17 @@
 //! Disks, partitions and image files of this machine.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{Advice, OFlags, fadvise};
+use rustix::io::{ReadWriteFlags, preadv2};
 
-use super::direct::DirectReader;
+use super::direct::{Bypass, DirectReader};
 use super::identity::DeviceIdentity;
 use super::source::beyond_end;
 use super::{BlockSink, BlockSource, Medium, Source, file};
@@ -22,7 +23,11 @@ use crate::units::Bytes;
 /// What zeros are written from, where nobody can be asked to make them.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
-/// An open block device or regular file; reads and writes go through the page cache.
+/// From here on bytes are written past the page cache: with less, waiting for the disk costs more than the copy.
+const LARGE: usize = 64 << 10;
+
+/// An open block device or regular file. Reads and short writes go through the page cache, for a table or a bitmap
+/// is asked for often; data go past it.
 #[derive(Debug)]
 pub struct Device {
     file: File,
@@ -32,6 +37,8 @@ pub struct Device {
     sector_size: Bytes,
     // The kernel reports a lost write once and forgets it; the bytes stay lost.
     lost: AtomicBool,
+    // Opened when it is first needed; `None` where O_DIRECT is refused.
+    bypass: OnceLock<Option<Bypass>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,8 +109,7 @@ impl Device {
             drop(std::fs::remove_file(path));
             return Err(failed(error));
         }
-        let (path, lost) = (path.to_owned(), AtomicBool::new(false));
-        Ok(Self { file, path, kind: Kind::File, size, sector_size, lost })
+        Ok(Self::new(file, path, Kind::File, size, sector_size))
     }
 
     fn open(
@@ -142,8 +148,12 @@ impl Device {
             Kind::File => (Bytes::new(metadata.len()), file_sectors.unwrap_or(Bytes::new(512))),
         };
         let sector_size = checked_sectors(path, sector_size)?;
-        let (path, lost) = (path.to_owned(), AtomicBool::new(false));
-        Ok(Self { file, path, kind, size, sector_size, lost })
+        Ok(Self::new(file, path, kind, size, sector_size))
+    }
+
+    fn new(file: File, path: &Path, kind: Kind, size: Bytes, sector_size: Bytes) -> Self {
+        let (path, lost, bypass) = (path.to_owned(), AtomicBool::new(false), OnceLock::new());
+        Self { file, path, kind, size, sector_size, lost, bypass }
     }
 
     /// The path it was opened with.
@@ -188,12 +198,6 @@ impl Device {
         self.identity()?.check(expected, &self.name())
     }
 
-    /// Tells the kernel that its cached pages of `range` will not be needed again, so that saving a disk
-    /// does not push everything else out of the machine's cache. A hint: nothing can fail.
-    pub fn forget(&self, range: Extent) {
-        drop_pages(&self.file, range);
-    }
-
     /// A second way to read the same device or file that bypasses the page cache: for reading back what
     /// was written. Call [`BlockSink::flush`] first.
     ///
@@ -217,6 +221,25 @@ impl Device {
 
     fn check_range(&self, action: &str, range: Extent) -> Result<()> {
         self.check(action, range.start, range.len().index().unwrap_or(usize::MAX))
+    }
+
+    /// What moves bytes past the page cache, where the kernel lets it.
+    fn bypass(&self) -> Option<&Bypass> {
+        let open = || {
+            let access = rustix::fs::fcntl_getfl(&self.file).ok()? & OFlags::RWMODE;
+            Bypass::open(&self.file, access, self.sector_size)
+        };
+        self.bypass.get_or_init(open).as_ref()
+    }
+
+    /// Writes the beginning of `bytes` past the page cache, as much as is possible; how many bytes that is.
+    fn write_past_cache(&self, offset: Bytes, bytes: &[u8]) -> io::Result<usize> {
+        let bypass = if bytes.len() < LARGE { None } else { self.bypass() };
+        match bypass.map_or(Ok(0), |bypass| bypass.write(offset, bytes)) {
+            // This filesystem reads so, and does not write so.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(0),
+            other => other,
+        }
     }
 
     fn write_zeros(&self, range: Extent) -> Result<()> {
@@ -253,6 +276,27 @@ impl BlockSource for Device {
             Error::io_at(self.name(), format!("read {length} bytes"), offset, error)
         })
     }
+    /// What is cached is taken from there (preadv2(2), RWF_NOWAIT), the rest from the disk, by O_DIRECT.
+    fn read_once(&self, offset: Bytes, buffer: &mut [u8]) -> Result<()> {
+        let length = buffer.len();
+        self.check("read", offset, length)?;
+        let Some(bypass) = self.bypass() else { return self.read_at(offset, buffer) };
+        let cached = preadv2(
+            &self.file,
+            &mut [IoSliceMut::new(buffer)],
+            offset.get(),
+            ReadWriteFlags::NOWAIT,
+        );
+        // From a whole block on: the disk is read in blocks.
+        let cached = match cached.unwrap_or_default() {
+            all if all == length => return Ok(()),
+            part => Bytes::from(part).align_down(Bytes::BLOCK),
+        };
+        let rest = cached.index().and_then(|cached| buffer.get_mut(cached..)).unwrap_or_default();
+        bypass.read(offset.saturating_add(cached), rest).map_err(|error| {
+            Error::io_at(self.name(), format!("read {length} bytes"), offset, error)
+        })
+    }
     fn allocated(&self, range: Extent) -> Result<ExtentSet> {
         self.check_range("look for holes in", range)?;
         match self.kind {
@@ -275,7 +319,11 @@ impl BlockSink for Device {
     }
     fn write_at(&self, offset: Bytes, bytes: &[u8]) -> Result<()> {
         self.check("write", offset, bytes.len())?;
-        self.file.write_all_at(bytes, offset.get()).map_err(|error| {
+        let written = self.write_past_cache(offset, bytes).and_then(|length| {
+            let rest = offset.saturating_add(Bytes::from(length));
+            self.file.write_all_at(&bytes[length..], rest.get())
+        });
+        written.map_err(|error| {
             Error::io_at(self.name(), format!("write {} bytes", bytes.len()), offset, error)
         })
     }

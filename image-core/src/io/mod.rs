@@ -8,11 +8,12 @@
 //! - [`overlay`]: a container with some ranges masked.
 //! - [`window`]: a part of another container.
 //! - [`device`]: a disk, a partition or an image file; `file`: what only files can do.
-//! - [`direct`]: reading a device or file past the page cache.
+//! - [`direct`]: a device or file past the page cache; [`aligned`]: the buffers that this takes.
 //! - [`identity`]: what tells one from another.
 //! - [`rescue`]: a disk with unreadable sectors.
 //! - [`withheld`]: a target whose start is written last. - [`guarded`]: a target of which some stays.
 
+pub mod aligned;
 pub mod device;
 pub mod direct;
 mod file;

@@ -115,7 +115,7 @@ impl Rescue {
     fn attempt(&self, offset: Bytes, buffer: &mut [u8]) -> Result<bool> {
         let from =
             if self.is_faulty.load(Ordering::Relaxed) { self.direct() } else { &self.source };
-        match from.read_at(offset, buffer) {
+        match from.read_once(offset, buffer) {
             Ok(()) => {
                 let [first, last] = &self.alive;
                 let order = Ordering::Relaxed;
@@ -232,6 +232,13 @@ impl BlockSource for Rescue {
         self.source.sector_size()
     }
     fn read_at(&self, offset: Bytes, buffer: &mut [u8]) -> Result<()> {
+        // Through the page cache as long as nothing failed: tables and bitmaps are asked for again.
+        if !self.is_faulty.load(Ordering::Relaxed) {
+            match self.source.read_at(offset, buffer) {
+                Err(error) if is_bad_sector(&error) => {}
+                other => return other,
+            }
+        }
         let length = buffer.len();
         let bad = self.read_around(offset, buffer, &[Extent::first(Bytes::from(length))])?;
         bad.iter().next().map_or(Ok(()), |first| {

@@ -23,7 +23,16 @@ pub trait BlockSource: Send + Sync {
     /// [`Error::Io`] with the position; reading past the end is one too.
     fn read_at(&self, offset: Bytes, buffer: &mut [u8]) -> Result<()>;
 
-    /// Fills `buffer` like [`BlockSource::read_at`], but goes on where single sectors cannot be read. Returns which
+    /// As [`BlockSource::read_at`], for bytes that are not asked for again: the machine's cache stays as it is,
+    /// where that is possible.
+    ///
+    /// # Errors
+    /// As [`BlockSource::read_at`].
+    fn read_once(&self, offset: Bytes, buffer: &mut [u8]) -> Result<()> {
+        self.read_at(offset, buffer)
+    }
+
+    /// Fills `buffer` like [`BlockSource::read_once`], but goes on where single sectors cannot be read. Returns which
     /// parts of `wanted` could not be had, counted from the buffer's start, as `wanted` is; in these, and
     /// outside of `wanted`, what the buffer holds means nothing.
     ///
@@ -36,7 +45,7 @@ pub trait BlockSource: Send + Sync {
         wanted: &[Extent],
     ) -> Result<ExtentSet> {
         let _ = wanted;
-        self.read_at(offset, buffer).map(|()| ExtentSet::new())
+        self.read_once(offset, buffer).map(|()| ExtentSet::new())
     }
 
     /// The parts of `range` that may hold something else than zeros (holes of sparse files are not in
@@ -80,6 +89,9 @@ impl<S: BlockSource + ?Sized> BlockSource for Arc<S> {
     }
     fn read_at(&self, offset: Bytes, buffer: &mut [u8]) -> Result<()> {
         (**self).read_at(offset, buffer)
+    }
+    fn read_once(&self, offset: Bytes, buffer: &mut [u8]) -> Result<()> {
+        (**self).read_once(offset, buffer)
     }
     fn read_around(
         &self,

@@ -5,6 +5,7 @@ use super::read::{self, Piece, Volume};
 use crate::error::Result;
 use crate::image::chunk;
 use crate::image::hash::ChunkId;
+use crate::io::aligned::AlignedBuf;
 use crate::report::Report;
 use crate::units::Bytes;
 
@@ -25,7 +26,7 @@ pub fn stored_bytes(
 ) -> Result<Bytes> {
     let total: u64 = volumes.iter().map(|volume| volume.used.total().get()).sum();
     let stride = (total / SAMPLES).max(window.get());
-    let mut buffer = vec![0; window.index().unwrap_or(0)];
+    let mut buffer = AlignedBuf::zeroed(window.index().unwrap_or(0));
     let (mut stored, mut seen, mut sampled, mut due) = (Vec::new(), 0_u64, 0_u64, 0_u64);
     let mut needed = 0_u64;
     for (at, volume) in volumes.iter().enumerate() {
@@ -49,7 +50,7 @@ pub fn stored_bytes(
             sampled += bytes.get();
             let part = buffer.get_mut(..length).unwrap_or_default();
             let start = Bytes::new(window.get() * number);
-            let unreadable = read::fill(volume.source, start, &used, part)?;
+            let unreadable = read::fill(volume.source.as_ref(), start, &used, part)?;
             let (_, plain_len) = chunk::compact(part, &used, &unreadable);
             let plain = part.get(..plain_len).unwrap_or_default();
             if !plain.is_empty() && !known(&ChunkId::of(plain)) {

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::extent::{Extent, ExtentSet};
-use crate::io::Source;
+use crate::io::{BlockSource, Source};
 use crate::units::Bytes;
 
 /// Unused bytes up to this length are read along with their neighbours: one large read is cheaper.
@@ -99,7 +99,7 @@ fn cut(
 /// # Errors
 /// [`crate::error::Error::Io`] of a source that is not read around its bad sectors, or is gone.
 pub fn fill(
-    source: &Source,
+    source: &dyn BlockSource,
     start: Bytes,
     used: &[Extent],
     buffer: &mut [u8],
@@ -192,7 +192,7 @@ mod tests {
         let mut buffer = vec![9; 1 << 17];
         let used = [(0, 100), (200, 300), (100_000, 100_004)]
             .map(|(a, b)| Extent::new(Bytes::new(a), Bytes::new(b)));
-        fill(&source, Bytes::new(1 << 17), &used, &mut buffer).unwrap();
+        fill(source.as_ref(), Bytes::new(1 << 17), &used, &mut buffer).unwrap();
         for range in [0..100, 200..300, 100_000..100_004] {
             assert_eq!(
                 buffer[range.clone()],

@@ -6,12 +6,14 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIter
 use serde::Serialize;
 
 use super::fetch::Segment;
+use super::read;
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::image::chunk::{self, WindowState};
 use crate::image::hash::{ChunkId, Hash};
 use crate::image::manifest::VolumeEntry;
 use crate::image::segment::segment_span;
+use crate::io::aligned::AlignedBuf;
 use crate::io::{BlockSink, BlockSource};
 use crate::repo::{ChunkFeed, Delivery, Lost, Repository};
 use crate::report::Report;
@@ -235,7 +237,7 @@ impl Target<'_> {
         let last = segment.windows.len().saturating_sub(1);
         let window = self.window.index().unwrap_or(0);
         segment.windows.par_iter().enumerate().try_for_each_init(
-            || vec![0; window],
+            || AlignedBuf::zeroed(window),
             |buffer, (at, (number, state))| {
                 if !sample || at % 100 == 0 || at == last {
                     report.checkpoint()?;
@@ -264,7 +266,7 @@ impl Target<'_> {
         let window = self.window.index().unwrap_or(0);
         let asked = segment.windows.par_iter().filter(|(number, _)| asked.contains(number));
         let looked = asked.map_init(
-            || vec![0; window],
+            || AlignedBuf::zeroed(window),
             |buffer, (number, state)| {
                 report.checkpoint()?;
                 let same = match self.difference(*number, state, source, buffer) {
@@ -288,9 +290,13 @@ impl Target<'_> {
     ) -> Result<Option<Bytes>> {
         let start = self.start(number);
         let mut hasher = blake3::Hasher::new();
-        for range in state.data.shifted(start).iter() {
-            let part = self.read(source, range, buffer)?;
-            if let Some(at) = self.undo_patches(range, part) {
+        let ranges: Vec<Extent> = state.data.iter().collect();
+        if let Some(hole) = read::fill(source, start, &ranges, buffer)?.first() {
+            return Ok(Some(start + hole.start));
+        }
+        for range in ranges {
+            let part = part_mut(buffer, range);
+            if let Some(at) = self.undo_patches(range.shifted(start), part) {
                 return Ok(Some(at));
             }
             hasher.update(part);

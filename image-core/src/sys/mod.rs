@@ -1,16 +1,14 @@
-//! What only the kernel can answer or do: block devices, loops, mounts, sysfs, aligned memory.
+//! What only the kernel can answer or do: block devices, loops, mounts, sysfs.
 //!
 //! Answers: facts of this machine, as the kernel tells them. Refuses: judging them; rules live in `disk`.
 //! The only room with `unsafe`. Errors are plain [`std::io::Error`]s; callers name path and action.
 //!
 //! - [`ioctl`]: calls on open block devices.
-//! - [`aligned`]: buffers that O_DIRECT accepts.
 //! - `loop_device`: a part of a file as a block device. - `mount_namespace`: mounts that nobody else sees.
 //! - [`mounts`]: mount table, swap areas, fstab.
 //! - [`sysfs`]: block devices and how they are stacked.
 //! - [`space`]: free space of a filesystem.
 
-pub mod aligned;
 pub mod ioctl;
 #[allow(unsafe_code)]
 pub(crate) mod loop_device;

@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 const ALIGNMENT: usize = 4096;
 
 /// Bytes of a fixed number, aligned to 4 KiB in memory.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub struct AlignedBuf {
     // Longer than asked for, so that an aligned start lies in it. Never grows, so it never moves.
     memory: Vec<u8>,
