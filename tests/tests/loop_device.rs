@@ -12,7 +12,7 @@ use image_core::disk::inventory;
 use image_core::error::{Error, Result};
 use image_core::exec::real::Machine;
 use image_core::exec::{Call, Runner};
-use image_core::extent::Extent;
+use image_core::io::aligned::AlignedBuf;
 use image_core::io::device::Device;
 use image_core::io::{BlockSink, BlockSource};
 use image_core::units::Bytes;
@@ -142,8 +142,26 @@ fn loop_direct_reads_see_the_disk_and_not_the_cache() {
     assert_eq!(device.read(Bytes::new(4000), 200).unwrap(), [1; 200]);
     let direct = device.reopen_direct().unwrap();
     assert_eq!(direct.read(Bytes::new(4000), 200).unwrap(), [2; 200]);
-    device.forget(Extent::first(Bytes::new(8192)));
-    assert_eq!(device.read(Bytes::new(4000), 200).unwrap(), [2; 200], "the cache was not dropped");
+}
+
+#[test]
+fn loop_what_is_read_once_or_written_in_bulk_stays_out_of_the_cache() {
+    let disk = Loop::new(4, &[]);
+    let device = claim_target(disk.path(), None, None).unwrap();
+    let file = OpenOptions::new().write(true).open(disk.file()).unwrap();
+    let once = || {
+        let mut bytes = AlignedBuf::zeroed(1 << 20);
+        device.read_once(Bytes::mib(1), &mut bytes).unwrap();
+        bytes[200_000]
+    };
+    file.write_all_at(&[1; 1 << 20], 1 << 20).unwrap();
+    assert_eq!(once(), 1);
+    device.write_at(Bytes::mib(1), &[2; 1 << 20]).unwrap();
+    assert_eq!(once(), 2);
+    file.write_all_at(&[3; 1 << 20], 1 << 20).unwrap();
+    assert_eq!(device.read(Bytes::mib(1), 1 << 20).unwrap(), vec![3; 1 << 20], "it was cached");
+    device.write_at(Bytes::mib(1), &[4; 1 << 20]).unwrap();
+    assert_eq!(device.read(Bytes::mib(1), 1 << 20).unwrap(), vec![4; 1 << 20], "stale pages");
 }
 
 #[test]
@@ -301,8 +319,12 @@ fn loop_lost_writes_are_never_reported_as_durable() {
     std::fs::File::create(&file).unwrap().set_len(8 << 20).unwrap();
     let device = run("losetup", &["--find", "--show", file.to_str().unwrap()]);
     let target = claim_target(Path::new(&device), None, None).unwrap();
-    // Cached, so that nothing is wrong yet.
-    target.write_at(Bytes::ZERO, &vec![7; 4 << 20]).unwrap();
+    // In pieces that are cached, so that nothing is wrong yet.
+    for at in (0..4 << 20).step_by(32 << 10) {
+        target.write_at(Bytes::new(at), &[7; 32 << 10]).unwrap();
+    }
+    // One that goes past the cache fails at once.
+    assert!(target.write_at(Bytes::mib(6), &vec![7; 2 << 20]).is_err());
     let flushes = [target.flush(), target.flush(), target.flush()];
     drop(target);
     run("losetup", &["--detach", &device]);

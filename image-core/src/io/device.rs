@@ -1,7 +1,7 @@
 //! Disks, partitions and image files of this machine.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{Advice, OFlags, fadvise};
-use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::direct::{Bypass, DirectReader};
 use super::identity::DeviceIdentity;
@@ -276,24 +275,13 @@ impl BlockSource for Device {
             Error::io_at(self.name(), format!("read {length} bytes"), offset, error)
         })
     }
-    /// What is cached is taken from there (preadv2(2), RWF_NOWAIT), the rest from the disk, by O_DIRECT.
+    /// By O_DIRECT, where the kernel lets it. (To take what is cached from there by RWF_NOWAIT was tried: it makes the
+    /// kernel read ahead into the cache.)
     fn read_once(&self, offset: Bytes, buffer: &mut [u8]) -> Result<()> {
         let length = buffer.len();
         self.check("read", offset, length)?;
         let Some(bypass) = self.bypass() else { return self.read_at(offset, buffer) };
-        let cached = preadv2(
-            &self.file,
-            &mut [IoSliceMut::new(buffer)],
-            offset.get(),
-            ReadWriteFlags::NOWAIT,
-        );
-        // From a whole block on: the disk is read in blocks.
-        let cached = match cached.unwrap_or_default() {
-            all if all == length => return Ok(()),
-            part => Bytes::from(part).align_down(Bytes::BLOCK),
-        };
-        let rest = cached.index().and_then(|cached| buffer.get_mut(cached..)).unwrap_or_default();
-        bypass.read(offset.saturating_add(cached), rest).map_err(|error| {
+        bypass.read(offset, buffer).map_err(|error| {
             Error::io_at(self.name(), format!("read {length} bytes"), offset, error)
         })
     }
