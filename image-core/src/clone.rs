@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::image::chunk::WindowState;
 use crate::image::hash::{ChunkId, Hash};
-use crate::image::manifest::Root;
+use crate::image::manifest::{Hit, Root, unreadable_list};
 use crate::image::segment::{SegmentWriter, segment_span};
 use crate::image::{SEGMENT_WINDOWS, WINDOW};
 use crate::pipeline::fetch::Segment;
@@ -154,6 +154,12 @@ impl Windows for Source<'_> {
     fn unreadable(&self, volume: usize) -> ExtentSet {
         let holes = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
         holes.get(&volume).cloned().unwrap_or_default()
+    }
+
+    fn hit(&self, volume: usize) -> Option<Hit> {
+        let mut entry = self.root("").ok()?.volumes.into_iter().nth(volume)?;
+        entry.unreadable = unreadable_list(&self.unreadable(volume));
+        save::hit(&entry, &self.volume(volume)?.0.source)
     }
 }
 

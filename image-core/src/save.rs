@@ -13,12 +13,12 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::exec::{Call, Runner};
 use crate::extent::{Extent, ExtentSet};
-use crate::fs::State;
+use crate::fs::{self, State};
 use crate::image::chunk::WindowState;
 use crate::image::hash::Hash;
 use crate::image::header::Version;
 use crate::image::manifest::{
-    DiskEntry, EXCLUDED, PvEntry, Root, VolumeEntry, VolumeGroupEntry, unreadable_list,
+    DiskEntry, EXCLUDED, Hit, PvEntry, Root, VolumeEntry, VolumeGroupEntry, unreadable_list,
 };
 use crate::image::record::{ImageName, Record};
 use crate::image::segment::{SegmentWriter, segment_count, segment_span};
@@ -205,6 +205,10 @@ pub fn save(
     for (entry, holes) in root.volumes.iter_mut().zip(&unreadable) {
         entry.unreadable = unreadable_list(holes);
     }
+    for (entry, volume) in root.volumes.iter_mut().zip(&survey.volumes) {
+        report.checkpoint()?;
+        entry.hit = hit(entry, &volume.source);
+    }
     finish((saver, counts), root, request, report)
 }
 
@@ -275,6 +279,27 @@ pub(crate) fn lost(holes: &mut ExtentSet, number: u64, state: &WindowState) -> O
     let first = here.iter().next().filter(|_| holes.is_empty());
     here.iter().for_each(|hole| holes.insert(hole));
     first
+}
+
+/// What the unreadable ranges of a volume hit, as far as it can be told.
+pub(crate) fn hit(entry: &VolumeEntry, source: &Source) -> Option<Hit> {
+    if entry.unreadable.is_empty() || entry.is_container {
+        return None;
+    }
+    let lost: ExtentSet = entry.unreadable.iter().copied().collect();
+    let owners = match fs::probe(source) {
+        Ok(filesystem) => filesystem?.owners(&lost),
+        Err(error) => Err(error),
+    };
+    match owners {
+        Ok(owners) => owners.map(|owners| Hit {
+            files: owners.files,
+            more_files: owners.more_files,
+            structures: owners.structures,
+            incomplete: owners.incomplete,
+        }),
+        Err(error) => Some(Hit { incomplete: Some(error.to_string()), ..Hit::default() }),
+    }
 }
 
 /// What a person is told at the first bad sector of a volume.

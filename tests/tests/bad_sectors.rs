@@ -179,10 +179,17 @@ fn loop_bad_sectors_in_files_are_listed_and_everything_else_is_saved() -> Result
     stage.spoil(&[&holes[..], &[free]].concat());
     let saved = stage.bench.ends(&format!("save {} --name bad", stage.disk()), 5)?;
     assert_eq!(saved["unreadable"], ranges(&holes));
+    let hit = |volume: &str, file: &str| {
+        json!({"volume": volume, "files": [format!("/{file}")], "more_files": 0,
+            "structures": false, "incomplete": null})
+    };
+    let hits = json!([hit("d0:1", FILES[2].0), hit("d0:2", "large"), hit("d0:3", "large")]);
+    assert_eq!(saved["hit"], hits);
     let (reads, failed) = stage.reads();
     assert!(failed < 80 && reads < 1500, "{reads} reads, {failed} of them failed");
     // It stays known.
-    assert_eq!(stage.bench.ends("verify bad", 5)?["unreadable"], ranges(&holes));
+    let verified = stage.bench.ends("verify bad", 5)?;
+    assert_eq!((&verified["unreadable"], &verified["hit"]), (&ranges(&holes), &hits));
     assert_eq!(stage.bench.run("check")?["unreadable"][0]["image"], "bad");
     let shown = stage.bench.run("show bad")?;
     let listed: usize = shown["volumes"]
@@ -210,7 +217,8 @@ fn loop_bad_sectors_in_files_are_listed_and_everything_else_is_saved() -> Result
     // A clone says the same, and does not grow what it could not read.
     let clone = stage.target()?;
     let line = format!("clone {} {} --confirm {}", stage.disk(), clone.display(), clone.display());
-    assert_eq!(stage.bench.ends(&line, 5)?["unreadable"], restored["unreadable"]);
+    let cloned = stage.bench.ends(&line, 5)?;
+    assert_eq!((&cloned["unreadable"], &cloned["hit"]), (&restored["unreadable"], &hits));
     run!("cmp", &target, &clone)?;
     Ok(())
 }
@@ -240,6 +248,7 @@ fn loop_what_a_disk_says_of_itself_may_be_unreadable_too() -> Result<()> {
     ]);
     let saved = stage.bench.ends(&format!("save {} --name bad", stage.disk()), 5)?;
     assert_eq!(saved["unreadable"], ranges(&[bitmap]));
+    assert_eq!(saved["hit"][0]["structures"], true, "{saved}");
     let raw = &saved["raw_volumes"][0];
     assert_eq!((&raw["id"], saved["raw_volumes"].as_array().unwrap().len()), (&json!("d0:2"), 1));
     assert!(raw["reason"].as_str().unwrap().contains("cannot read"), "{raw}");

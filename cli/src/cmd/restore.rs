@@ -245,6 +245,7 @@ fn written(origin: &Origin<'_>, plan: &RestorePlan) -> Vec<VolumeEntry> {
     let entry = |at: usize| {
         let mut entry = origin.root.volumes.get(at)?.clone();
         entry.unreadable = unreadable_list(&origin.windows.unreadable(at));
+        entry.hit = origin.windows.hit(at);
         Some(entry)
     };
     full.filter_map(|volume| entry(volume.entry)).collect()

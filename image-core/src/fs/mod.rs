@@ -6,16 +6,19 @@
 //!
 //! One folder a filesystem, one file an on-disk structure; [`probe`] asks them all.
 //!
-//! - [`xfs`]: XFS v4 and v5. - [`fat`]: FAT12, FAT16, FAT32. - [`swap`]: Linux swap areas.
+//! - `owners`: which files some bytes belong to. - [`xfs`]: XFS v4 and v5. - [`fat`]: FAT12, FAT16, FAT32. - [`swap`]: Linux swap areas.
 #![deny(clippy::as_conversions)]
 
 pub mod fat;
+mod owners;
 pub mod swap;
 pub mod xfs;
 
 use std::sync::Arc;
 
 pub mod ext;
+
+pub use owners::{MOST_FILES, Owners};
 
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +91,15 @@ pub trait Filesystem: Send + Sync {
     /// # Errors
     /// Whatever keeps the map from being proven; its message is the reason for a raw copy.
     fn used(&self) -> Result<ExtentSet>;
+
+    /// Which files the bytes `lost` belong to; `None` where it has no files, or they cannot be told.
+    ///
+    /// # Errors
+    /// Whatever keeps it from looking at all.
+    fn owners(&self, lost: &ExtentSet) -> Result<Option<Owners>> {
+        let _ = lost;
+        Ok(None)
+    }
 
     /// The smallest volume that it fits on as it is, without shrinking it.
     fn min_size(&self) -> Bytes {

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::fields::Structure;
 use crate::io::BlockSource;
+use crate::io::rescue::is_bad_sector;
 use crate::units::Bytes;
 
 const NAME: &str = "swap header";
@@ -158,13 +159,18 @@ struct Area {
 impl Area {
     fn read(source: &dyn BlockSource, volume: Bytes) -> Result<Option<Self>> {
         for page in PAGES.into_iter().filter(|page| *page <= source.size()) {
-            let bytes = source.read(Bytes::ZERO, page.index().unwrap_or(0))?;
-            let header = Structure::new(NAME, Bytes::ZERO, &bytes);
-            let signature: [u8; 10] = header.array(signature_at(page))?;
+            // First the signature alone: what else is in so large a page may be anybody's, and unreadable.
+            let place = Bytes::from(signature_at(page));
+            let signature = match source.read(place, SIGNATURE.len()) {
+                Err(error) if is_bad_sector(&error) => continue,
+                read => read?,
+            };
             let slept = HIBERNATED.iter().any(|mark| signature.starts_with(mark));
             if signature == *SIGNATURE_V0 {
                 return Ok(Some(Self::version0(page, volume)));
             } else if slept || signature == *SIGNATURE {
+                let bytes = source.read(Bytes::ZERO, page.index().unwrap_or(0))?;
+                let header = Structure::new(NAME, Bytes::ZERO, &bytes);
                 let slept = slept || bytes.starts_with(&TUX_ON_ICE);
                 return Self::version1(&header, page, slept, volume).map(Some);
             }

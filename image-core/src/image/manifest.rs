@@ -124,7 +124,7 @@ pub struct VolumeEntry {
 /// What of a filesystem could not be read.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize, Debug)]
 pub struct Hit {
-    /// Paths of files, the first [`MOST_FILES`] of them; what is no UTF-8 is escaped.
+    /// Paths of files, the first thousand of them; what is no UTF-8 is escaped.
     pub files: Vec<String>,
     /// How many more files.
     pub more_files: u64,
@@ -133,9 +133,6 @@ pub struct Hit {
     /// Why files may be missing here.
     pub incomplete: Option<String>,
 }
-
-/// So many files that were hit are named.
-pub const MOST_FILES: usize = 1000;
 
 /// So many unreadable ranges of a volume are listed.
 pub const MOST_RANGES: usize = 10_000;

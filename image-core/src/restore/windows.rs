@@ -3,7 +3,7 @@
 
 use crate::error::Result;
 use crate::extent::{Extent, ExtentSet};
-use crate::image::manifest::Root;
+use crate::image::manifest::{Hit, Root};
 use crate::image::segment::segment_span;
 use crate::io::memory::Memory;
 use crate::pipeline::fetch::Segment;
@@ -44,6 +44,9 @@ pub trait Windows {
 
     /// What of a volume could not be read on its source and is written as zeros, as far as it is known by now.
     fn unreadable(&self, volume: usize) -> ExtentSet;
+
+    /// What that hits; to be asked at the end, for it may take a look at the source.
+    fn hit(&self, volume: usize) -> Option<Hit>;
 }
 
 /// The windows of an image.
@@ -128,5 +131,9 @@ impl Windows for Stored<'_> {
     fn unreadable(&self, volume: usize) -> ExtentSet {
         let entry = self.root.volumes.get(volume);
         entry.map_or_else(ExtentSet::new, |entry| entry.unreadable.iter().copied().collect())
+    }
+
+    fn hit(&self, volume: usize) -> Option<Hit> {
+        self.root.volumes.get(volume)?.hit.clone()
     }
 }

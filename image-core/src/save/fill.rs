@@ -265,7 +265,7 @@ pub(super) fn run(
         } else {
             let holes = filling.volume(old, source, &mut entry.segments)?;
             entry.unreadable = unreadable_list(&holes);
-            entry.hit = None;
+            entry.hit = super::hit(entry, source);
         }
     }
     let filled = filling.filled;

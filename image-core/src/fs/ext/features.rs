@@ -15,7 +15,7 @@ pub(super) mod compat {
 
 /// `s_feature_incompat`.
 pub(super) mod incompat {
-    pub(super) const FILETYPE: u32 = 0x2;
+    pub(in super::super) const FILETYPE: u32 = 0x2;
     pub(in super::super) const RECOVER: u32 = 0x4;
     pub(in super::super) const JOURNAL_DEV: u32 = 0x8;
     pub(in super::super) const META_BG: u32 = 0x10;

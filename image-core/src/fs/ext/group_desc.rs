@@ -14,6 +14,8 @@ use crate::units::Bytes;
 
 /// `EXT4_BG_BLOCK_UNINIT`: the block bitmap was never written.
 const BLOCK_UNINIT: u16 = 2;
+/// `EXT4_BG_INODE_UNINIT`: no inode of the group is in use.
+const INODE_UNINIT: u16 = 1;
 
 /// One descriptor, its checksum verified and its blocks known to lie in the filesystem.
 pub(super) struct GroupDesc {
@@ -26,6 +28,8 @@ pub(super) struct GroupDesc {
     pub(super) inode_bitmap: Bytes,
     /// Position of the inode table, all of which lies in the filesystem.
     pub(super) inode_table: Bytes,
+    /// How many inodes at the start of the table may be in use; the others were never written.
+    pub(super) inodes: u32,
     /// Free clusters.
     pub(super) free_blocks_count: u32,
     /// Whether the block bitmap is to be computed instead of read.
@@ -82,15 +86,22 @@ fn parse(volume: &Volume<'_>, fields: &Structure<'_>, group: u32) -> Result<Grou
         let expected = format!("{} blocks of the filesystem", layout.inode_table_blocks);
         return Err(fields.corrupt("bg_inode_table", 0x08, expected, block(0x08, 0x28)?));
     }
+    let checked = volume.superblock.features.has_ro_compat(CHECKSUMS);
     Ok(GroupDesc {
         group,
         at: fields.position(),
         block_bitmap: locate("bg_block_bitmap", 0x00, 0x20)?,
         inode_bitmap: locate("bg_inode_bitmap", 0x04, 0x24)?,
         inode_table,
+        inodes: if !checked {
+            layout.inodes_per_group
+        } else if fields.le16(0x12)? & INODE_UNINIT != 0 {
+            0
+        } else {
+            layout.inodes_per_group.saturating_sub(half(0x1C, 0x32)?)
+        },
         free_blocks_count: half(0x0C, 0x2C)?,
-        block_uninit: volume.superblock.features.has_ro_compat(CHECKSUMS)
-            && fields.le16(0x12)? & BLOCK_UNINIT != 0,
+        block_uninit: checked && fields.le16(0x12)? & BLOCK_UNINIT != 0,
         block_bitmap_csum: half(0x18, 0x38)?,
     })
 }

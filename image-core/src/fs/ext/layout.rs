@@ -106,6 +106,11 @@ impl Layout {
         Ok(layout)
     }
 
+    /// How many blocks the filesystem has.
+    pub(super) fn blocks_in_all(&self) -> u64 {
+        self.blocks_count
+    }
+
     /// The block that holds the superblock.
     fn superblock_block(&self) -> u64 {
         u64::from(self.block_size == Bytes::KIB)

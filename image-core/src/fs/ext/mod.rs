@@ -9,6 +9,7 @@
 //! - [`superblock`], [`features`]: identity; where everything else starts.
 //! - [`layout`]: where groups, descriptors and backups lie. - [`volume`]: reads blocks by these figures.
 //! - [`group_desc`], [`block_bitmap`]: the map. - [`checksum`]: CRC-32C and CRC-16 as ext uses them.
+//! - [`owners`]: which files some bytes belong to.
 //! - [`journal`], [`inode`]: what waits to be replayed. - [`mmp`]: whether somebody uses it.
 #![deny(clippy::as_conversions)]
 
@@ -20,6 +21,7 @@ mod inode;
 mod journal;
 mod layout;
 mod mmp;
+mod owners;
 #[cfg(test)]
 mod sample;
 mod superblock;
@@ -31,7 +33,7 @@ use self::features::{compat, incompat, ro_compat};
 use self::journal::{Journal, JournalSuperblock};
 use self::superblock::Superblock;
 use self::volume::Volume;
-use super::{Filesystem, GrowthTool, Identity, State};
+use super::{Filesystem, GrowthTool, Identity, Owners, State};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::io::{BlockSource, Source};
@@ -82,6 +84,17 @@ impl Filesystem for Ext {
         // The boot block and the superblock behind it, which no bitmap covers with 1 KiB blocks.
         used.insert(Extent::first(Bytes::BLOCK));
         Ok(used.rounded_out(Bytes::BLOCK, self.source.size()))
+    }
+
+    fn owners(&self, lost: &ExtentSet) -> Result<Option<Owners>> {
+        let source = match self.state() {
+            Ok(State::Replayable) => {
+                replayed(&self.source)?.unwrap_or_else(|| Arc::clone(&self.source))
+            }
+            _ => Arc::clone(&self.source),
+        };
+        let volume = Volume::new(&source, &self.superblock)?;
+        owners::of(&volume, lost).map(Some)
     }
 
     /// resize2fs 1.47 makes all of them larger (tried with each feature, e2fsck being content), except:

@@ -3,6 +3,7 @@
 use super::layout::Layout;
 use super::superblock::Superblock;
 use crate::error::{Error, Result};
+use crate::extent::{Extent, ExtentSet};
 use crate::io::BlockSource;
 use crate::units::Bytes;
 
@@ -43,6 +44,19 @@ impl<'a> Volume<'a> {
     /// [`Error::Io`].
     pub(super) fn read(&self, at: Bytes, length: usize) -> Result<Vec<u8>> {
         self.source.read(at, length)
+    }
+
+    /// Reads as much as can be read of `buffer` from `at` on; what not, counted from its start, is zeros.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn read_around(&self, at: Bytes, buffer: &mut [u8]) -> Result<ExtentSet> {
+        let whole = [Extent::first(Bytes::of(buffer))];
+        let holes = self.source.read_around(at, buffer, &whole)?;
+        for hole in holes.iter().filter_map(|hole| Some(hole.start.index()?..hole.end.index()?)) {
+            buffer.get_mut(hole).unwrap_or_default().fill(0);
+        }
+        Ok(holes)
     }
 
     /// Hands every one of `blocks` to `each` in this order: its index in `blocks`, position and content.

@@ -49,6 +49,18 @@ pub(super) fn entry(source: &dyn BlockSource, boot: &BootSector, cluster: u32) -
     decode(&Structure::new(NAME, at, &bytes), boot.width, cluster, cluster)
 }
 
+/// The entry of `cluster`, which stands at `within` of a piece of the FAT.
+pub(super) fn entry_at(
+    piece: &Structure<'_>,
+    boot: &BootSector,
+    cluster: u32,
+    within: Bytes,
+) -> Result<u32> {
+    // As the piece of one entry alone.
+    let bytes = piece.slice(within.index().unwrap_or(usize::MAX), length(boot.width))?;
+    decode(&Structure::new(NAME, piece.position() + within, bytes), boot.width, cluster, cluster)
+}
+
 /// Where the first FAT has the entry of `cluster`.
 pub(super) fn position(boot: &BootSector, cluster: u32) -> Bytes {
     boot.fat_start.saturating_add(offset(boot.width, cluster))

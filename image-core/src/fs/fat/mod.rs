@@ -6,6 +6,7 @@
 //! such a count, entries without a meaning, and a folder that is not where the boot sector says.
 //!
 //! - [`boot_sector`]: geometry, and its patch for a partition that moved. - [`fat_table`]: the clusters.
+//! - [`owners`]: which files some bytes belong to.
 //! - [`fs_info`]: FAT32's counter of free clusters. - [`root_directory`]: the volume label, a folder.
 //!
 //! Source of the layout: Microsoft's FAT specification (fatgen103) and Linux `fs/fat`.
@@ -13,6 +14,7 @@
 mod boot_sector;
 mod fat_table;
 mod fs_info;
+mod owners;
 mod root_directory;
 
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use self::boot_sector::{BootSector, Width};
 pub use self::boot_sector::{relocated, renumbered};
 use self::root_directory::RootDirectory;
-use super::{Filesystem, Identity, State};
+use super::{Filesystem, Identity, Owners, State};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::io::BlockSource;
@@ -123,6 +125,10 @@ impl Filesystem for Fat {
             ));
         }
         Ok(used.rounded_out(Bytes::BLOCK, self.source.size()))
+    }
+
+    fn owners(&self, lost: &ExtentSet) -> Result<Option<Owners>> {
+        owners::of(&self.source, &self.boot, lost).map(Some)
     }
 }
 

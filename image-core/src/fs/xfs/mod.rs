@@ -5,6 +5,7 @@
 //! somebody has replayed it on a copy; an external log, a realtime device, features that are not known.
 //!
 //! - [`superblock`]: geometry and features. - [`log`]: whether it was unmounted cleanly.
+//! - [`owners`]: which files some bytes belong to.
 //! - [`replayed`]: the map of one with a dirty log. - [`agf`], [`agfl`], [`bnobt`]: header, reserve list and free-space btree of an allocation group (AG).
 //!
 //! Source of the layout: Linux `fs/xfs/libxfs/xfs_format.h` and `xfs_log_format.h`.
@@ -13,6 +14,7 @@ mod agf;
 mod agfl;
 mod bnobt;
 mod log;
+mod owners;
 mod replayed;
 mod superblock;
 
@@ -22,7 +24,7 @@ pub use self::replayed::replayed;
 
 use self::agf::Agf;
 use self::superblock::Superblock;
-use super::{Filesystem, GrowthTool, Identity, State};
+use super::{Filesystem, GrowthTool, Identity, Owners, State};
 use crate::error::{Error, Result};
 use crate::extent::ExtentSet;
 use crate::fields::Structure;
@@ -84,6 +86,10 @@ impl Filesystem for Xfs {
             return Err(Error::corrupt("XFS bnobt", log.start, expected, "some called free"));
         }
         Ok(used.rounded_out(Bytes::BLOCK, self.source.size()))
+    }
+
+    fn owners(&self, lost: &ExtentSet) -> Result<Option<Owners>> {
+        owners::of(&self.source, &self.superblock, lost).map(Some)
     }
 
     fn growth(&self) -> Option<GrowthTool> {
