@@ -118,7 +118,7 @@ fn loop_a_save_and_a_prune_go_together_also_where_the_clock_is_another() -> Resu
 
 #[test]
 fn two_saves_make_one_new_repository() -> Result<()> {
-    makes_one(2)
+    makes_one(12)
 }
 
 fn makes_one(rounds: usize) -> Result<()> {
