@@ -40,6 +40,8 @@ const ALIGNMENT: usize = 16;
 /// More than conventional memory has room for, and more than any GRUB unpacks to.
 const LARGEST_CORE: usize = 640 << 10;
 const LARGEST_KERNEL: u32 = 16 << 20;
+/// What is decompressed altogether to find where the stream begins: it could be tried at a thousand places.
+const MOST_WORK: usize = 64 << 20;
 
 /// What mkimage compresses with: 3 literal context bits, 0 literal position bits, 2 position bits, 64 KiB.
 const LC: u32 = 3;
@@ -152,12 +154,15 @@ fn unpack(decompressor: &Structure<'_>) -> Result<(Range<usize>, Vec<u8>)> {
     let code = usize::from(decompressor.le16(NO_REED_SOLOMON_LENGTH)?);
     // The part that must be whole before anything can be corrected is the decompressor's first.
     let first = code.checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX);
+    let mut left = MOST_WORK;
     for start in (first..first.saturating_add(LONGEST_DECOMPRESSOR)).step_by(ALIGNMENT) {
         let Ok(stream) = decompressor.slice(start, length) else { break };
         // What a range coder begins with.
         if stream.first() != Some(&0) {
             continue;
         }
+        let Some(less) = left.checked_sub(plain) else { break };
+        left = less;
         if let Ok(kernel) = decompressed(stream, plain)
             && kernel.windows(MODULES.len()).any(|word| word == MODULES)
         {
