@@ -1,8 +1,9 @@
 //! Compares the second save of a large ext4 after a fiftieth of its files changed with borg, restic and casync:
-//! stored bytes and CPU seconds (user and system, of all processes), in one run, as ratios.
+//! stored bytes and CPU seconds (user and system, of all processes), in turn and three times, as ratios of one round.
 //!
 //! `second-save KEIKI [FOLDER]`: the program, and the folder whose files are in the filesystem (`/usr`).
 
+use std::fmt;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,9 @@ use tempfile::TempDir;
 
 const USED: Bytes = Bytes::mib(1600);
 const DISK: Bytes = Bytes::gib(4);
+
+/// How often the second save is measured, all programs in turn.
+const ROUNDS: usize = 3;
 
 /// What one of the programs took for a save.
 struct Cost {
@@ -73,29 +77,39 @@ fn main() -> Result<()> {
     })?;
     let floor = second_save::changed_blocks(&old, &new, work.path())?;
     say(&format!("{changed} files changed; their 4 KiB blocks take {floor} by zstd -3"))?;
-    say("             first save           second save       keiki's part of it")?;
-    say("           CPU s     stored      CPU s     stored      CPU   stored")?;
-    let first: Vec<Cost> =
-        PEERS.iter().map(|peer| peer.save(&keiki, work.path(), &old)).collect::<Result<_>>()?;
-    let second: Vec<Cost> =
-        PEERS.iter().map(|peer| peer.save(&keiki, work.path(), &new)).collect::<Result<_>>()?;
-    let own = second.first().context("keiki is the first")?;
-    let part = |of: Bytes, all: Bytes| of.get() as f64 / all.get().max(1) as f64;
+    for peer in &PEERS {
+        peer.save(&keiki, work.path(), &old)?;
+    }
+    let mut rounds = Vec::new();
+    for round in 1..=ROUNDS {
+        say(&format!("round {round} of {ROUNDS}"))?;
+        let costs = PEERS.iter().map(|peer| peer.save_again(&keiki, work.path(), &new));
+        rounds.push(costs.collect::<Result<Vec<_>>>()?);
+    }
+    say("           CPU s of the second save                     keiki's part of it")?;
+    say("          median     (least to most)     stored   CPU: median (least to most)   stored")?;
     let mut missed = Vec::new();
-    for ((peer, first), second) in PEERS.iter().zip(&first).zip(&second) {
-        let (cpu, bytes) = (own.cpu / second.cpu, part(own.stored, second.stored));
+    let own =
+        |round: &[Cost]| round.first().map_or((0.0, Bytes::ZERO), |own| (own.cpu, own.stored));
+    let stored = |round: &[Cost], at: usize| round.get(at).map_or(Bytes::ZERO, |cost| cost.stored);
+    let last = rounds.last().context("a round")?;
+    for (at, peer) in PEERS.iter().enumerate() {
+        let of = |cost: &dyn Fn(&[Cost], &Cost) -> f64| {
+            Spread::of(rounds.iter().filter_map(|round| Some(cost(round, round.get(at)?))))
+        };
+        let seconds = of(&|_, cost| cost.cpu);
+        let ratio = of(&|round, cost| own(round).0 / cost.cpu);
+        let (bytes, name) = (stored(last, at), peer.name);
+        let of_bytes = part(own(last).1, bytes);
         say(&format!(
-            "{:8} {:7.1} {:>10} {:10.1} {:>10} {cpu:8.2} {bytes:8.2}",
-            peer.name,
-            first.cpu,
-            first.stored.to_string(),
-            second.cpu,
-            second.stored.to_string()
+            "{name:8} {seconds:>26} {:>10} {ratio:>26} {of_bytes:12.2}",
+            bytes.to_string()
         ))?;
-        if cpu > peer.cpu {
-            missed.push(format!("{cpu:.2} of {}'s CPU time, not {}", peer.name, peer.cpu));
+        if ratio.median > peer.cpu {
+            missed.push(format!("{:.3} of {name}'s CPU time, not {}", ratio.median, peer.cpu));
         }
     }
+    let own = Cost { cpu: own(last).0, stored: own(last).1 };
     let of_floor = part(own.stored, floor);
     say(&format!("keiki stores {of_floor:.2} of what the changed blocks take"))?;
     if of_floor > 1.2 {
@@ -105,10 +119,50 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// What was measured in several rounds.
+struct Spread {
+    median: f64,
+    least: f64,
+    most: f64,
+}
+
+impl Spread {
+    fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        let at = |place: usize| values.get(place).copied().unwrap_or_default();
+        let last = values.len().saturating_sub(1);
+        Self { median: at(values.len() / 2), least: at(0), most: at(last) }
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{:.3} ({:.3} to {:.3})", self.median, self.least, self.most))
+    }
+}
+
+fn part(of: Bytes, all: Bytes) -> f64 {
+    of.get() as f64 / all.get().max(1) as f64
+}
+
 impl Peer {
+    /// A save of `image`, after which everything that the program keeps is as it was.
+    fn save_again(&self, keiki: &Path, work: &Path, image: &Path) -> Result<Cost> {
+        let [kept, aside] = ["", ".aside"].map(|end| work.join(format!("{}{end}", self.name)));
+        run!("cp", "-a", &kept, &aside)?;
+        let cost = self.save(keiki, work, image);
+        fs::remove_dir_all(&kept)?;
+        fs::rename(aside, kept)?;
+        cost
+    }
+
     fn save(&self, keiki: &Path, work: &Path, image: &Path) -> Result<Cost> {
-        let [store, log, time] =
-            ["store", "log", "time"].map(|what| work.join(format!("{}.{what}", self.name)));
+        let kept = work.join(self.name);
+        fs::create_dir_all(&kept)?;
+        let [store, log, cache, base] =
+            ["store.castr", "log", "cache", "base"].map(|what| kept.join(what));
+        let time = work.join("time");
         let before = if store.exists() { second_save::size_of(&store)? } else { Bytes::ZERO };
         let script = format!("set -e -o pipefail\n{}", self.script);
         let call = call!("/usr/bin/time", "-f", "%U %S", "-o", &time, "bash", "-c", script)
@@ -118,8 +172,8 @@ impl Peer {
             .env("log", log)
             .env("name", image.file_stem().context("a name")?)
             .env("RESTIC_PASSWORD", "none")
-            .env("XDG_CACHE_HOME", work.join("cache"))
-            .env("BORG_BASE_DIR", work.join("borg"))
+            .env("XDG_CACHE_HOME", cache)
+            .env("BORG_BASE_DIR", base)
             .env("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "yes");
         tool::run(&call)?;
         let text = fs::read_to_string(time)?;
