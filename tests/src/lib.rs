@@ -17,7 +17,8 @@
 //!   [`outage`]: what a pulled plug leaves of one.
 //! - [`truth`]: the garbage-target truth test of maps.
 //! - [`garbage`]: targets full of garbage and old signatures. [`judge`]: the tools of truth.
-//! - [`second_save`]: what changes between two saves, and what storing that takes others.
+//! - [`second_save`]: what changes between two saves, and what storing that takes others. [`measure`]: what programs
+//!   take for the same work.
 //! - [`hostile`]: entries to every parser for arbitrary bytes, for fuzzing.
 //! - [`sources`]: our own sources, for the tests of the house rules.
 
@@ -35,6 +36,7 @@ pub mod hostile;
 pub mod judge;
 pub mod kill;
 pub mod loops;
+pub mod measure;
 pub mod outage;
 pub mod proof;
 pub mod pulled;

@@ -3,13 +3,13 @@
 //!
 //! `second-save KEIKI [FOLDER]`: the program, and the folder whose files are in the filesystem (`/usr`).
 
-use std::fmt;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use image_core::units::Bytes;
+use keiki_tests::measure::Spread;
 use keiki_tests::{call, filesystem, fixtures, run, second_save, tool};
 use tempfile::TempDir;
 
@@ -117,29 +117,6 @@ fn main() -> Result<()> {
     }
     ensure!(missed.is_empty(), "missed: {}", missed.join("; "));
     Ok(())
-}
-
-/// What was measured in several rounds.
-struct Spread {
-    median: f64,
-    least: f64,
-    most: f64,
-}
-
-impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
-        let mut values: Vec<f64> = values.collect();
-        values.sort_by(f64::total_cmp);
-        let at = |place: usize| values.get(place).copied().unwrap_or_default();
-        let last = values.len().saturating_sub(1);
-        Self { median: at(values.len() / 2), least: at(0), most: at(last) }
-    }
-}
-
-impl fmt::Display for Spread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{:.3} ({:.3} to {:.3})", self.median, self.least, self.most))
-    }
 }
 
 fn part(of: Bytes, all: Bytes) -> f64 {
