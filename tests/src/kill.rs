@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use image_core::exec::Call;
 use image_core::units::Bytes;
 use serde_json::Value;
 
@@ -43,15 +44,39 @@ pub fn disk(path: &Path, size: Bytes, seed: u64) -> Result<()> {
     put(path, Bytes::ZERO, &noise(seed, Bytes::new(440)))
 }
 
+/// A restore each of whose writes takes longer, so that on any machine it takes some seconds, in which it brings
+/// its records up to date.
+fn slow(bench: &Bench, line: &str) -> Call {
+    let keiki = bench.call(line);
+    let delay = "inject=pwrite64:delay_enter=15000";
+    let mut call = call!("strace", "-f", "--seccomp-bpf", "-e", delay, "-o", "/dev/null");
+    call.args.push(keiki.program);
+    call.args.extend(keiki.args);
+    call
+}
+
+/// Runs a restore to its end, as slowly as [`killed`] does; what it said, and how long it took.
+///
+/// # Errors
+/// It does not end with exit code 0.
+pub fn undisturbed(bench: &Bench, line: &str) -> Result<(Value, Duration)> {
+    let began = Instant::now();
+    let outcome = tool::outcome(&slow(bench, line))?;
+    let whole = began.elapsed();
+    ensure!(outcome.code == Some(0), "{:?}: {}", outcome.code, outcome.talk());
+    Ok((serde_json::from_str(&outcome.text())?, whole))
+}
+
 /// Runs a restore and kills it after `delay`; whether it ended before.
 ///
 /// # Errors
 /// It cannot be started, or ends otherwise.
 pub fn killed(bench: &Bench, line: &str, delay: Duration) -> Result<bool> {
-    let keiki = bench.call(line);
+    let slow = slow(bench, line);
     let delay = format!("{:.3}", delay.as_secs_f64());
-    let mut call = call!("timeout", "--signal=KILL", delay, keiki.program);
-    call.args.extend(keiki.args);
+    // It kills strace and what that runs: they are of one process group.
+    let mut call = call!("timeout", "--signal=KILL", delay, slow.program);
+    call.args.extend(slow.args);
     let outcome = tool::outcome(&call)?;
     // timeout(1) ends itself by the same signal.
     ensure!(matches!(outcome.code, None | Some(0 | 137)), "{:?}: {}", outcome.code, outcome.talk());

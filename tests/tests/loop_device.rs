@@ -16,6 +16,7 @@ use image_core::io::aligned::AlignedBuf;
 use image_core::io::device::Device;
 use image_core::io::{BlockSink, BlockSource};
 use image_core::units::Bytes;
+use keiki_tests::loops::unmount;
 use tempfile::TempDir;
 
 #[path = "../../image-core/src/io/conformance.rs"]
@@ -90,7 +91,7 @@ struct Mounted(PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        drop(Machine.run(&Call::new("umount", [&self.0])));
+        unmount(&self.0);
     }
 }
 

@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use image_core::extent::Extent;
 use image_core::units::Bytes;
 use keiki_tests::bench::{self, Bench};
-use keiki_tests::kill::{disk, killed, moments, noise, number, put};
+use keiki_tests::kill::{disk, killed, moments, noise, number, put, undisturbed};
 use keiki_tests::table::Entry;
 use keiki_tests::vg::Vg;
 use keiki_tests::{judge, run, sparse, table};
@@ -71,9 +70,7 @@ fn stays(kills: u32) -> Result<()> {
     let plan = bench.run(&format!("{line} --dry-run"))?;
     let stays = plan.pointer("/plan/kept").and_then(|kept| kept.as_array()).map(Vec::len);
     ensure!(stays == Some(2), "{plan}");
-    let began = Instant::now();
-    bench.run(&line)?;
-    let whole = began.elapsed();
+    let (_, whole) = undisturbed(&bench, &line)?;
     is_right(&source, &target, &kept)?;
     let mut continued = 0;
     for moment in moments(kills, whole) {
@@ -110,9 +107,7 @@ fn an_interrupted_restore_is_not_followed_by_one_that_forgets_what_stays() -> Re
     let mut cut = false;
     for _ in 0..8 {
         old_disk(&target)?;
-        let began = Instant::now();
-        bench.run(&line("--keep 11 --keep 12"))?;
-        let whole = began.elapsed();
+        let (_, whole) = undisturbed(&bench, &line("--keep 11 --keep 12"))?;
         old_disk(&target)?;
         killed(&bench, &line("--keep 11 --keep 12"), whole.mul_f64(0.6))?;
         cut = table::partitions(&target).is_err();
@@ -198,9 +193,7 @@ fn volume_stays(kills: u32) -> Result<()> {
         ensure!(names == ["data", "root", "srv"], "{names:?}");
         judge::group(&vg)
     };
-    let began = Instant::now();
-    bench.run(&line)?;
-    let whole = began.elapsed();
+    let (_, whole) = undisturbed(&bench, &line)?;
     is_right()?;
     let mut continued = 0;
     for moment in moments(kills, whole) {

@@ -3,12 +3,11 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use image_core::units::Bytes;
 use keiki_tests::bench::{self, Bench};
-use keiki_tests::kill::{disk, killed, moments, noise, number, put};
+use keiki_tests::kill::{disk, killed, moments, noise, number, put, undisturbed};
 use keiki_tests::{call, table, tool};
 use serde_json::Value;
 
@@ -22,10 +21,9 @@ fn goes_on(kills: u32) -> Result<()> {
     fs::write(&old, noise(9, size))?;
     fs::copy(&old, &target)?;
     let line = bench::restore("disk", std::slice::from_ref(&target), "");
-    let began = Instant::now();
-    let undisturbed = bench.run(&line)?;
-    let whole = began.elapsed();
+    let (said, whole) = undisturbed(&bench, &line)?;
     let expected = fs::read(&target)?;
+    let all = number(&said, "written_bytes")?;
     let mut continued = Vec::new();
     for moment in moments(kills, whole) {
         fs::copy(&old, &target)?;
@@ -37,7 +35,6 @@ fn goes_on(kills: u32) -> Result<()> {
             continued.push(number(&said, "written_bytes")?);
         }
     }
-    let all = number(&undisturbed, "written_bytes")?;
     let less = continued.iter().filter(|written| **written < all).count();
     ensure!(less * 5 >= usize::try_from(kills)?, "of {kills} only {continued:?} went on ({all})");
     Ok(())

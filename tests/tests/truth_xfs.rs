@@ -13,6 +13,7 @@ use image_core::fs::{self as filesystems, Filesystem, State};
 use image_core::io::memory::Memory;
 use image_core::io::{BlockSink, BlockSource};
 use image_core::units::Bytes;
+use keiki_tests::loops::Mount;
 use keiki_tests::truth::garbage_copy;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -30,14 +31,12 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A folder for an image, its copy and a mount point.
+/// A folder for an image and its copies.
 struct Lab(TempDir);
 
 impl Lab {
     fn new() -> Self {
-        let lab = Self(TempDir::with_prefix("truth-xfs").unwrap());
-        fs::create_dir(lab.path("mnt")).unwrap();
-        lab
+        Self(TempDir::with_prefix("truth-xfs").unwrap())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -54,62 +53,43 @@ impl Lab {
     }
 
     fn mount(&self, image: &Path, options: &str) -> Mount {
-        let folder = self.path("mnt");
-        let options = format!("loop,nouuid,{options}");
-        run("mount", &["-t", "xfs", "-o", &options, text(image), text(&folder)]);
-        Mount(folder, image.to_owned())
+        let whole = Extent::new(Bytes::ZERO, Bytes::new(fs::metadata(image).unwrap().len()));
+        Mount::new(image, whole, &format!("nouuid,{options}")).unwrap()
     }
 
     fn fill(&self, image: &Path) {
         let mount = self.mount(image, "rw");
         for folder in ["a", "b/c"] {
-            fs::create_dir_all(mount.0.join(folder)).unwrap();
+            fs::create_dir_all(mount.folder().join(folder)).unwrap();
         }
         for number in 0..200usize {
             let folder = if number % 3 == 0 { "a" } else { "b/c" };
             let content = [u8::try_from(number % 251).unwrap(); 97].repeat(number * 3);
-            fs::write(mount.0.join(folder).join(number.to_string()), content).unwrap();
+            fs::write(mount.folder().join(folder).join(number.to_string()), content).unwrap();
         }
         for number in (0..200).step_by(6) {
-            fs::remove_file(mount.0.join("a").join(number.to_string())).unwrap();
+            fs::remove_file(mount.folder().join("a").join(number.to_string())).unwrap();
         }
-        fs::write(mount.0.join("large"), vec![7; 3 << 20]).unwrap();
+        fs::write(mount.folder().join("large"), vec![7; 3 << 20]).unwrap();
     }
 }
 
-/// A folder and the image mounted there. Unmounts when dropped; its loop device goes with it.
-struct Mount(PathBuf, PathBuf);
-
-impl Mount {
-    fn tree(&self) -> BTreeMap<PathBuf, String> {
-        let mut tree = BTreeMap::new();
-        let mut folders = vec![self.0.clone()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else {
-                    let hash = blake3::hash(&fs::read(&path).unwrap()).to_string();
-                    tree.insert(path.strip_prefix(&self.0).unwrap().to_owned(), hash);
-                }
+/// Every file of a mounted filesystem with its content's hash.
+fn tree(mount: &Mount) -> BTreeMap<PathBuf, String> {
+    let mut tree = BTreeMap::new();
+    let mut folders = vec![mount.folder().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let hash = blake3::hash(&fs::read(&path).unwrap()).to_string();
+                tree.insert(path.strip_prefix(mount.folder()).unwrap().to_owned(), hash);
             }
         }
-        tree
     }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        run("umount", &[text(&self.0)]);
-        // A mount namespace that another test made in the meantime has a copy of the mount.
-        for _ in 0..1200 {
-            if run("losetup", &["-j", text(&self.1)]).is_empty() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
-    }
+    tree
 }
 
 fn open(image: &Path) -> Box<dyn Filesystem> {
@@ -181,9 +161,9 @@ fn prove(size: Bytes, options: &[&str]) {
 fn prove_files(lab: &Lab, source: &Path) {
     assert_eq!(log_state(source), "CLEAN");
     let target = copied(lab, source);
-    let expected = lab.mount(source, "ro").tree();
+    let expected = tree(&lab.mount(source, "ro"));
     assert!(expected.len() > 100, "there are files to lose");
-    assert_eq!(lab.mount(&target, "ro").tree(), expected);
+    assert_eq!(tree(&lab.mount(&target, "ro")), expected);
 }
 
 #[test]
@@ -242,14 +222,14 @@ fn fragmented(lab: &Lab, block: usize) -> PathBuf {
     let mount = lab.mount(&source, "rw");
     for number in 0..4000usize {
         fs::write(
-            mount.0.join(number.to_string()),
+            mount.folder().join(number.to_string()),
             number.to_le_bytes().repeat(block / 8 * (1 + number % 4 / 2)),
         )
         .unwrap();
     }
-    run("sync", &["-f", text(&mount.0)]);
+    run("sync", &["-f", text(mount.folder())]);
     for number in (0..4000).step_by(2) {
-        fs::remove_file(mount.0.join(number.to_string())).unwrap();
+        fs::remove_file(mount.folder().join(number.to_string())).unwrap();
     }
     drop(mount);
     assert!(field(&source, "agf 0", "bnolevel") >= 2, "the btree has one level only");
@@ -314,7 +294,7 @@ fn loop_a_log_in_use_is_refused() {
     lab.fill(&source);
     let mount = lab.mount(&source, "rw");
     for number in 0..50u32 {
-        let file = fs::File::create(mount.0.join(format!("new{number}"))).unwrap();
+        let file = fs::File::create(mount.folder().join(format!("new{number}"))).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, &[1; 9000], 0).unwrap();
         file.sync_all().unwrap();
     }
@@ -340,13 +320,13 @@ fn loop_logs_that_wrapped() {
         for turn in 0..9u32 {
             let mount = lab.mount(&source, "rw");
             for number in 0..1500 + turn * 31 {
-                fs::write(mount.0.join(number.to_string()), [1; 10]).unwrap();
+                fs::write(mount.folder().join(number.to_string()), [1; 10]).unwrap();
             }
-            run("sync", &["-f", text(&mount.0)]);
+            run("sync", &["-f", text(mount.folder())]);
             for number in 0..1500 + turn * 31 {
-                fs::remove_file(mount.0.join(number.to_string())).unwrap();
+                fs::remove_file(mount.folder().join(number.to_string())).unwrap();
             }
-            run("sync", &["-f", text(&mount.0)]);
+            run("sync", &["-f", text(mount.folder())]);
             fs::copy(&source, &crash).unwrap();
             drop(mount);
             assert_eq!(log_state(&source), "CLEAN");
