@@ -88,12 +88,9 @@ pub fn open(
                 device = Device::open_source(&named.path, detected)?;
             }
         }
-        let device = Arc::new(device);
-        let again = Arc::clone(&device);
-        let reopen = move || again.reopen_direct().map(|direct| Arc::new(direct) as _);
         inputs.push(Input {
             path: named.path,
-            source: Arc::new(Rescue::new(device, effort, reopen)),
+            source: Arc::new(Rescue::new(Arc::new(device), effort)),
             hardware: Hardware { model: info.model, serial: info.serial, wwn: info.wwn },
             select: named.volume,
             whole: info.whole,

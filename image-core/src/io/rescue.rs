@@ -1,8 +1,8 @@
 //! Reading a disk that has unreadable sectors: around them, and not again and again.
 //!
-//! A disk is read as usual until a read fails. From then on it is read past the page cache, for the kernel reads
-//! ahead, and reading ahead into bad sectors takes a failing disk's time. What failed is read again in smaller
-//! pieces, down to the logical sector. Each failing read may take seconds, so they are counted:
+//! A disk is read as usual until a read fails. From then on tables and bitmaps are read past the page cache too, for
+//! the kernel reads ahead, and reading ahead into bad sectors takes a failing disk's time. What failed is read again in
+//! smaller pieces, down to the logical sector. Each failing read may take seconds, so they are counted:
 //!
 //! - After [`RUN`] bad sectors in a row the next ones are leaped over, by growing steps. From the first sector that
 //!   can be read again it is read backwards, so that both edges of the hole are exact. What was leaped over is
@@ -15,7 +15,7 @@
 //! which is an error and no hole.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
 
@@ -64,13 +64,9 @@ pub fn is_bad_sector(error: &Error) -> bool {
     of.iter().any(|errno| source.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-type Reopen = Box<dyn Fn() -> Result<Source> + Send + Sync>;
-
 /// A disk that is read around its bad sectors.
 pub struct Rescue {
     source: Source,
-    reopen: Reopen,
-    direct: OnceLock<Source>,
     effort: Effort,
     is_faulty: AtomicBool,
     /// Where something could be read: the first and the last place.
@@ -88,16 +84,10 @@ struct State {
 const NOWHERE: u64 = u64::MAX;
 
 impl Rescue {
-    /// The disk `source`; `reopen` gives a way to read it that bypasses the page cache.
-    pub fn new(
-        source: Source,
-        effort: Effort,
-        reopen: impl Fn() -> Result<Source> + Send + Sync + 'static,
-    ) -> Self {
+    /// The disk `source`.
+    pub fn new(source: Source, effort: Effort) -> Self {
         Self {
             source,
-            reopen: Box::new(reopen),
-            direct: OnceLock::new(),
             effort,
             is_faulty: AtomicBool::new(false),
             alive: [AtomicU64::new(NOWHERE), AtomicU64::new(NOWHERE)],
@@ -105,17 +95,9 @@ impl Rescue {
         }
     }
 
-    fn direct(&self) -> &Source {
-        // Where it cannot be opened, the page cache has to do.
-        let open = || (self.reopen)().unwrap_or_else(|_| Source::clone(&self.source));
-        self.direct.get_or_init(open)
-    }
-
-    /// One read: whether it succeeded. Any other error than bad sectors ends everything.
+    /// One read, past the page cache: whether it succeeded. Any other error than bad sectors ends everything.
     fn attempt(&self, offset: Bytes, buffer: &mut [u8]) -> Result<bool> {
-        let from =
-            if self.is_faulty.load(Ordering::Relaxed) { self.direct() } else { &self.source };
-        match from.read_once(offset, buffer) {
+        match self.source.read_once(offset, buffer) {
             Ok(()) => {
                 let [first, last] = &self.alive;
                 let order = Ordering::Relaxed;
@@ -124,7 +106,6 @@ impl Rescue {
                 Ok(true)
             }
             Err(error) if is_bad_sector(&error) => {
-                // What was read through the page cache failed as pages, and after reading ahead.
                 self.is_faulty.store(true, Ordering::Relaxed);
                 Ok(false)
             }

@@ -78,8 +78,7 @@ fn disk(size: Bytes, bad: &[(u64, u64)]) -> Disk {
 
 fn rescue(disk: Disk, effort: Effort) -> (Rescue, Arc<Disk>) {
     let disk = Arc::new(disk);
-    let (source, direct) = (Arc::clone(&disk), Arc::clone(&disk));
-    (Rescue::new(source, effort, move || Ok(Arc::clone(&direct) as _)), disk)
+    (Rescue::new(Arc::clone(&disk) as _, effort), disk)
 }
 
 impl Disk {
