@@ -2,7 +2,7 @@
 //! already. Files are targets: nothing here needs root.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use image_core::units::Bytes;
@@ -62,10 +62,13 @@ fn a_delta_restore_writes_what_changed_and_little_else() -> Result<()> {
     }
     bench.save("disk", std::slice::from_ref(&source))?;
     let before = fs::read(&target[0])?;
-    let written = bench.path("written");
+    let traces = bench.path("traces");
+    fs::create_dir(&traces)?;
     let keiki = bench.call(&bench::restore("disk", &target, "--only-changed"));
-    // Counted outside of the program, by what it asks the kernel for.
-    let mut traced = call!("strace", "-f", "-e", "trace=pwrite64,fallocate", "-o", &written);
+    // Counted outside of the program, by what it asks the kernel for. A file for each thread, for in a common one
+    // they interrupt each other's lines.
+    let of_thread = traces.join("thread");
+    let mut traced = call!("strace", "-ff", "-e", "trace=pwrite64,fallocate", "-o", of_thread);
     traced.args.push(keiki.program);
     traced.args.extend(keiki.args);
     let outcome = tool::outcome(&traced)?;
@@ -73,7 +76,7 @@ fn a_delta_restore_writes_what_changed_and_little_else() -> Result<()> {
     let said: Value = serde_json::from_str(&outcome.text())?;
     bench.run("restore disk ./fresh")?;
     ensure!(fs::read(&target[0])? == fs::read(bench.path("fresh"))?, "it is another disk");
-    let counted = counted(&fs::read_to_string(&written)?)?;
+    let counted = counted(&traces)?;
     let windows = Bytes::MIB.get() * u64::try_from(changed.len())?;
     ensure!(counted * 10 <= windows * 12, "{counted} bytes for {windows} in windows");
     ensure!(number(&said, "written_bytes")? <= counted, "{said}, but {counted} were counted");
@@ -82,18 +85,22 @@ fn a_delta_restore_writes_what_changed_and_little_else() -> Result<()> {
     Ok(())
 }
 
-/// Bytes that were written to or made zeros in a file, as strace tells it. Only the target is written with
-/// these calls.
-fn counted(trace: &str) -> Result<u64> {
+/// Bytes that were written to or made zeros in a file, as strace's files in `traces` tell it. Only the target is
+/// written with these calls.
+fn counted(traces: &Path) -> Result<u64> {
     let mut sum = 0;
-    for line in trace.lines().filter(|line| !line.contains("= -1")) {
-        let length = match line.contains("pwrite64(") {
-            true => line.rsplit("= ").next(),
-            false => line.rsplit_once(')').and_then(|(call, _)| call.rsplit(", ").next()),
-        };
-        sum += length.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0);
+    for thread in fs::read_dir(traces)? {
+        for line in
+            fs::read_to_string(thread?.path())?.lines().filter(|line| !line.contains("= -1"))
+        {
+            let length = match line.contains("pwrite64(") {
+                true => line.rsplit("= ").next(),
+                false => line.rsplit_once(')').and_then(|(call, _)| call.rsplit(", ").next()),
+            };
+            sum += length.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0);
+        }
     }
-    ensure!(sum > 0, "strace saw nothing: {trace}");
+    ensure!(sum > 0, "strace saw nothing");
     Ok(sum)
 }
 
