@@ -17,11 +17,12 @@ use crate::repo::locations::Place;
 use crate::repo::read::Read;
 use crate::units::Bytes;
 
-/// What is read at once is at most so long, unless a single chunk is longer.
-const STORED: Bytes = Bytes::mib(8);
+/// The chunks that are read at once, and their bases, have at most so many plain bytes for each core, and half as many
+/// stored ones; a single chunk may be longer. More of them would take memory and no less time.
+const PLAIN: Bytes = Bytes::mib(3);
 
-/// And its chunks and their bases have at most so many plain bytes.
-const PLAIN: Bytes = Bytes::mib(16);
+/// With how many cores that grows: with more, two decoded batches take 100 MiB.
+const CORES: usize = 16;
 
 /// Bytes that nobody wants are read along up to here: a seek costs more.
 const GAP: Bytes = Bytes::kib(512);
@@ -50,11 +51,11 @@ impl Part {
     }
 
     /// Whether the place, which lies behind, is close enough.
-    fn is_near(&self, place: &Place, gap: Bytes) -> bool {
+    fn is_near(&self, place: &Place, gap: Bytes, longest: Bytes) -> bool {
         let range = place.range();
         self.pack == place.pack
             && range.start.saturating_sub(self.range.end) <= gap
-            && range.end.saturating_sub(self.range.start) <= STORED
+            && range.end.saturating_sub(self.range.start) <= longest
     }
 
     fn push(&mut self, place: Place) {
@@ -65,6 +66,9 @@ impl Part {
 
 /// Groups places, which are in the order of packs and offsets; `bases` are the places of their bases.
 pub(super) fn batches(places: Vec<Place>, bases: &HashMap<ChunkId, Place>) -> Vec<Batch> {
+    let cores = u64::try_from(rayon::current_num_threads().min(CORES)).unwrap_or(1);
+    let most = Bytes::new(PLAIN.get().saturating_mul(cores));
+    let most_stored = Bytes::new(most.get() / 2);
     let mut batches: Vec<Batch> = Vec::new();
     let mut needed: Vec<HashSet<ChunkId>> = Vec::new();
     for place in places {
@@ -75,7 +79,10 @@ pub(super) fn batches(places: Vec<Place>, bases: &HashMap<ChunkId, Place>) -> Ve
             let (stored, plain) = base.map_or((Bytes::ZERO, Bytes::ZERO), sizes);
             let stored = batch.stored.saturating_add(stored).saturating_add(sizes(&place).0);
             let plain = batch.plain.saturating_add(plain).saturating_add(sizes(&place).1);
-            if batch.part.is_near(&place, GAP) && stored <= STORED && plain <= PLAIN {
+            if batch.part.is_near(&place, GAP, most_stored)
+                && stored <= most_stored
+                && plain <= most
+            {
                 batch.part.push(place);
                 needed.extend(base.map(|base| base.entry.id));
                 (batch.stored, batch.plain) = (stored, plain);
@@ -93,7 +100,8 @@ pub(super) fn batches(places: Vec<Place>, bases: &HashMap<ChunkId, Place>) -> Ve
             needed.iter().filter_map(|id| bases.get(id)).copied().collect();
         places.sort_unstable_by_key(|place| (place.pack, place.offset));
         for place in places {
-            match batch.bases.last_mut().filter(|part| part.is_near(&place, BASE_GAP)) {
+            match batch.bases.last_mut().filter(|part| part.is_near(&place, BASE_GAP, most_stored))
+            {
                 Some(part) => part.push(place),
                 None => batch.bases.push(Part::new(place)),
             }

@@ -105,8 +105,8 @@ pub trait ChunkFeed {
 
 /// Reads chunks from a repository's packs, in the order in which they lie there.
 ///
-/// A thread of its own reads ahead and decodes on all cores; at most four batches of up to 8 MiB stored and
-/// 16 MiB plain are in memory, the bases of deltas included. A chunk that is damaged in one pack is taken from
+/// A thread of its own reads ahead and decodes on all cores; at most two batches of up to 1.5 MiB stored and 3 MiB
+/// plain for each core are in memory, the bases of deltas included, and one more of stored bytes alone. A chunk that is damaged in one pack is taken from
 /// another one that has it too. It decodes in rayon's pool, so nobody may wait for it inside that pool.
 pub struct PackFeed {
     files: Arc<dyn Read>,
@@ -176,7 +176,7 @@ impl PackFeed {
     fn start(&mut self, wanted: &WantSet) -> Result<()> {
         let (places, bases) = self.places(wanted)?;
         let plan = batches(places, &bases);
-        let (sender, receiver) = sync_channel(1);
+        let (sender, receiver) = sync_channel(0);
         let (files, window) = (Arc::clone(&self.files), self.window);
         let read = move || {
             read_batches(files.as_ref(), window, &plan, |batch| Ok(sender.send(batch).is_ok()))
