@@ -1,5 +1,7 @@
 //! Disks far larger than what is on them: time and memory follow the used bytes.
 
+#![allow(clippy::print_stdout, reason = "a test says what it did")]
+
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -29,6 +31,7 @@ fn measured(bench: &Bench, line: &str) -> Result<Duration> {
     tool::run(&call)?;
     let took = began.elapsed();
     let peak = Bytes::kib(fs::read_to_string(&report)?.trim().parse()?);
+    println!("{took:.1?}, {peak} of memory: {line}");
     ensure!(peak < MEMORY, "{line}: {peak} of memory");
     ensure!(took < HANGS, "{line}: took {took:?}");
     Ok(took)
@@ -129,11 +132,12 @@ fn loop_a_disk_of_4_tib_takes_the_time_of_what_is_on_it() -> Result<()> {
 mod only_all {
     use super::*;
 
+    /// Files of ext4 end below 16 TiB, and one of the targets is 10 GiB larger.
     #[test]
-    fn loop_4_tib_with_1_gib_in_use() -> Result<()> {
+    fn loop_16_tib_with_1_gib_in_use() -> Result<()> {
         let bench = Bench::new()?;
         let huge = bench.path("huge");
-        disk(&huge, [1024, 1024, 2048], 512)?;
+        disk(&huge, [6144, 4096, 6130], 512)?;
         round(&bench, &huge).map(drop)
     }
 }
