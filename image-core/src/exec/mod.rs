@@ -2,10 +2,9 @@
 //!
 //! Answers: what a program printed and how it ended. Refuses: shells; an argument list is all there is.
 //!
-//! - [`runner`]: the trait and its values. - [`real`]: starts programs. - [`scripted`]: the fake for tests.
+//! - [`runner`]: the trait and its values. - [`real`]: starts programs.
 
 pub mod real;
 pub mod runner;
-pub mod scripted;
 
 pub use runner::{Call, Outcome, Runner};

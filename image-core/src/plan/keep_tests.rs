@@ -4,8 +4,9 @@ use proptest::prelude::*;
 
 use super::keep::Wish;
 use super::old::{Old, OldPv};
+use super::proof;
 use super::restore::{Place, Request, RestorePlan, plan};
-use super::tests::{SECTOR, SIZE, at, entry, gpt, group, mbr, mib, request, root_of};
+use super::tests::{SECTOR, SIZE, at, disk, entry, gpt, group, mbr, mib, request, root_of};
 use crate::disk::fixtures::{Wanted, gpt_bytes, mbr_table, read_table, wanted};
 use crate::disk::table::Table;
 use crate::error::{Error, Result};
@@ -160,6 +161,62 @@ fn what_cannot_stay_is_refused_by_name() {
     }
     let why = refused(&root, SIZE, old(&last), &["4"]);
     assert!(why.contains("partition 4 of target cannot be kept"), "{why}");
+}
+
+#[test]
+fn what_stays_needs_one_target_and_a_place_in_its_table() {
+    let (image, root) = gpt();
+    let mut two = root.clone();
+    two.disks.push(disk("d1", SIZE, None));
+    two.volumes.push(entry("d1", Some("d1"), "disk", "ext4", mib(0, SIZE)));
+    let ask = |wish: Wish| {
+        let before = vec![old(&image), old(&image)];
+        let request = Request { keep: vec![wish], before, ..request(&two, &[SIZE, SIZE], &[]) };
+        plan(&two, &request)
+    };
+    for (target, word) in [(None, "of which target?"), (Some(1), "puts no partition table onto")] {
+        let why = ask(Wish { target, ..wish("2") }).unwrap_err().to_string();
+        assert!(why.contains(word), "{why}");
+    }
+    assert_eq!(ask(Wish { target: Some(0), ..wish("2") }).unwrap().kept_on(0), mib(5, 25).into());
+    // Four primary partitions are all that an MBR has.
+    let full = mbr_table(&[(1, 7, 1, 4), (2, 7, 5, 4), (3, 7, 9, 4), (4, 7, 13, 4)], &[]);
+    let root = root_of(&full, &[(1, "ext4"), (2, "ext4"), (3, "ext4"), (4, "ext4")]);
+    let Table::Mbr(mut other) = mbr_table(&[(1, 7, 70, 10)], &[]) else { panic!() };
+    other.partitions.iter_mut().for_each(|part| part.uuid = None);
+    let why = refused(&root, SIZE + 30, old(&Table::Mbr(other)), &["1"]);
+    assert!(why.contains("has no number left for it"), "{why}");
+}
+
+/// Whatever the planner may do wrong, it is the last to look.
+#[test]
+fn the_proof_refuses_a_plan_that_touches_or_forgets_what_stays() {
+    let (image, mut root) = gpt();
+    let vg = group(&[19], &[("root", vec![(4, 0, vec![(0, 0)])])]);
+    root.volumes[2] = entry("d0:2", Some("d0"), "partition", "LVM2_member", mib(5, 25));
+    root.volumes.push(vg.volumes[1].clone());
+    root.volume_groups = vg.volume_groups;
+    root.volume_groups[0].pvs[0].volume = "d0:2".to_owned();
+    let plan = kept(&root, SIZE, &[], old(&image), &["3"]).unwrap();
+    proof::check(&plan).unwrap();
+    let label = Extent::new(Bytes::mib(5), Bytes::mib(5) + Bytes::kib(4));
+    for (extents, word) in [
+        (ExtentSet::new(), "it is not on that target"),
+        (mib(28, SIZE + 1).into(), "it is not on that target"),
+        (Extent::first(Bytes::new(512)).into(), "the image's partition table goes there"),
+        (mib(4, 5).into(), "d0:1 of the image goes there"),
+        (label.into(), "a label or metadata of the volume group vg goes there"),
+        (mib(6, 10).into(), "vg/root of the image goes there"),
+        (mib(30, 40).into(), "nothing would lead to it any more"),
+    ] {
+        let mut wrong = plan.clone();
+        wrong.kept[0].extents = extents;
+        let why = proof::check(&wrong).unwrap_err().to_string();
+        assert!(why.contains(word), "{word}: {why}");
+    }
+    let mut wrong = plan.clone();
+    wrong.kept[0].target = 1;
+    assert!(proof::check(&wrong).unwrap_err().to_string().contains("its target is not there"));
 }
 
 #[test]

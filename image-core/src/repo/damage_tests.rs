@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use super::{CheckOptions, CheckReport, Memory, Read, Repository, Unflushed, Write, sample};
+use crate::extent::Extent;
 use crate::report::Quiet;
 use crate::units::Bytes;
 
@@ -121,6 +124,28 @@ fn lost_chunks_carry_their_place() {
         "nothing was written there"
     );
     assert_eq!((&bytes[..window], &bytes[2 * window..]), (&data[..window], &data[2 * window..]));
+}
+
+/// Chunks that lie beside a bad sector are read in the same go as the one on it.
+#[test]
+fn a_bad_sector_loses_the_chunk_on_it_and_no_other() {
+    let (files, data) = sample_repository();
+    let pack = path_in(&files, "packs");
+    let window = sample::WINDOW.index().unwrap();
+    let bad = Extent::at(sample::WINDOW + Bytes::kib(4), Bytes::new(512)).unwrap();
+    files.fail_reads(&pack, bad, Errno::IO);
+    let repository = open(&files).unwrap();
+    let image = repository.resolve("web", &Quiet::default()).unwrap();
+    let (bytes, lost) = sample::restore(&repository, &image).unwrap();
+    let places: Vec<_> = lost.iter().map(|lost| lost.offset).collect();
+    assert_eq!(places, [Some(sample::WINDOW)], "{lost:?}");
+    assert!(lost[0].why.contains("Input/output error"), "{}", lost[0].why);
+    let garbage = vec![0xee; window];
+    assert!(bytes == [&data[..window], &garbage, &data[2 * window..]].concat());
+    // A server that does not answer says nothing of the chunks.
+    files.fail_reads(&pack, bad, Errno::TIMEDOUT);
+    let error = sample::restore(&repository, &image).unwrap_err().to_string();
+    assert!(error.contains(&pack), "{error}");
 }
 
 #[test]

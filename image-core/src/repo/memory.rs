@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use rustix::io::Errno;
+
 use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::repo::read::{FileInfo, Read, check_path, too_long};
@@ -25,6 +27,7 @@ struct State {
     folders: BTreeSet<String>,
     steps_left: Option<u64>,
     space_left: Option<usize>,
+    unreadable: Option<(String, Extent, Errno)>,
 }
 
 #[derive(Clone, Debug)]
@@ -61,6 +64,11 @@ impl Memory {
     /// Lets `space` more bytes be written; then the place is full.
     pub fn fill_after(&self, space: usize) {
         self.state().space_left = Some(space);
+    }
+
+    /// Lets every read of these bytes of a file fail.
+    pub fn fail_reads(&self, path: &str, bytes: Extent, error: Errno) {
+        self.state().unreadable = Some((path.to_owned(), bytes, error));
     }
 
     /// What is there after the power came back.
@@ -141,6 +149,12 @@ impl Read for Memory {
     }
 
     fn range(&self, path: &str, range: Extent) -> Result<Vec<u8>> {
+        if let Some((bad, bytes, errno)) = &self.state().unreadable
+            && bad == path
+            && bytes.intersect(range).is_some()
+        {
+            return Err(Error::io(path, "read", (*errno).into()));
+        }
         self.with_file(path, |file| {
             let indices = range.start.index().zip(range.end.index());
             let bytes = indices.and_then(|(start, end)| file.bytes.get(start..end));

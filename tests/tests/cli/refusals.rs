@@ -31,6 +31,8 @@ impl Mounted {
     fn new(device: &Path, options: &str) -> Self {
         let folder = TempDir::new().unwrap();
         run!("mount", "-o", options, device, folder.path()).unwrap();
+        // What mounting changes is written now, not while hashes are compared.
+        run!("sync", "-f", folder.path()).unwrap();
         Self(folder)
     }
 
