@@ -70,7 +70,8 @@ impl<T> Masked<T> {
 #[cfg(test)]
 mod tests {
     use super::Masked;
-    use crate::extent::Extent;
+    use crate::error::Result;
+    use crate::extent::{Extent, ExtentSet};
     use crate::io::{BlockSource, memory::Memory};
     use crate::units::Bytes;
 
@@ -80,5 +81,38 @@ mod tests {
         let masked = Masked::new(Memory::new(vec![7; 10]), zeros);
         assert_eq!(masked.read(Bytes::ZERO, 10).unwrap(), [7, 7, 7, 0, 0, 0, 7, 7, 7, 7]);
         assert_eq!(masked.read(Bytes::new(4), 3).unwrap(), [0, 0, 7]);
+    }
+
+    /// A disk of which nothing can be read.
+    struct Dead;
+
+    impl BlockSource for Dead {
+        fn name(&self) -> String {
+            "dead".to_owned()
+        }
+        fn size(&self) -> Bytes {
+            Bytes::new(10)
+        }
+        fn sector_size(&self) -> Bytes {
+            Bytes::new(1)
+        }
+        fn read_at(&self, _: Bytes, _: &mut [u8]) -> Result<()> {
+            unreachable!()
+        }
+        fn read_around(&self, _: Bytes, _: &mut [u8], wanted: &[Extent]) -> Result<ExtentSet> {
+            Ok(wanted.iter().copied().collect())
+        }
+    }
+
+    #[test]
+    fn what_is_masked_is_never_unreadable() {
+        let range = |start, end| Extent::new(Bytes::new(start), Bytes::new(end));
+        let masked = Masked::new(Dead, range(3, 6).into());
+        let mut buffer = [7; 6];
+        let lost = masked.read_around(Bytes::new(2), &mut buffer, &[range(0, 5)]).unwrap();
+        assert_eq!(lost, [range(0, 1), range(4, 5)].into_iter().collect());
+        assert_eq!(buffer[1..4], [0, 0, 0]);
+        let lost = masked.read_around(Bytes::new(3), &mut buffer, &[range(0, 3)]).unwrap();
+        assert!(lost.is_empty(), "{lost:?}");
     }
 }

@@ -163,8 +163,9 @@ mod tests {
 
     use super::{Preview, Withheld};
     use crate::extent::Extent;
+    use crate::io::crash::Power;
     use crate::io::memory::Memory;
-    use crate::io::{BlockSink, BlockSource};
+    use crate::io::{BlockSink, BlockSource, Medium};
     use crate::units::Bytes;
 
     #[test]
@@ -186,6 +187,21 @@ mod tests {
         withheld.write_at(Bytes::new(5), &[7]).unwrap();
         assert_eq!(now(5, 1), [7]);
         assert_eq!((now(5, 1), preview.read(Bytes::new(5), 1).unwrap()), (vec![7], vec![7]));
+    }
+
+    #[test]
+    fn discarding_leaves_what_is_kept_back() {
+        let target = Power::new(vec![vec![9; 4096]]).disk(0);
+        let withheld = Withheld::new(Arc::clone(&target) as _, Bytes::new(1024));
+        withheld.write_at(Bytes::new(100), &[1; 8]).unwrap();
+        withheld.discard(Extent::first(Bytes::new(2048))).unwrap();
+        withheld.flush().unwrap();
+        let now = |at, length| target.direct().unwrap().read(Bytes::new(at), length).unwrap();
+        assert_eq!(now(0, 1024), [9; 1024]);
+        assert_eq!(now(1024, 1024), [0xdd; 1024]);
+        withheld.release().unwrap();
+        withheld.flush().unwrap();
+        assert_eq!(now(99, 10), [9, 1, 1, 1, 1, 1, 1, 1, 1, 9]);
     }
 
     #[test]

@@ -415,3 +415,103 @@ impl Filling<'_> {
         Ok(id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{gap, same_disks, same_groups, same_volume};
+    use crate::disk::fixtures::{gpt_bytes, wanted};
+    use crate::image::manifest::{Root, VolumeGroupEntry};
+    use crate::io::memory::Memory;
+    use crate::report::Quiet;
+    use crate::save::outline;
+    use crate::survey::model::{Hardware, Survey};
+    use crate::survey::{Input, Wishes, survey};
+    use crate::units::Bytes;
+
+    const SECTOR: Bytes = Bytes::new(512);
+
+    fn disk(mib: u64, second: u64) -> Vec<u8> {
+        gpt_bytes(Bytes::mib(mib), SECTOR, 128, &[wanted(1, 1, 2), wanted(2, second, 1)])
+    }
+
+    fn surveyed(disks: Vec<Vec<u8>>, serial: &str) -> Survey {
+        let hardware = Hardware { serial: Some(serial.to_owned()), ..Hardware::default() };
+        let input = |bytes| Input {
+            path: "disk".into(),
+            source: Arc::new(Memory::new(bytes)),
+            hardware: hardware.clone(),
+            select: None,
+            whole: true,
+        };
+        let inputs: Vec<Input> = disks.into_iter().map(input).collect();
+        survey(&inputs, Wishes::default(), &Quiet::default()).unwrap()
+    }
+
+    #[test]
+    fn holes_are_not_filled_from_another_disk() {
+        let root: Root = outline(&surveyed(vec![disk(6, 3)], "A1")).unwrap();
+        same_disks(&surveyed(vec![disk(6, 3)], "A1"), &root).unwrap();
+        for (disks, serial, word) in [
+            (vec![disk(6, 3), disk(6, 3)], "A1", "2 disks, then 1"),
+            (vec![disk(7, 3)], "A1", "it has another size"),
+            (vec![disk(6, 3)], "A2", "its serial number is"),
+            (vec![disk(6, 4)], "A1", "it has another partition table"),
+            (vec![vec![0; 6 << 20]], "A1", "it has another partition table"),
+        ] {
+            let why = same_disks(&surveyed(disks, serial), &root).unwrap_err();
+            assert!(why.to_string().contains(word), "{why}");
+            assert_eq!(why.kind(), "refused");
+        }
+    }
+
+    #[test]
+    fn holes_are_not_filled_of_a_volume_that_is_another_one() {
+        let mut now = surveyed(vec![disk(6, 3)], "A1");
+        let root = outline(&now).unwrap();
+        same_groups(&now, &root).unwrap();
+        let at = now.volumes.iter().position(|volume| volume.id == "d0:2").unwrap();
+        let volume = &mut now.volumes[at];
+        let entry = root.volumes.iter().find(|entry| entry.id == "d0:2").unwrap();
+        same_volume(entry, volume).unwrap();
+        let mut moved = entry.clone();
+        moved.offset += Bytes::MIB;
+        let why = same_volume(&moved, volume).unwrap_err().to_string();
+        assert!(why.contains("it lies elsewhere"), "{why}");
+        // What could not be told is no difference; what was told and is another thing now, is.
+        let mut known = entry.clone();
+        known.content = "xfs".to_owned();
+        same_volume(&known, volume).unwrap();
+        volume.content = "ext4".to_owned();
+        let why = same_volume(&known, volume).unwrap_err().to_string();
+        assert!(why.contains("ext4 is in it, then xfs"), "{why}");
+        // A volume group that is no more, or whose metadata changed.
+        let mut grouped = root.clone();
+        grouped.volume_groups.push(VolumeGroupEntry {
+            name: "vg".to_owned(),
+            uuid: "u".to_owned(),
+            extent_size: Bytes::MIB,
+            text: String::new(),
+            pvs: Vec::new(),
+            lvs: Vec::new(),
+        });
+        let why = same_groups(&now, &grouped).unwrap_err().to_string();
+        assert!(why.contains("vg changed since it was saved"), "{why}");
+    }
+
+    #[test]
+    fn a_gap_is_looked_for_where_it_was() {
+        let now = surveyed(vec![disk(6, 3)], "A1");
+        let root = outline(&now).unwrap();
+        let mut entry = root.volumes.iter().find(|entry| entry.kind == "gap").unwrap().clone();
+        (entry.offset, entry.size) = (Bytes::mib(4), Bytes::MIB);
+        assert_eq!(gap(&now, &entry).unwrap().size(), Bytes::MIB);
+        for (disk, kind) in [("d1", "gap"), ("d0", "partition")] {
+            let mut other = entry.clone();
+            (other.disk, other.kind) = (Some(disk.to_owned()), kind.to_owned());
+            let why = gap(&now, &other).err().unwrap().to_string();
+            assert!(why.contains("it is not there"), "{why}");
+        }
+    }
+}

@@ -10,6 +10,7 @@ use crate::exec::real::Machine;
 use crate::exec::{Call, Runner};
 use crate::fs::State;
 use crate::io::memory::Memory;
+use crate::lvm::label::{Area, PvHead};
 use crate::lvm::write::pv_image;
 use crate::lvm::{model::Vg, sample};
 use crate::plan::restore;
@@ -81,9 +82,15 @@ fn raw(survey: &Survey, id: &str) -> (String, String) {
 
 /// A physical volume of 2 MiB: one extent, which an LV fills.
 fn pv(extents: u64) -> Vec<u8> {
+    pv_but(extents, |_, _| ())
+}
+
+/// The same, but for what `change` does to the group and the volume's head.
+fn pv_but(extents: u64, change: impl FnOnce(&mut Vg, &mut PvHead)) -> Vec<u8> {
     let lvs = [("root", vec![(extents, 0, vec![(0, 0)])])];
-    let vg = Vg::parse(&sample::text(2048, &[extents], &lvs)).unwrap();
-    let head = sample::head(0, &[(4096, 1_044_480)]);
+    let mut vg = Vg::parse(&sample::text(2048, &[extents], &lvs)).unwrap();
+    let mut head = sample::head(0, &[(4096, 520_192)]);
+    change(&mut vg, &mut head);
     let image = pv_image(&vg, 0, &head, &vg.text(0).unwrap()).unwrap();
     let mut bytes = vec![0; MIB + MIB * usize::try_from(extents).unwrap()];
     for (at, part) in image.text.into_iter().chain(image.area_headers).chain([image.label]) {
@@ -169,6 +176,38 @@ fn a_group_that_is_not_whole_is_copied_raw_or_refused() {
     let twins = vec![disk(&[&pv(1)], 4 * MIB), disk(&[&pv(1)], 4 * MIB)];
     let survey = surveyed(twins, Wishes::default()).unwrap();
     assert!(raw(&survey, "d1:1").1.contains("more than once"));
+}
+
+/// Nothing of such a disk is in a logical volume for sure, so all of it is saved.
+#[test]
+fn physical_volumes_of_no_group_that_is_understood_are_copied_whole() {
+    let strict = Wishes { strict: true, ..Wishes::default() };
+    let boots = pv_but(1, |_, head| {
+        let area = Area { offset: Bytes::kib(600), size: Bytes::kib(64) };
+        head.bootloader_areas.push(area);
+    });
+    let survey = one(boots.clone());
+    assert_eq!(ids(&survey), ["d0"]);
+    assert!(raw(&survey, "d0").1.contains("a bootloader area"));
+    assert!(matches!(surveyed(vec![boots], strict), Err(Error::Refused(_))));
+    let alone = pv_but(1, |_, head| head.metadata_areas.clear());
+    assert!(raw(&one(alone), "d0").1.ends_with("is missing"));
+    // A header that contradicts itself.
+    let mut damaged = pv(1);
+    damaged[4096 + 8] ^= 1;
+    let survey = one(damaged);
+    assert_eq!(ids(&survey), ["d0"]);
+    raw(&survey, "d0");
+}
+
+#[test]
+fn two_groups_of_one_name_are_refused() {
+    let other = pv_but(1, |vg, _| {
+        vg.uuid = sample::uuid('w', 0);
+        vg.pvs[0].uuid = sample::uuid('q', 0);
+    });
+    let error = surveyed(vec![pv(1), other], Wishes::default()).err().unwrap().to_string();
+    assert!(error.contains("two volume groups are named vg"), "{error}");
 }
 
 #[test]

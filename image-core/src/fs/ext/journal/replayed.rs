@@ -3,7 +3,7 @@
 use super::recovery::{Blocks, Logged};
 use super::superblock::MAGIC;
 use crate::error::Result;
-use crate::extent::{Extent, ExtentSet};
+use crate::extent::Extent;
 use crate::io::{BlockSource, Source};
 use crate::units::Bytes;
 
@@ -63,13 +63,5 @@ impl BlockSource for Replayed {
             }
         }
         Ok(())
-    }
-
-    fn allocated(&self, range: Extent) -> Result<ExtentSet> {
-        let mut allocated = self.source.allocated(range)?;
-        for (block, _) in self.within(range) {
-            allocated.insert(block);
-        }
-        Ok(allocated.intersect(&range.into()))
     }
 }
