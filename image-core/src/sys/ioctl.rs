@@ -13,7 +13,6 @@ use crate::units::Bytes;
 
 const BLKROGET: Opcode = opcode::none(0x12, 94);
 const BLKRRPART: Opcode = opcode::none(0x12, 95);
-const BLKFLSBUF: Opcode = opcode::none(0x12, 97);
 // Declared with size_t, though the kernel writes 64 bits everywhere.
 const BLKGETSIZE64: Opcode = opcode::read::<usize>(0x12, 114);
 const BLKDISCARD: Opcode = opcode::none(0x12, 119);
@@ -30,11 +29,6 @@ pub fn size(device: impl AsFd) -> io::Result<Bytes> {
 /// Logical sector size of a block device: the grain of its addresses.
 pub fn logical_sector(device: impl AsFd) -> io::Result<Bytes> {
     Ok(rustix::fs::ioctl_blksszget(device)?.into())
-}
-
-/// Physical sector size of a block device: the grain that it writes without reading.
-pub fn physical_sector(device: impl AsFd) -> io::Result<Bytes> {
-    Ok(rustix::fs::ioctl_blkpbszget(device)?.into())
 }
 
 /// Whether the kernel refuses writes to a block device.
@@ -60,12 +54,6 @@ pub fn discard(device: impl AsFd, range: Extent) -> io::Result<()> {
 pub fn reread_partitions(device: impl AsFd) -> io::Result<()> {
     // SAFETY: BLKRRPART has no argument.
     Ok(unsafe { ioctl(device, NoArg::<BLKRRPART>::new()) }?)
-}
-
-/// Writes a block device's dirty pages and drops its page cache.
-pub fn drop_cache(device: impl AsFd) -> io::Result<()> {
-    // SAFETY: BLKFLSBUF has no argument.
-    Ok(unsafe { ioctl(device, NoArg::<BLKFLSBUF>::new()) }?)
 }
 
 fn start_and_length(range: Extent) -> [u64; 2] {
@@ -122,7 +110,6 @@ mod tests {
         let expected = [
             (BLKROGET, 0x125e),
             (BLKRRPART, 0x125f),
-            (BLKFLSBUF, 0x1261),
             (BLKGETSIZE64, 0x8008_1272),
             (BLKDISCARD, 0x1277),
             (BLKZEROOUT, 0x127f),
