@@ -1,15 +1,15 @@
 //! A filesystem before and after a few of its files changed, and what a second save of it costs other programs.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use blake3::OutputReader;
-use image_core::exec::Call;
 use image_core::units::Bytes;
 
-use crate::{call, filesystem, run, sparse, tool};
+use crate::{filesystem, run, sparse};
 
 /// The block of which one byte changed, or all.
 const BLOCK: usize = 4096;
@@ -151,47 +151,76 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Copies files of the folder `from` into `to`, until they have four fifths of `size`; the last does not compress.
+/// Files of a folder to fill filesystems with. No two of them have the same content: a program that stores equal
+/// bytes once is to gain by nothing that machines in use do not have.
+pub struct Corpus {
+    from: PathBuf,
+    /// The next one last.
+    files: Vec<PathBuf>,
+    seen: HashSet<blake3::Hash>,
+    random: Random,
+}
+
+impl Corpus {
+    /// The files of the folder `from`.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn of(from: &Path) -> Result<Self> {
+        let mut files = Vec::new();
+        list(from, &mut files)?;
+        files.sort();
+        // Whole folders lie together, and not all are of one kind.
+        let mut folders: Vec<&[PathBuf]> =
+            files.chunk_by(|one, other| one.parent() == other.parent()).collect();
+        let mut random = Random::new(1);
+        let mut order = Vec::new();
+        while !folders.is_empty() {
+            order.extend_from_slice(folders.swap_remove(random.below(folders.len())));
+        }
+        order.reverse();
+        Ok(Self { from: from.to_owned(), files: order, seen: HashSet::new(), random })
+    }
+
+    /// Copies files into the folder `to` that were not copied yet, until they have four fifths of `size`; the last does
+    /// not compress.
+    ///
+    /// # Errors
+    /// Of reading and writing, or too few files are left.
+    pub fn copy(&mut self, to: &Path, size: Bytes) -> Result<()> {
+        let mut left = size.get() / 5 * 4;
+        while left > 0 {
+            let file = self.files.pop();
+            let file =
+                file.with_context(|| format!("{} has too few files", self.from.display()))?;
+            // What machines have there differs: a single file is not to fill the filesystem.
+            if fs::metadata(&file)?.len() > size.get() / 8 {
+                continue;
+            }
+            let content = fs::read(&file)?;
+            if !self.seen.insert(blake3::hash(&content)) {
+                continue;
+            }
+            let target = to.join(file.strip_prefix(&self.from)?);
+            fs::create_dir_all(target.parent().context("a folder")?)?;
+            fs::write(target, &content)?;
+            left = left.saturating_sub(u64::try_from(content.len())?);
+        }
+        for number in 0..size.units(Bytes::kib(5 * 32)) {
+            fs::write(to.join(format!("noise{number}")), self.random.noise(1 << 15))?;
+        }
+        Ok(())
+    }
+}
+
+/// The 4 KiB blocks of `new` that differ from those of `old`, one after another, in the file `out`.
 ///
 /// # Errors
 /// Of reading and writing.
-pub fn copy(from: &Path, to: &Path, size: Bytes) -> Result<()> {
-    let mut files = Vec::new();
-    list(from, &mut files)?;
-    files.sort();
-    let mut left = size.get() / 5 * 4;
-    // Whole folders lie together, and not all are of one kind.
-    let folders: Vec<&[PathBuf]> =
-        files.chunk_by(|one, other| one.parent() == other.parent()).collect();
-    let mut random = Random::new(1);
-    let mut order: Vec<usize> = (0..folders.len()).collect();
-    while left > 0 && !order.is_empty() {
-        for file in folders[order.swap_remove(random.below(order.len()))] {
-            // What machines have there differs: a single file is not to fill the filesystem.
-            if left == 0 || fs::metadata(file)?.len() > size.get() / 8 {
-                continue;
-            }
-            let target = to.join(file.strip_prefix(from)?);
-            fs::create_dir_all(target.parent().context("a folder")?)?;
-            left = left.saturating_sub(fs::copy(file, &target)?);
-        }
-    }
-    ensure!(left == 0, "{} has less than {size} in files", from.display());
-    for number in 0..size.units(Bytes::kib(5 * 32)) {
-        fs::write(to.join(format!("noise{number}")), random.noise(1 << 15))?;
-    }
-    Ok(())
-}
-
-/// What the 4 KiB blocks that differ between two images take, one after another, by `zstd -3`.
-///
-/// # Errors
-/// Of reading, or there is no zstd.
-pub fn changed_blocks(old: &Path, new: &Path, work: &Path) -> Result<Bytes> {
+pub fn changed_blocks(old: &Path, new: &Path, out: &Path) -> Result<()> {
     let (mut old, mut new) = (File::open(old)?, File::open(new)?);
     ensure!(old.metadata()?.len() == new.metadata()?.len(), "images of different sizes");
-    let blocks = work.join("blocks");
-    let mut out = File::create(&blocks)?;
+    let mut out = File::create(out)?;
     let mut buffers = [vec![0; BLOCK * 256], vec![0; BLOCK * 256]];
     loop {
         let [before, now] = &mut buffers;
@@ -203,15 +232,9 @@ pub fn changed_blocks(old: &Path, new: &Path, work: &Path) -> Result<Bytes> {
             }
         }
         if length == 0 {
-            break;
+            return Ok(());
         }
     }
-    let packed = work.join("blocks.zst");
-    run!("zstd", "-3", "-q", "-f", &blocks, "-o", &packed)?;
-    let size = Bytes::new(fs::metadata(&packed)?.len());
-    fs::remove_file(blocks)?;
-    fs::remove_file(packed)?;
-    Ok(size)
 }
 
 fn read_some(file: &mut File, buffer: &mut [u8]) -> Result<usize> {
@@ -235,21 +258,16 @@ pub fn size_of(folder: &Path) -> Result<Bytes> {
     sizes.sum::<Result<Bytes>>()
 }
 
-/// The call that lets casync store the image `image` in `store`.
-pub fn casync(work: &Path, store: &Path, image: &Path) -> Call {
-    let index = work.join("index.caibx");
-    call!("casync", "make", "--store", store, index, image)
-}
-
 /// What casync's store grows by when it stores `new` after `old`.
 ///
 /// # Errors
 /// casync fails.
 pub fn casync_growth(work: &Path, old: &Path, new: &Path) -> Result<Bytes> {
     let store = work.join("store.castr");
-    tool::run(&casync(work, &store, old))?;
+    let index = work.join("index.caibx");
+    run!("casync", "make", "--store", &store, &index, old)?;
     let before = size_of(&store)?;
-    tool::run(&casync(work, &store, new))?;
+    run!("casync", "make", "--store", &store, &index, new)?;
     let growth = size_of(&store)?.saturating_sub(before);
     fs::remove_dir_all(store)?;
     Ok(growth)

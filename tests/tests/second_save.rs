@@ -11,7 +11,7 @@ use image_core::extent::Extent;
 use image_core::units::Bytes;
 use keiki_tests::bench::Bench;
 use keiki_tests::loops::Mount;
-use keiki_tests::second_save::{self, Random};
+use keiki_tests::second_save::{self, Corpus, Random};
 use keiki_tests::tree::Tree;
 use keiki_tests::{filesystem, fixtures, run};
 use tempfile::TempDir;
@@ -31,7 +31,7 @@ fn loop_a_second_save_stores_little_more_than_the_changed_blocks() -> Result<()>
     let (work, bench) = (folder()?, Bench::new()?);
     let [old, new] = ["old.img", "new.img"].map(|name| work.path().join(name));
     second_save::ext4(&old, Bytes::mib(400), |folder| {
-        second_save::copy(Path::new("/usr"), folder, Bytes::mib(160))
+        Corpus::of(Path::new("/usr"))?.copy(folder, Bytes::mib(160))
     })?;
     run!("cp", "--sparse=always", &old, &new)?;
     let mut changed = 0;
@@ -44,7 +44,10 @@ fn loop_a_second_save_stores_little_more_than_the_changed_blocks() -> Result<()>
     let before = second_save::size_of(&bench.path("repo"))?;
     let saved = bench.save("disk", std::slice::from_ref(&new))?;
     let stored = second_save::size_of(&bench.path("repo"))?.saturating_sub(before);
-    let floor = second_save::changed_blocks(&old, &new, work.path())?;
+    let [blocks, packed] = ["blocks", "blocks.zst"].map(|name| work.path().join(name));
+    second_save::changed_blocks(&old, &new, &blocks)?;
+    run!("zstd", "-3", "-q", &blocks, "-o", &packed)?;
+    let floor = Bytes::new(fs::metadata(&packed)?.len());
     let casync = second_save::casync_growth(work.path(), &old, &new)?;
     println!(
         "{changed} files changed: {stored} stored, {floor} changed blocks, {casync} by casync; {saved}"
