@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use keiki_tests::measure::{Results, Stand, Way, chart, page};
@@ -69,12 +70,13 @@ impl Wanted {
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let mut args = std::env::args().skip(1);
     let first = args.next().context(USAGE)?;
     if first == "--floor" {
         let level = args.next().and_then(|level| level.parse().ok()).context("which level?")?;
-        return floor::floor(level, Path::new(&args.next().context("which file?")?));
+        floor::floor(level, Path::new(&args.next().context("which file?")?))?;
+        return Ok(ExitCode::SUCCESS);
     }
     let wanted = Wanted::parse(first, args)?;
     let maker = Maker { from: wanted.from.clone(), divisor: if wanted.quick { 8 } else { 1 } };
@@ -94,8 +96,11 @@ fn main() -> Result<()> {
     }
     write(&wanted.folder()?, &all)?;
     let missed: Vec<String> = all.iter().flat_map(Results::missed).collect();
-    ensure!(missed.is_empty(), "missed goals:\n{}", missed.join("\n"));
-    Ok(())
+    if missed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(&format!("Missed goals:\n{}", missed.join("\n")))?;
+    Ok(ExitCode::FAILURE)
 }
 
 /// A source, and where it is measured.
