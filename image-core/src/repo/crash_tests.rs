@@ -46,11 +46,7 @@ fn a_crash_at_every_step_leaves_no_image_or_a_complete_one() {
         let saved = sample::save(&open(&files), "new", &new).is_ok();
         for unflushed in [Unflushed::NamesLost, Unflushed::NamesKept] {
             let after = files.after_crash(unflushed);
-            for lock in after.list("locks").unwrap() {
-                // Its process, this one, is alive: age does not help, so play another boot.
-                after.damage(&format!("locks/{}", lock.name), Vec::clear);
-                after.age(&format!("locks/{}", lock.name), std::time::Duration::from_secs(3600));
-            }
+            after.forget_locks();
             let exists = assert_sound(&after, &old, &new);
             assert!(exists || !saved, "step {step}, {unflushed:?}: reported, but not there");
             sample::save(&open(&after), "new", &new).unwrap();

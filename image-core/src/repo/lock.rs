@@ -25,9 +25,12 @@ const REFRESH: Duration = Duration::from_secs(5 * 60);
 /// After this time without a refresh another machine's lock is worth nothing.
 const STALE: Duration = Duration::from_secs(30 * 60);
 
-/// After this time a lock that is torn is worth nothing. Who is just writing it looks at the others afterwards, and
-/// backs off; one that stays torn was left by a machine that lost its power.
+/// After this time a lock that is torn is worth nothing. A lock comes into its place whole, so a torn one was left by a
+/// machine that lost its power, on a server that lost what it had called durable.
 const TORN: Duration = Duration::from_secs(60);
+
+/// How the name of a lock's draft begins: of a session that has no lock yet.
+const DRAFT: &str = "lock-";
 
 /// The largest lock that a reader takes.
 const MAX_LOCK: Bytes = Bytes::kib(16);
@@ -161,13 +164,12 @@ impl Lock {
     }
 
     fn write(session: &Arc<Session>, kind: LockKind) -> Result<Self> {
-        let path = format!("locks/{}", session.unique_name());
-        let mut file = session.files().create(&path)?;
-        let lock = Self { session: Arc::clone(session), path, refresher: None };
-        file.append(&Holder::this(kind).encode()?)?;
-        file.flush()?;
-        session.files().flush_folder("locks")?;
-        Ok(lock)
+        let name = session.unique_name();
+        let path = format!("locks/{name}");
+        let mut draft = session.draft_as(&format!("{DRAFT}{name}"))?;
+        draft.append(&Holder::this(kind).encode()?)?;
+        draft.finish(&path)?;
+        Ok(Self { session: Arc::clone(session), path, refresher: None })
     }
 
     /// Another holder that does not go together with `kind`; stale locks are removed on the way.
@@ -269,15 +271,18 @@ fn is_stale(holder: Result<&Holder, &Error>, age: Duration) -> bool {
     }
 }
 
-/// Drafts whose session holds no lock any more; the caller holds a lock, so dead locks are gone.
+/// Drafts whose session holds no lock any more; the caller holds a lock, so dead locks are gone. The draft of a lock
+/// may be just about to become one, by the clock of the machine that keeps the files.
 pub fn leftovers(files: &(impl Read + ?Sized)) -> Result<Vec<FileInfo>> {
-    // Drafts first: a session that begins after this has made its lock before its first draft.
+    // Drafts first: a session that begins after this has made its lock before its first other draft.
     let mut drafts = files.list("tmp")?;
     let locks = files.list("locks")?;
-    let alive = |draft: &FileInfo| {
-        locks.iter().any(|lock| session_of(&lock.name) == session_of(&draft.name))
-    };
-    drafts.retain(|draft| !alive(draft));
+    let now = locks.iter().map(|lock| lock.modified).max();
+    drafts.retain(|draft| {
+        let alive = locks.iter().any(|lock| session_of(&lock.name) == session_of(&draft.name));
+        let age = now.and_then(|now| now.duration_since(draft.modified).ok()).unwrap_or_default();
+        !alive && (!draft.name.starts_with(DRAFT) || age > TORN)
+    });
     Ok(drafts)
 }
 
@@ -382,7 +387,11 @@ mod tests {
         let _lock = Lock::take(&session, LockKind::Shared).unwrap();
         let _draft = session.draft().unwrap();
         files.create("tmp/dead.4").unwrap();
-        let names: Vec<_> = leftovers(&files).unwrap().into_iter().map(|file| file.name).collect();
-        assert_eq!(names, ["dead.4"]);
+        files.create("tmp/lock-other.0").unwrap();
+        let names =
+            || -> Vec<_> { leftovers(&files).unwrap().into_iter().map(|file| file.name).collect() };
+        assert_eq!(names(), ["dead.4"], "another session is about to take a lock");
+        files.age("tmp/lock-other.0", Duration::from_secs(61));
+        assert_eq!(names(), ["dead.4", "lock-other.0"]);
     }
 }

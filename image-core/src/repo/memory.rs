@@ -102,6 +102,21 @@ impl Memory {
         }
     }
 
+    /// Makes all locks, and what was to become one, look as if a machine that died an hour ago had left them: the
+    /// process that is said to hold them, this one, is alive.
+    #[cfg(test)]
+    pub(super) fn forget_locks(&self) {
+        for path in self.paths() {
+            let is_lock = path.starts_with("locks/");
+            if is_lock {
+                self.damage(&path, Vec::clear);
+            }
+            if is_lock || path.starts_with("tmp/") {
+                self.age(&path, Duration::from_secs(3600));
+            }
+        }
+    }
+
     /// The paths of all files.
     pub fn paths(&self) -> Vec<String> {
         self.state().live.keys().cloned().collect()

@@ -209,11 +209,7 @@ fn nothing_is_removed_where_anything_is_damaged() {
 /// A repository as it is after a crash: the lock of the dead process, which is this one, is stale.
 fn after_crash(files: &Memory, unflushed: Unflushed) -> Memory {
     let after = files.after_crash(unflushed);
-    for lock in after.list("locks").unwrap() {
-        let path = format!("locks/{}", lock.name);
-        after.damage(&path, Vec::clear);
-        after.age(&path, HOUR);
-    }
+    after.forget_locks();
     after
 }
 

@@ -58,7 +58,12 @@ impl Session {
 
     /// A file that is not in the repository yet.
     pub fn draft(&self) -> Result<Draft> {
-        let path = format!("tmp/{}", self.unique_name());
+        self.draft_as(&self.unique_name())
+    }
+
+    /// The same with a name that its caller chose.
+    pub(super) fn draft_as(&self, name: &str) -> Result<Draft> {
+        let path = format!("tmp/{name}");
         let file = self.files.create(&path)?;
         Ok(Draft { files: Arc::clone(&self.files), path, file, finished: false })
     }
