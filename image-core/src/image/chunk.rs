@@ -78,33 +78,40 @@ pub fn compact(window: &mut [u8], used: &[Extent], unreadable: &[Extent]) -> (Wi
 
 /// The zero runs within one readable range.
 fn zero_runs(window: &[u8], range: Extent) -> Vec<Extent> {
+    if range.len() < MIN_ZERO_RUN {
+        return Vec::new();
+    }
     let start = range.start.align_up(Bytes::BLOCK);
     let end =
         if range.end == Bytes::of(window) { range.end } else { range.end.align_down(Bytes::BLOCK) };
+    let blocks = slice(window, Extent::new(start, end));
+    let count = blocks.len().div_ceil(BLOCK);
+    let is_zero = |number: usize| blocks.chunks(BLOCK).nth(number).is_some_and(is_zero);
     let mut runs = Vec::new();
-    if range.len() < MIN_ZERO_RUN {
-        return runs;
-    }
-    let mut run = Extent::new(start, start);
-    let mut close = |run: Extent| {
+    let mut first = 0;
+    // Of as many blocks as the shortest run has, only the last one is looked at: where it is not zero, they are none.
+    while first + SHORTEST <= count {
+        let probe = first + SHORTEST - 1;
+        if !is_zero(probe) {
+            first = probe + 1;
+            continue;
+        }
+        let from = (first..probe).rev().find(|number| !is_zero(*number)).map_or(first, |at| at + 1);
+        let to = (probe + 1..count).find(|number| !is_zero(*number)).unwrap_or(count);
+        let at = |number: usize| start + Bytes::from(number * BLOCK);
+        let run = Extent::new(at(from), at(to).min(end));
         if run.len() >= MIN_ZERO_RUN {
             runs.push(run);
         }
-    };
-    for block in slice(window, Extent::new(start, end)).chunks(BLOCK) {
-        let behind = run.end + Bytes::of(block);
-        if is_zero(block) {
-            run.end = behind;
-        } else {
-            close(run);
-            run = Extent::new(behind, behind);
-        }
+        first = to + 1;
     }
-    close(run);
     runs
 }
 
 const BLOCK: usize = 4096;
+
+/// How many blocks the shortest zero run has.
+const SHORTEST: usize = 16;
 
 /// Whether all bytes are zero.
 ///
@@ -138,7 +145,7 @@ fn move_to_front(window: &mut [u8], data: &ExtentSet) -> usize {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{BLOCK, WindowState, compact, indices};
+    use super::{BLOCK, MIN_ZERO_RUN, WindowState, compact, indices, zero_runs};
     use crate::extent::{Extent, ExtentSet};
     use crate::units::Bytes;
 
@@ -203,6 +210,29 @@ mod tests {
         assert_eq!(state.pieces(&[1; 4]).unwrap().count(), 1);
     }
 
+    /// Every run of zero blocks, looked at one by one.
+    fn runs_by_looking(window: &[u8], range: Extent) -> Vec<Extent> {
+        let mut runs: Vec<Extent> = Vec::new();
+        let first = range.start.align_up(Bytes::BLOCK).index().unwrap();
+        let mut previous = false;
+        for (at, block) in
+            (first..).step_by(BLOCK).zip(window.get(first..).unwrap_or_default().chunks(BLOCK))
+        {
+            let here = extent(at, at + block.len());
+            let whole =
+                here.end <= range.end && (block.len() == BLOCK || at + block.len() == window.len());
+            let is_zero = whole && block.iter().all(|byte| *byte == 0);
+            match runs.last_mut().filter(|_| is_zero && previous) {
+                Some(run) => run.end = here.end,
+                None if is_zero => runs.push(here),
+                None => {}
+            }
+            previous = is_zero;
+        }
+        runs.retain(|run| run.len() >= MIN_ZERO_RUN);
+        runs
+    }
+
     prop_compose! {
         fn windows()(
             blocks in prop::collection::vec(0u8..4, 1..80),
@@ -224,6 +254,28 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
+        #[test]
+        fn no_run_of_zeros_is_overlooked(
+            parts in prop::collection::vec((any::<bool>(), 1usize..40), 1..9),
+            last in prop::sample::select(vec![0, 1, 17, 512, 4095]),
+            stray in 0usize..BLOCK,
+            cut in (0usize..9 * BLOCK, 0usize..9 * BLOCK),
+        ) {
+            let mut window = Vec::new();
+            for (is_zero, blocks) in parts {
+                for _ in 0..blocks {
+                    window.extend([0; BLOCK]);
+                    let at = window.len() - BLOCK + stray;
+                    window[at] = u8::from(!is_zero);
+                }
+            }
+            window.extend(vec![0; last]);
+            let end = window.len().saturating_sub(cut.1).max(cut.0.min(window.len()));
+            for range in [extent(0, window.len()), extent(cut.0.min(end), end)] {
+                prop_assert_eq!(zero_runs(&window, range), runs_by_looking(&window, range));
+            }
+        }
+
         #[test]
         fn every_used_byte_comes_back((window, used, bad) in windows()) {
             let mut buffer = window.clone();
