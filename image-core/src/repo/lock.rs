@@ -272,18 +272,30 @@ fn is_stale(holder: Result<&Holder, &Error>, age: Duration) -> bool {
 }
 
 /// Drafts whose session holds no lock any more; the caller holds a lock, so dead locks are gone. The draft of a lock
-/// may be just about to become one, by the clock of the machine that keeps the files.
+/// may be just about to become one: it counts as that lock would.
 pub fn leftovers(files: &(impl Read + ?Sized)) -> Result<Vec<FileInfo>> {
     // Drafts first: a session that begins after this has made its lock before its first other draft.
-    let mut drafts = files.list("tmp")?;
+    let drafts = files.list("tmp")?;
     let locks = files.list("locks")?;
     let now = locks.iter().map(|lock| lock.modified).max();
-    drafts.retain(|draft| {
-        let alive = locks.iter().any(|lock| session_of(&lock.name) == session_of(&draft.name));
-        let age = now.and_then(|now| now.duration_since(draft.modified).ok()).unwrap_or_default();
-        !alive && (!draft.name.starts_with(DRAFT) || age > TORN)
-    });
-    Ok(drafts)
+    let mut left = Vec::new();
+    for draft in drafts {
+        if locks.iter().any(|lock| session_of(&lock.name) == session_of(&draft.name)) {
+            continue;
+        }
+        if draft.name.starts_with(DRAFT) {
+            let age = now.and_then(|now| now.duration_since(draft.modified).ok());
+            let holder = match files.get(&format!("tmp/{}", draft.name), MAX_LOCK) {
+                Err(error) if is_missing(&error) => continue,
+                other => other.and_then(|bytes| Holder::parse(&bytes)),
+            };
+            if !is_stale(holder.as_ref(), age.unwrap_or_default()) {
+                continue;
+            }
+        }
+        left.push(draft);
+    }
+    Ok(left)
 }
 
 #[cfg(test)]
@@ -393,5 +405,12 @@ mod tests {
         assert_eq!(names(), ["dead.4"], "another session is about to take a lock");
         files.age("tmp/lock-other.0", Duration::from_secs(61));
         assert_eq!(names(), ["dead.4", "lock-other.0"]);
+        let dead = Holder { pid: u32::MAX, ..Holder::this(LockKind::Shared) };
+        files.create("tmp/lock-third.0").unwrap().append(&dead.encode().unwrap()).unwrap();
+        assert_eq!(
+            names(),
+            ["dead.4", "lock-other.0", "lock-third.0"],
+            "it died before it had its lock"
+        );
     }
 }

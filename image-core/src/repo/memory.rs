@@ -107,11 +107,8 @@ impl Memory {
     #[cfg(test)]
     pub(super) fn forget_locks(&self) {
         for path in self.paths() {
-            let is_lock = path.starts_with("locks/");
-            if is_lock {
+            if path.starts_with("locks/") || path.starts_with("tmp/lock-") {
                 self.damage(&path, Vec::clear);
-            }
-            if is_lock || path.starts_with("tmp/") {
                 self.age(&path, Duration::from_secs(3600));
             }
         }
