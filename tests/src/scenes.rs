@@ -53,21 +53,6 @@ impl Scene {
         Self { name, line, purpose }
     }
 
-    /// Whether it writes onto a disk.
-    pub fn writes_disks(&self) -> bool {
-        self.purpose == Purpose::Restore
-    }
-
-    /// Whether it reads a disk that is not its own.
-    pub fn reads_disks(&self) -> bool {
-        self.line.contains(" source")
-    }
-
-    /// Whether it looks into the repository.
-    pub fn has_repository(&self) -> bool {
-        !matches!(self.name, "clone" | "inspect")
-    }
-
     /// Whether it changes the repository.
     pub fn changes_repository(&self) -> bool {
         matches!(self.purpose, Purpose::Save | Purpose::Prune | Purpose::Forget | Purpose::Check)

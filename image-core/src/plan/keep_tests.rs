@@ -188,15 +188,21 @@ fn what_stays_needs_one_target_and_a_place_in_its_table() {
     assert!(why.contains("has no number left for it"), "{why}");
 }
 
-/// Whatever the planner may do wrong, it is the last to look.
-#[test]
-fn the_proof_refuses_a_plan_that_touches_or_forgets_what_stays() {
+/// The same disk with a volume group on its second partition.
+fn gpt_with_group() -> (Table, Root) {
     let (image, mut root) = gpt();
     let vg = group(&[19], &[("root", vec![(4, 0, vec![(0, 0)])])]);
     root.volumes[2] = entry("d0:2", Some("d0"), "partition", "LVM2_member", mib(5, 25));
     root.volumes.push(vg.volumes[1].clone());
     root.volume_groups = vg.volume_groups;
     root.volume_groups[0].pvs[0].volume = "d0:2".to_owned();
+    (image, root)
+}
+
+/// Whatever the planner may do wrong, it is the last to look.
+#[test]
+fn the_proof_refuses_a_plan_that_touches_or_forgets_what_stays() {
+    let (image, root) = gpt_with_group();
     let plan = kept(&root, SIZE, &[], old(&image), &["3"]).unwrap();
     proof::check(&plan).unwrap();
     let label = Extent::new(Bytes::mib(5), Bytes::mib(5) + Bytes::kib(4));
@@ -244,12 +250,7 @@ fn pv(table: &Table, name: &str) -> Old {
 
 #[test]
 fn a_physical_volume_stays_where_no_group_is_there_twice() {
-    let (image, mut root) = gpt();
-    let vg = group(&[19], &[("root", vec![(4, 0, vec![(0, 0)])])]);
-    root.volumes[2] = entry("d0:2", Some("d0"), "partition", "LVM2_member", mib(5, 25));
-    root.volumes.push(vg.volumes[1].clone());
-    root.volume_groups = vg.volume_groups;
-    root.volume_groups[0].pvs[0].volume = "d0:2".to_owned();
+    let (image, root) = gpt_with_group();
     // In place of the image's own: then nothing of the group is restored.
     let plan = kept(&root, SIZE, &[], pv(&image, "vg"), &["2"]).unwrap();
     assert_eq!((ids(&plan), plan.groups.len()), (vec!["d0:gap0", "d0:1", "d0:3"], 0));

@@ -105,9 +105,10 @@ pub trait ChunkFeed {
 
 /// Reads chunks from a repository's packs, in the order in which they lie there.
 ///
-/// A thread of its own reads ahead and decodes on all cores; at most two batches of up to 1.5 MiB stored and 3 MiB
-/// plain for each core are in memory, the bases of deltas included, and one more of stored bytes alone. A chunk that is damaged in one pack is taken from
-/// another one that has it too. It decodes in rayon's pool, so nobody may wait for it inside that pool.
+/// A thread of its own reads ahead and decodes on all cores. At most two batches of up to 1.5 MiB stored and 3 MiB plain
+/// bytes for each core are in memory, the bases of deltas included, and the stored bytes of one more. A chunk that is
+/// damaged in one pack is taken from another one that has it too. It decodes in rayon's pool, so nobody may wait for it
+/// inside that pool.
 pub struct PackFeed {
     files: Arc<dyn Read>,
     window: Bytes,
