@@ -21,10 +21,11 @@ pub fn used(volume: &Edited<'_>) -> Option<ExtentSet> {
     let mut used = ExtentSet::from(Extent::first(Bytes::new(first.checked_mul(sector)?)));
     for cluster in 2..clusters.min(1 << 20) + 2 {
         let at = |twelfths: u64| usize::try_from(start + cluster * twelfths / 2).ok();
+        // Without a 16-bit size of the FAT it is FAT32, however few clusters there are (docs/decisions/0008).
         let entry = match clusters {
+            _ if field(22, 2) == 0 => field(at(8)?, 4) & 0x0FFF_FFFF,
             ..4085 => field(at(3)?, 2) >> (cluster % 2 * 4) & 0xFFF,
-            4085..65525 => field(at(4)?, 2),
-            _ => field(at(8)?, 4) & 0x0FFF_FFFF,
+            _ => field(at(4)?, 2),
         };
         if entry != 0 {
             let lies = (first + (cluster - 2) * per_cluster) * sector;

@@ -66,6 +66,10 @@ impl Superblock {
         let head = Structure::new(NAME, Bytes::ZERO, &first);
         let sector_size = u32::from(head.be16(102)?);
         check_power(&head, ("sb_sectsize", 102), sector_size, 32 << 10)?;
+        if source.size() < Bytes::from(sector_size) {
+            let expected = format!("at most the volume's {} bytes", source.size().get());
+            return Err(head.corrupt("sb_sectsize", 102, expected, sector_size));
+        }
         let sector = source.read(Bytes::ZERO, Bytes::from(sector_size).index().unwrap_or(512))?;
         let superblock = Self::parse(&Structure::new(NAME, Bytes::ZERO, &sector), sector_size)?;
         superblock.check_fits(source.size())?;
