@@ -30,6 +30,10 @@ pub enum Stage {
     Check,
     /// Copying what is needed of packs of which most is not.
     Rewrite,
+    /// Downloading and unpacking the packages that a live system is made of.
+    Packages,
+    /// Making a live system and its medium.
+    Build,
 }
 
 impl Stage {
@@ -47,6 +51,8 @@ impl Stage {
             Self::Finish => "finish",
             Self::Check => "check",
             Self::Rewrite => "rewrite",
+            Self::Packages => "packages",
+            Self::Build => "build",
         }
     }
 }

@@ -7,7 +7,7 @@
 //! - [`sparse`], [`table`], [`loops`], [`vg`]: files, partitions, loop devices, volume groups without
 //!   device-mapper. [`filesystem`]: makes the filesystems.
 //! - [`volumes`]: every filesystem of some disks. [`tree`]: what one of them holds.
-//! - [`sample_disk`]: a disk in seconds. [`debian`]: a Debian that boots. [`vm`]: boots it.
+//! - [`sample_disk`]: a disk in seconds. [`debian`]: a Debian that boots. [`vm`]: boots it. [`live`]: our recovery disc, booted.
 //! - [`format_sample`]: an image that is kept with the sources.
 //! - [`bench`]: saves and restores by the program. [`proof`]: what a restore has to show. [`contents`]:
 //!   a filesystem of each kind.
@@ -35,6 +35,7 @@ pub mod grub;
 pub mod hostile;
 pub mod judge;
 pub mod kill;
+pub mod live;
 pub mod loops;
 pub mod measure;
 pub mod outage;

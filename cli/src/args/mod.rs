@@ -9,6 +9,7 @@ pub mod check;
 pub mod clone;
 pub mod images;
 pub mod inspect;
+pub mod iso;
 pub mod prune;
 pub mod restore;
 pub mod rm;
@@ -20,7 +21,7 @@ pub mod verify;
 #[derive(Parser, Debug)]
 #[command(name = "keiki", version, max_term_width = 80)]
 #[command(
-    after_help = "Without arguments, on a terminal: a menu that asks for everything.\n\nExample:\n  keiki --repo /backup save /dev/sda --name server\n  keiki --repo /backup restore server /dev/sdb"
+    after_help = "Without arguments, on a terminal: a menu that asks for everything.\n\nExample:\n  keiki --repo /backup save /dev/sda --name server"
 )]
 pub struct Cli {
     /// What every verb takes.
@@ -106,6 +107,7 @@ pub enum Verb {
     Rm(rm::Rm),
     Prune(prune::Prune),
     Check(check::Check),
+    Iso(iso::Iso),
     /// Serves a volume of a restore target to a filesystem tool
     #[command(name = "__serve-view", hide = true)]
     ServeView {

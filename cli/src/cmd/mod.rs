@@ -4,6 +4,7 @@ pub mod check;
 pub mod clone;
 pub mod images;
 pub mod inspect;
+pub mod iso;
 mod keep;
 pub mod mapping;
 pub mod prune;
@@ -56,6 +57,7 @@ pub fn run(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
         Verb::Rm(args) => rm::run(global, args),
         Verb::Prune(args) => prune::run(global, args, progress),
         Verb::Check(args) => check::run(global, args, progress),
+        Verb::Iso(args) => iso::run(global, args, progress),
         Verb::ServeView { .. } => Ok(Exit::Done),
     }
 }

@@ -161,6 +161,8 @@ fn words(stage: Stage) -> &'static str {
         Stage::Finish => "writing tables",
         Stage::Check => "checking",
         Stage::Rewrite => "rewriting",
+        Stage::Packages => "fetching packages",
+        Stage::Build => "building",
     }
 }
 

@@ -7,11 +7,13 @@
 //! - `ask` what is asked · `terminal` how that looks · `words` a command as it is typed
 //! - `disks` `images` `places` what there is to choose from
 //! - `save` `restore` `targets` `growth` `repository` the entries
+//! - `live` what else there is on the recovery disc
 
 mod ask;
 mod disks;
 mod growth;
 mod images;
+mod live;
 mod places;
 mod repository;
 mod restore;
@@ -95,6 +97,7 @@ fn carry_out(words: &[String], interrupted: &Arc<AtomicBool>) -> Exit {
     let ended = cmd::run(&cli, &progress);
     progress.finish();
     let exit = ended.unwrap_or_else(|error| cmd::complain(&cli.global, &error));
+    live::log(&format!("keiki {}: exit code {}", words.join(" "), exit.code()));
     if interrupted.load(Ordering::Relaxed) { Exit::Interrupted } else { exit }
 }
 
@@ -119,6 +122,9 @@ const ENTRIES: [Entry; 6] = [
     ("Repository", "list, check, remove images; choose another one", repository::run),
 ];
 
+const LIVE: Entry =
+    ("This machine", "keyboard, network, shell, where images are, power", live::run);
+
 impl Menu<'_> {
     fn main(&mut self) -> Result<()> {
         let version = env!("CARGO_PKG_VERSION");
@@ -126,9 +132,17 @@ impl Menu<'_> {
             "Keiki {version}. Arrow keys and Enter choose, Esc goes back, Ctrl-C leaves.\n\
              Nothing is written before you have seen what will be done."
         ));
+        let mut entries = ENTRIES.to_vec();
+        if live::is_here() {
+            entries.push(LIVE);
+            live::keyboard_first(self)?;
+        }
         let mut items: Vec<Item> =
-            ENTRIES.iter().map(|(name, what, _)| Item::new(format!("{name:<20}{what}"))).collect();
-        items.push(Item::new("Quit"));
+            entries.iter().map(|(name, what, _)| Item::new(format!("{name:<20}{what}"))).collect();
+        // There is nothing behind the menu of the recovery disc.
+        if !live::is_here() {
+            items.push(Item::new("Quit"));
+        }
         let mut start = 0;
         loop {
             self.tell("");
@@ -138,10 +152,10 @@ impl Menu<'_> {
             let chosen = self.ask.choose("What shall be done?", &items, start)?;
             // Esc quits nothing by accident: it only goes to the entry that does.
             let Some(at) = chosen else {
-                start = ENTRIES.len();
+                start = items.len().saturating_sub(1);
                 continue;
             };
-            let Some((name, _, entry)) = ENTRIES.get(at) else { return Ok(()) };
+            let Some((name, _, entry)) = entries.get(at) else { return Ok(()) };
             start = at;
             self.tell(&format!("== {name}"));
             if let Err(error) = entry(self) {

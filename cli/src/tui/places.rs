@@ -10,7 +10,7 @@ use image_core::repo::{Local, Repository};
 use image_core::sys::{mounts, space};
 
 use super::ask::Item;
-use super::{Menu, Move};
+use super::{Menu, Move, live};
 
 /// A mount of a server that does not answer must not keep the menu from opening.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -52,9 +52,20 @@ pub fn choose(menu: &mut Menu<'_>, must_exist: bool) -> Result<Move> {
     } else {
         "an existing repository, or a new or empty folder to make one in"
     }));
+    if live::is_here() {
+        items.push(
+            Item::new("Attach a disk or a share...").with("then its folders are offered here"),
+        );
+    }
     loop {
         let question = "Repository: the folder where images are kept";
         let Some(at) = menu.choose(question, &items, 0)? else { return Ok(Move::Back) };
+        if at > found.len() {
+            if live::attach(menu)? {
+                return choose(menu, must_exist);
+            }
+            continue;
+        }
         let path = match found.get(at) {
             Some(path) => path.clone(),
             None => {

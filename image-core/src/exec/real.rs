@@ -36,6 +36,18 @@ impl Machine {
         Ok(Beside { line: call.line(), child, input, answers })
     }
 
+    /// Runs `call` on this program's own terminal, where it may ask a person something; whether it exited with 0.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it could not be started.
+    pub fn attend(&self, call: &Call) -> Result<bool> {
+        let mut command = self.command(call)?;
+        command.stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
+        let mut child = self.start(&mut command, call)?;
+        let status = child.wait().map_err(|source| Error::io(call.line(), "wait for", source))?;
+        Ok(status.success())
+    }
+
     fn command(&self, call: &Call) -> Result<Command> {
         let name = call.program.to_string_lossy();
         let path = self.find(&name).ok_or_else(|| {

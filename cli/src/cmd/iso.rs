@@ -1,0 +1,105 @@
+//! `keiki iso`: make a disc that boots.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use image_core::error::Error;
+use image_core::exec::real::Machine;
+use image_core::report::{Report, Stage};
+use image_core::units::Bytes;
+use live_iso::iso::{self, Parts};
+use live_iso::tree::Tree;
+use live_iso::{packages, system};
+use serde_json::json;
+
+use crate::args::Global;
+use crate::args::iso::{Iso, Packages, Profile};
+use crate::exit::Exit;
+use crate::output::{self, progress::Progress};
+
+/// Runs the verb.
+///
+/// # Errors
+/// A tool or a package is missing; the file exists, or cannot be written. Nothing is left of it then.
+pub fn run(global: &Global, args: &Iso, progress: &Progress) -> anyhow::Result<Exit> {
+    if args.out.symlink_metadata().is_ok() {
+        let out = args.out.display();
+        return Err(Error::refused(format!(
+            "{out} exists already; remove it, or name another file"
+        ))
+        .into());
+    }
+    lacks_nothing("to make a disc", &iso::missing(&Machine))?;
+    progress.stage(Stage::Packages, None);
+    let tree = match args.packages {
+        Packages::Download => packages::download(&Machine, &cache()?)?,
+        Packages::Installed => Tree::installed(),
+    };
+    lacks_nothing("for the live system", &system::missing(&tree))?;
+    progress.checkpoint()?;
+    progress.stage(Stage::Build, None);
+    let keiki = std::env::current_exe().context("cannot find this program's own file")?;
+    let profile = match args.profile {
+        Profile::Small => live_iso::Profile::Small,
+        Profile::Full => live_iso::Profile::Full,
+    };
+    // Beside the file that it becomes: so it is renamed into its place when it is whole.
+    let beside = args.out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let work = tempfile::Builder::new()
+        .prefix(".keiki-iso-")
+        .tempdir_in(beside.unwrap_or(Path::new(".")))
+        .with_context(|| format!("cannot write beside {}", args.out.display()))?;
+    let parts = Parts::make(&Machine, &tree, profile, &keiki, &cache()?, work.path())?;
+    progress.checkpoint()?;
+    let disc = work.path().join("disc");
+    parts.write(&Machine, &disc)?;
+    let size = kept(&disc, &args.out)?;
+    progress.finish();
+    let told = if global.json {
+        output::json(&json!({"file": args.out, "size": size, "kernel": parts.kernel()}))
+    } else if global.quiet {
+        Ok(())
+    } else {
+        output::say(&format!(
+            "{}: {size}, kernel {}\nBurn it to a disc, or write it to a stick as it is, for example:\n  \
+             dd if={} of=/dev/STICK bs=4M oflag=direct status=progress",
+            args.out.display(),
+            parts.kernel(),
+            args.out.display()
+        ))
+    };
+    told.with_context(|| format!("{} is made, {}", args.out.display(), output::UNSAID))?;
+    Ok(Exit::Done)
+}
+
+/// Makes the disc durable and gives it its name; its size.
+fn kept(disc: &Path, out: &Path) -> anyhow::Result<Bytes> {
+    let name = || format!("cannot write {}", out.display());
+    let file = fs::File::open(disc).with_context(name)?;
+    file.sync_all().with_context(name)?;
+    let size = file.metadata().with_context(name)?.len();
+    // Unlike a rename this replaces nothing that came there meanwhile.
+    fs::hard_link(disc, out).or_else(|_| fs::rename(disc, out)).with_context(name)?;
+    Ok(Bytes::new(size))
+}
+
+fn lacks_nothing(what: &str, packages: &[&str]) -> anyhow::Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let names = packages.join(" ");
+    let missing =
+        format!("not installed; {what} install: apt-get install --no-install-recommends {names}");
+    Err(Error::io(names, "find", std::io::Error::other(missing)).into())
+}
+
+/// Where downloaded packages are kept.
+fn cache() -> anyhow::Result<PathBuf> {
+    let folder =
+        |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
+    Ok(cache
+        .context("neither HOME nor XDG_CACHE_HOME is set: no place for packages")?
+        .join("keiki"))
+}

@@ -1,0 +1,318 @@
+//! Disks and shares where images are kept: mounted below `/media` when a person asks for it, and never by themselves.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use image_core::exec::Call;
+use image_core::sys::mounts;
+use image_core::units::Bytes;
+use serde::Deserialize;
+
+use super::super::Menu;
+use super::super::ask::Item;
+use super::{attend, check, is_attached};
+
+/// Below which folder.
+pub const MEDIA: &str = "/media";
+
+/// Filesystems that can hold images, by blkid's names, and what the kernel calls them.
+const FILESYSTEMS: [(&str, &str); 10] = [
+    ("ext4", "ext4"),
+    ("ext3", "ext4"),
+    ("ext2", "ext4"),
+    ("xfs", "xfs"),
+    ("btrfs", "btrfs"),
+    ("f2fs", "f2fs"),
+    ("ntfs", "ntfs3"),
+    ("exfat", "exfat"),
+    ("vfat", "vfat"),
+    ("iso9660", "iso9660"),
+];
+
+/// What `lsblk --json` says of a block device.
+#[derive(Deserialize, Clone, PartialEq, Eq, Default, Debug)]
+struct Block {
+    path: String,
+    #[serde(default)]
+    size: u64,
+    fstype: Option<String>,
+    label: Option<String>,
+    model: Option<String>,
+    tran: Option<String>,
+    #[serde(default)]
+    ro: bool,
+    #[serde(default)]
+    mountpoints: Vec<Option<String>>,
+    #[serde(default)]
+    children: Vec<Block>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    blockdevices: Vec<Block>,
+}
+
+impl Block {
+    /// It, and everything on it that can be mounted, with what is known of the disk.
+    fn mountable(&self, disk: Option<&Self>, out: &mut Vec<(Self, String)>) {
+        let disk = disk.unwrap_or(self);
+        let known = FILESYSTEMS.iter().any(|(name, _)| self.fstype.as_deref() == Some(name));
+        if known && self.mountpoints.iter().flatten().next().is_none() {
+            let words = [disk.tran.as_deref(), disk.model.as_deref()];
+            let words: Vec<&str> = words.into_iter().flatten().map(str::trim).collect();
+            out.push((Self { children: Vec::new(), ..self.clone() }, words.join(" ")));
+        }
+        self.children.iter().for_each(|child| child.mountable(Some(disk), out));
+    }
+
+    fn describe(&self, disk: &str) -> String {
+        let label = self.label.as_deref().filter(|label| !label.is_empty()).unwrap_or("no name");
+        let kind = self.fstype.as_deref().unwrap_or_default();
+        format!(
+            "{:<16}{label:<18}{kind:<9}{:<10} {disk}",
+            self.path,
+            Bytes::new(self.size).to_string()
+        )
+        .trim_end()
+        .to_owned()
+    }
+}
+
+fn blocks() -> Result<Vec<(Block, String)>> {
+    let columns = "PATH,SIZE,FSTYPE,LABEL,MODEL,TRAN,RO,MOUNTPOINTS";
+    let said = check(&Call::new("lsblk", ["--json", "--bytes", "--output", columns]))?;
+    listed(&said)
+}
+
+fn listed(json: &str) -> Result<Vec<(Block, String)>> {
+    let listed: Listed = serde_json::from_str(json).context("lsblk said something else")?;
+    let mut out = Vec::new();
+    listed.blockdevices.iter().for_each(|disk| disk.mountable(None, &mut out));
+    Ok(out)
+}
+
+/// Lets a disk or a share be chosen and mounts it; whether something was.
+pub fn attach(menu: &mut Menu<'_>) -> Result<bool> {
+    let items = [
+        Item::new("A disk, a stick or a disc")
+            .with("ext4, XFS, btrfs, NTFS, exFAT, FAT32, this disc itself"),
+        Item::new("An NFS share"),
+        Item::new("A share of Windows or Samba (SMB)"),
+        Item::new("A folder of a machine with SSH"),
+    ];
+    let Some(at) = menu.choose("Where are images kept?", &items, 0)? else { return Ok(false) };
+    match at {
+        0 => disk(menu),
+        1 => share(menu, "nfs", "SERVER:/FOLDER", nfs),
+        2 => share(menu, "smb", "USER@SERVER/SHARE", smb),
+        _ => share(menu, "ssh", "USER@SERVER:/FOLDER", ssh),
+    }
+}
+
+fn disk(menu: &mut Menu<'_>) -> Result<bool> {
+    menu.ask.busy("Looking for filesystems");
+    let blocks = blocks()?;
+    if blocks.is_empty() {
+        menu.tell("No filesystem was found that could be attached. Plug one in and try again.");
+        return Ok(false);
+    }
+    let items: Vec<Item> =
+        blocks.iter().map(|(block, disk)| Item::new(block.describe(disk))).collect();
+    let Some(block) = menu.choose("Attach which one?", &items, 0)?.and_then(|at| blocks.get(at))
+    else {
+        return Ok(false);
+    };
+    let block = &block.0;
+    let read_only = block.ro || block.fstype.as_deref() == Some("iso9660") || {
+        let items = [
+            Item::new("To restore from it").with("it is only read, and stays as it is"),
+            Item::new("To save to it").with("it is read and written"),
+        ];
+        match menu.choose("What is it for?", &items, 0)? {
+            Some(at) => at == 0,
+            None => return Ok(false),
+        }
+    };
+    let name = block.path.rsplit('/').next().unwrap_or("disk");
+    let point = point(name)?;
+    check(&disk_call(block, &point, read_only)?)?;
+    attached(menu, &point)
+}
+
+/// The call that mounts a filesystem.
+fn disk_call(block: &Block, point: &Path, read_only: bool) -> Result<Call> {
+    let fstype = block.fstype.as_deref().unwrap_or_default();
+    let known = FILESYSTEMS.iter().find(|(name, _)| *name == fstype);
+    let Some((_, kernel)) = known else { bail!("{}: {fstype} cannot be attached", block.path) };
+    // Not even the journal of what is only read is replayed.
+    let options = match (read_only, *kernel) {
+        (true, "ext4") => "ro,noload",
+        (true, "xfs") => "ro,norecovery",
+        (true, _) => "ro",
+        (false, _) => "rw,noatime",
+    };
+    let point = point.display().to_string();
+    Ok(Call::new("mount", ["-t", kernel, "-o", options, &block.path, &point]))
+}
+
+/// Asks for a share and mounts it. Its program may ask for a password.
+fn share(
+    menu: &mut Menu<'_>,
+    kind: &str,
+    like: &str,
+    call: fn(&str, &str) -> Result<Call, String>,
+) -> Result<bool> {
+    let Some(text) = menu.ask.line(like, "", &|text| call(text, "").map(drop))? else {
+        return Ok(false);
+    };
+    let point = point(kind)?;
+    let call = call(&text, &point.display().to_string()).map_err(anyhow::Error::msg)?;
+    if attend(menu, &call)? {
+        return attached(menu, &point);
+    }
+    menu.tell("That did not work. Is the network up (This machine, Network)?");
+    Ok(false)
+}
+
+fn nfs(text: &str, point: &str) -> Result<Call, String> {
+    let (server, folder) = text.split_once(":/").unwrap_or_default();
+    if server.is_empty() || text.starts_with('-') {
+        return Err(format!("{text:?} is not like 192.168.1.5:/backup."));
+    }
+    // A server that is gone becomes an error after half a minute, not a program that cannot be ended.
+    let options = "soft,timeo=100,retrans=2,nolock";
+    Ok(Call::new("mount.nfs", [&format!("{server}:/{folder}"), point, "-o", options]))
+}
+
+fn smb(text: &str, point: &str) -> Result<Call, String> {
+    let (user, place) = text.split_once('@').unwrap_or(("guest", text));
+    let place = place.replace('\\', "/");
+    let place = place.trim_start_matches('/');
+    if !place.contains('/') || user.is_empty() || user.contains(',') || text.starts_with('-') {
+        return Err(format!("{text:?} is not like anna@192.168.1.5/backup."));
+    }
+    let guest = if user == "guest" { ",guest" } else { "" };
+    let options = format!("username={user}{guest},soft,noatime");
+    Ok(Call::new("mount.cifs", [&format!("//{place}"), point, "-o", &options]))
+}
+
+fn ssh(text: &str, point: &str) -> Result<Call, String> {
+    let (server, _) = text.split_once(':').unwrap_or_default();
+    if server.is_empty() || text.starts_with('-') {
+        return Err(format!("{text:?} is not like anna@192.168.1.5:/backup."));
+    }
+    let options = "StrictHostKeyChecking=ask,ServerAliveInterval=10,ServerAliveCountMax=3";
+    Ok(Call::new("sshfs", [text, point, "-o", options]))
+}
+
+/// A new folder to mount on.
+fn point(name: &str) -> Result<PathBuf> {
+    let names =
+        std::iter::once(name.to_owned()).chain((2..).map(|number| format!("{name}-{number}")));
+    for name in names {
+        let point = Path::new(MEDIA).join(name);
+        match fs::create_dir(&point) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                if !is_mounted(&point) {
+                    return Ok(point);
+                }
+            }
+            made => {
+                made.with_context(|| format!("cannot create {}", point.display()))?;
+                return Ok(point);
+            }
+        }
+    }
+    bail!("no name is left below {MEDIA}")
+}
+
+fn is_mounted(point: &Path) -> bool {
+    points().iter().any(|mounted| mounted == point)
+}
+
+/// Where something is attached.
+fn points() -> Vec<PathBuf> {
+    let mounts = mounts::mounts(Path::new("/")).unwrap_or_default();
+    mounts.into_iter().map(|mount| mount.point).filter(|point| is_attached(point)).collect()
+}
+
+fn attached(menu: &mut Menu<'_>, point: &Path) -> Result<bool> {
+    menu.tell(&format!("Attached as {}.", point.display()));
+    Ok(true)
+}
+
+/// Asks for one of the folders where something is attached.
+pub fn choose_attached(menu: &mut Menu<'_>, question: &str) -> Result<Option<PathBuf>> {
+    let points = points();
+    if points.is_empty() {
+        menu.tell("Nothing is attached.");
+        return Ok(None);
+    }
+    let items: Vec<Item> =
+        points.iter().map(|point| Item::new(point.display().to_string())).collect();
+    Ok(menu.choose(question, &items, 0)?.and_then(|at| points.get(at).cloned()))
+}
+
+/// Unmounts what a person chooses.
+pub fn detach(menu: &mut Menu<'_>) -> Result<()> {
+    let Some(point) = choose_attached(menu, "Detach which one?")? else { return Ok(()) };
+    menu.ask.busy("Writing what is not written yet");
+    check(&Call::new("umount", [&point]))?;
+    if menu.repo.as_ref().is_some_and(|repo| repo.starts_with(&point)) {
+        menu.repo = None;
+    }
+    menu.tell(&format!("{} is safe to unplug.", point.display()));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Block, disk_call, listed, nfs, smb, ssh};
+
+    const LSBLK: &str = r#"{"blockdevices": [
+        {"path":"/dev/sda","size":1000204886016,"fstype":null,"label":null,"model":"Backup Disk  ","tran":"usb",
+         "ro":false,"mountpoints":[null],"children":[
+            {"path":"/dev/sda1","size":1000202788864,"fstype":"ntfs","label":"Sicherung","model":null,"tran":null,
+             "ro":false,"mountpoints":[null]},
+            {"path":"/dev/sda2","size":1048576,"fstype":"LVM2_member","label":null,"model":null,"tran":null,
+             "ro":false,"mountpoints":[null]}]},
+        {"path":"/dev/sr0","size":56832000,"fstype":"iso9660","label":"KEIKI","model":"QEMU DVD-ROM","tran":"sata",
+         "ro":false,"mountpoints":["/media/sr0"]}]}"#;
+
+    #[test]
+    fn what_can_be_attached_is_listed_with_its_disk() {
+        let found = listed(LSBLK).unwrap();
+        let [(block, disk)] = found.as_slice() else { panic!("{found:?}") };
+        let line = block.describe(disk);
+        for word in ["/dev/sda1", "Sicherung", "ntfs", "931.5 GiB", "usb Backup Disk"] {
+            assert!(line.contains(word), "{line}");
+        }
+        let call = disk_call(block, Path::new("/media/sda1"), true).unwrap();
+        assert_eq!(call.line(), "mount -t ntfs3 -o ro /dev/sda1 /media/sda1");
+        let ext = Block { fstype: Some("ext3".to_owned()), ..block.clone() };
+        let call = disk_call(&ext, Path::new("/media/sda1"), true).unwrap();
+        assert_eq!(call.line(), "mount -t ext4 -o ro,noload /dev/sda1 /media/sda1");
+        let member = Block { fstype: Some("LVM2_member".to_owned()), ..block.clone() };
+        assert!(disk_call(&member, Path::new("/media/sda1"), true).is_err());
+    }
+
+    #[test]
+    fn shares_are_checked_as_they_are_typed() {
+        assert_eq!(
+            nfs("10.0.0.1:/srv/images", "/media/nfs").unwrap().line(),
+            "mount.nfs 10.0.0.1:/srv/images /media/nfs -o soft,timeo=100,retrans=2,nolock"
+        );
+        assert_eq!(
+            smb(r"anna@\\10.0.0.1\backup", "/media/smb").unwrap().line(),
+            "mount.cifs //10.0.0.1/backup /media/smb -o username=anna,soft,noatime"
+        );
+        assert!(smb("10.0.0.1/backup", "").unwrap().line().contains("username=guest,guest"));
+        assert!(ssh("anna@10.0.0.1:/backup", "/media/ssh").is_ok());
+        assert!(nfs("10.0.0.1", "").is_err() && nfs("-o:/x", "").is_err());
+        assert!(smb("10.0.0.1", "").is_err() && smb("a,uid=0@h/s", "").is_err());
+        assert!(ssh("10.0.0.1", "").is_err() && ssh("-oProxyCommand=x:/", "").is_err());
+    }
+}

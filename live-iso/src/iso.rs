@@ -1,0 +1,185 @@
+//! The disc: one ISO 9660 image that BIOS and UEFI boot from CD, from USB, and over HTTP.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use image_core::error::{Error, Result};
+use image_core::exec::{Call, Runner};
+
+use crate::Profile;
+use crate::bootloader;
+use crate::kernel::{self, Kernel};
+use crate::name;
+use crate::staging::Staging;
+use crate::system;
+use crate::tree::Tree;
+
+/// The name of the disc's filesystem.
+pub const LABEL: &str = "KEIKI";
+
+/// Programs that make a disc, and the packages that have them.
+const TOOLS: [(&str, &str); 7] = [
+    ("xorriso", "xorriso"),
+    ("mkfs.fat", "dosfstools"),
+    ("mcopy", "mtools"),
+    ("mmd", "mtools"),
+    ("grub-mkimage", "grub-common"),
+    ("depmod", "kmod"),
+    ("dpkg-deb", "dpkg"),
+];
+
+/// The packages of the programs that this machine lacks to make a disc.
+pub fn missing(runner: &dyn Runner) -> Vec<&'static str> {
+    let lacking = TOOLS.iter().filter(|(program, _)| runner.find(program).is_none());
+    let mut packages: Vec<&str> = lacking.map(|(_, package)| *package).collect();
+    packages.dedup();
+    packages
+}
+
+/// Everything that a disc is made of, in a folder.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Parts {
+    folder: PathBuf,
+    date: u32,
+    kernel: String,
+}
+
+impl Parts {
+    /// Makes them of packages, in `folder`. What takes long to compress is kept in `cache` for the next time.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: a file is missing in the tree; a tool fails.
+    pub fn make(
+        runner: &dyn Runner,
+        tree: &Tree,
+        profile: Profile,
+        keiki: &Path,
+        cache: &Path,
+        folder: &Path,
+    ) -> Result<Self> {
+        let kernel = Kernel::newest(tree)?;
+        let date = u32::try_from(kernel::date(tree, &kernel)?).unwrap_or(0);
+        write(&folder.join(name::KERNEL), &tree.read(&kernel.image)?)?;
+        bootloader::make(runner, tree, date, folder)?;
+        let system = system::gather(runner, tree, &kernel, profile)?;
+        let kept = cache.join(format!("system-{}", system.hash(&system::FIRST, date)?));
+        if !kept.exists() {
+            let made = folder.join(name::SYSTEM);
+            system.pack(&system::FIRST, date, &made)?;
+            let failed = |error| Error::io(kept.display().to_string(), "write", error);
+            // A name of this process's own, for another one may do the same.
+            let draft = cache.join(format!("draft-{}", std::process::id()));
+            fs::create_dir_all(cache).map_err(failed)?;
+            fs::copy(&made, &draft).and_then(|_| fs::rename(&draft, &kept)).map_err(failed)?;
+        }
+        write(&folder.join(name::SYSTEM), &read(&kept)?)?;
+        system::ours(tree, keiki)?.pack(&[], date, &folder.join(name::PROGRAM))?;
+        Ok(Self { folder: folder.to_owned(), date, kernel: kernel.version })
+    }
+
+    /// The version of the kernel.
+    pub fn kernel(&self) -> &str {
+        &self.kernel
+    }
+
+    /// Writes the disc to `out`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, runner: &dyn Runner, out: &Path) -> Result<()> {
+        let disc = tempfile::TempDir::with_prefix("keiki-disc-")
+            .map_err(|error| Error::io("the folder for temporary files", "create", error))?;
+        let root = disc.path();
+        for name in [name::KERNEL, name::SYSTEM, name::PROGRAM] {
+            Self::add(root, &format!("boot/{name}"), &read(&self.folder.join(name))?)?;
+        }
+        for name in [name::ELTORITO, name::HYBRID] {
+            Self::add(root, &format!("boot/grub/i386-pc/{name}"), &read(&self.folder.join(name))?)?;
+        }
+        Self::add(root, ".disk/info", b"Keiki recovery disc\n")?;
+        Self::add(root, "boot/grub/grub.cfg", bootloader::menu(ARGUMENTS).as_bytes())?;
+        let place = root.join("boot").join(name::SETTINGS);
+        let settings = Staging::empty()?;
+        settings.file(Path::new(system::COMPLETE), b"", 0o444)?;
+        settings.pack(&[], self.date, &place)?;
+        dated(root, self.date)
+            .map_err(|error| Error::io(root.display().to_string(), "date", error))?;
+        self.call(runner, root, out)
+    }
+
+    fn add(root: &Path, path: &str, bytes: &[u8]) -> Result<()> {
+        let place = root.join(path);
+        fs::create_dir_all(place.parent().unwrap_or(root))
+            .map_err(|error| Error::io(place.display().to_string(), "write", error))?;
+        write(&place, bytes)
+    }
+
+    /// One call of xorriso: El Torito for CDs, an MBR with boot code and a GPT with the EFI system partition for sticks.
+    fn call(&self, runner: &dyn Runner, root: &Path, out: &Path) -> Result<()> {
+        let [hybrid, esp] =
+            [name::HYBRID, name::ESP].map(|name| self.folder.join(name).display().to_string());
+        let eltorito = format!("/boot/grub/i386-pc/{}", name::ELTORITO);
+        let (out, root) = (out.display().to_string(), root.display().to_string());
+        let words = [
+            "-as",
+            "mkisofs",
+            "-quiet",
+            "-r",
+            "-J",
+            "-joliet-long",
+            "-V",
+            LABEL,
+            "-o",
+            &out,
+            "--grub2-mbr",
+            &hybrid,
+            "-partition_offset",
+            "16",
+            "--mbr-force-bootable",
+            "-append_partition",
+            "2",
+            "0xef",
+            &esp,
+            "-appended_part_as_gpt",
+            "-c",
+            "/boot/boot.cat",
+            "-b",
+            &eltorito,
+            "-no-emul-boot",
+            "-boot-load-size",
+            "4",
+            "-boot-info-table",
+            "--grub2-boot-info",
+            "-eltorito-alt-boot",
+            "-e",
+            "--interval:appended_partition_2:all::",
+            "-no-emul-boot",
+            &root,
+        ];
+        let call = Call::new("xorriso", words)
+            .env("SOURCE_DATE_EPOCH", self.date.to_string())
+            .env("TZ", "UTC");
+        runner.check(&call).map(drop)
+    }
+}
+
+/// What the kernel is told. The screen comes last: it is where the system talks to whoever looks at no serial console.
+const ARGUMENTS: &str = "console=ttyS0,115200 console=tty0 quiet loglevel=3 raid=noautodetect";
+
+/// Gives a folder and everything in it one date, in seconds since 1970: they come into the disc with theirs.
+fn dated(path: &Path, date: u32) -> std::io::Result<()> {
+    if path.is_dir() {
+        for entry in fs::read_dir(path)? {
+            dated(&entry?.path(), date)?;
+        }
+    }
+    bootloader::dated(path, date)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes).map_err(|error| Error::io(path.display().to_string(), "write", error))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|error| Error::io(path.display().to_string(), "read", error))
+}
