@@ -7,10 +7,10 @@ use std::fs::{self, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::time::Duration;
 
 use image_core::error::{Error, Result};
 use image_core::exec::{Call, Runner};
-
 use tempfile::TempDir;
 
 use crate::kernel::Kernel;
@@ -20,48 +20,94 @@ use crate::{TRIPLET, bootloader, system};
 /// Names of the kernel's package, the best one first: Debian 12 has a newer kernel beside its own.
 const KERNELS: [&str; 3] = ["linux-image-6.12-amd64", "linux-image-amd64", "linux-image-generic"];
 
+/// Package lists are fetched again when they are older than this.
+const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Downloads what a live system and its boot loaders are made of into `cache`, and unpacks it there.
 ///
 /// # Errors
 /// [`Error::Io`]: apt is not installed, knows a package not, or cannot download it.
 pub fn download(runner: &dyn Runner, cache: &Path) -> Result<Tree> {
-    let [archives, nothing] = ["archives", "nothing"].map(|name| cache.join(name));
-    for folder in [&archives, &nothing] {
-        let partial = folder.join("partial");
-        fs::create_dir_all(&partial)
-            .map_err(|error| Error::io(partial.display().to_string(), "create", error))?;
-    }
+    let apt = Apt { runner, cache };
+    apt.update()?;
     let mut names: Vec<&str> = system::PARTS.iter().map(|part| part.package).collect();
     names.extend(bootloader::PACKAGES);
-    names.push(kernel(runner)?);
+    names.push(apt.kernel()?);
     // A line for each package: its address and the name of its file.
-    let listed = runner.check(&apt(&nothing, "--print-uris", &names))?.text();
+    let listed = apt.run("nothing", &["--print-uris", "install"], &names)?;
     let files: Vec<&str> = listed
         .lines()
         .filter(|line| line.starts_with('\''))
         .filter_map(|line| line.split_whitespace().nth(1))
         .collect();
-    runner.check(&apt(&archives, "--download-only", &names))?;
+    apt.run(ARCHIVES, &["--download-only", "install"], &names)?;
     let hash = blake3::hash(files.join("\n").as_bytes()).to_hex();
     let tree = cache.join(format!("tree-{}", &hash[..16]));
     if !tree.is_dir() {
-        unpack(runner, &archives, &files, &tree)?;
+        unpack(runner, &cache.join(ARCHIVES), &files, &tree)?;
     }
     Ok(Tree::new(tree, TRIPLET))
 }
 
-/// apt for a system on which nothing is installed: so everything is chosen, down to the C library.
-fn apt(archives: &Path, option: &str, names: &[&str]) -> Call {
-    let archives = format!("Dir::Cache::archives={}/", archives.display());
-    let options = [
-        &archives,
-        "Dir::State::status=/dev/null",
-        "Debug::NoLocking=1",
-        "APT::Install-Recommends=0",
-    ];
-    let options = options.iter().flat_map(|option| ["-o", option]);
-    let words = ["-q", "-y"].into_iter().chain(options).chain([option, "install"]);
-    Call::new("apt-get", words.chain(names.iter().copied()))
+/// The folder of downloaded packages in the cache.
+const ARCHIVES: &str = "archives";
+
+/// apt for a system on which nothing is installed: so everything is chosen, down to the C library. Only the sources of
+/// packages and the keys that sign them are those of this machine.
+struct Apt<'a> {
+    runner: &'a dyn Runner,
+    cache: &'a Path,
+}
+
+impl Apt<'_> {
+    /// Runs apt with packages in the folder `archives` of the cache; what it printed.
+    fn run(&self, archives: &str, command: &[&str], names: &[&str]) -> Result<String> {
+        for folder in [archives, "lists"] {
+            let partial = self.cache.join(folder).join("partial");
+            fs::create_dir_all(&partial)
+                .map_err(|error| Error::io(partial.display().to_string(), "create", error))?;
+        }
+        let cache = self.cache.display();
+        let options = [
+            format!("Dir::Cache={cache}"),
+            format!("Dir::Cache::archives={archives}/"),
+            format!("Dir::State::lists={cache}/lists/"),
+            "Dir::State::status=/dev/null".to_owned(),
+            "Debug::NoLocking=1".to_owned(),
+            "APT::Install-Recommends=0".to_owned(),
+            // As root it would be another user, who may not write into the cache.
+            "APT::Sandbox::User=root".to_owned(),
+        ];
+        let options = options.iter().flat_map(|option| ["-o", option]);
+        let words = ["-q", "-y"].into_iter().chain(options).chain(command.iter().copied());
+        let call = Call::new("apt-get", words.chain(names.iter().copied()));
+        Ok(self.runner.check(&call)?.text())
+    }
+
+    /// Fetches the lists of packages, if they are old.
+    fn update(&self) -> Result<()> {
+        let stamp = self.cache.join("updated");
+        let age = fs::metadata(&stamp).and_then(|data| data.modified()).ok();
+        if age.and_then(|time| time.elapsed().ok()).is_some_and(|age| age < FRESH) {
+            return Ok(());
+        }
+        // apt says of a server that does not answer that it goes on with old lists; here there may be none.
+        self.run(ARCHIVES, &["update", "--error-on=any"], &[])?;
+        fs::write(&stamp, "")
+            .map_err(|error| Error::io(stamp.display().to_string(), "write", error))
+    }
+
+    /// The kernel's package that is there.
+    fn kernel(&self) -> Result<&'static str> {
+        let mut last = None;
+        for name in KERNELS {
+            match self.run("nothing", &["--print-uris", "install"], &[name]) {
+                Ok(_) => return Ok(name),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::unsupported("a distribution without kernels")))
+    }
 }
 
 /// Unpacks packages into `tree`, which is there as a whole or not at all.
@@ -88,16 +134,4 @@ fn unpack(runner: &dyn Runner, archives: &Path, files: &[&str], tree: &Path) -> 
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
         renamed => renamed.map_err(failed),
     }
-}
-
-/// The kernel's package that apt knows.
-fn kernel(runner: &dyn Runner) -> Result<&'static str> {
-    for name in KERNELS {
-        let shown = runner.run(&Call::new("apt-cache", ["show", "--no-all-versions", name]))?;
-        if shown.success() && !shown.stdout.is_empty() {
-            return Ok(name);
-        }
-    }
-    let tried = format!("apt knows none of {}; is `apt-get update` needed?", KERNELS.join(", "));
-    Err(Error::io("the kernel's package", "find", std::io::Error::other(tried)))
 }
