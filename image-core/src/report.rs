@@ -34,6 +34,8 @@ pub enum Stage {
     Packages,
     /// Making a live system and its medium.
     Build,
+    /// Copying images into another repository.
+    Copy,
 }
 
 impl Stage {
@@ -53,6 +55,7 @@ impl Stage {
             Self::Rewrite => "rewrite",
             Self::Packages => "packages",
             Self::Build => "build",
+            Self::Copy => "copy",
         }
     }
 }

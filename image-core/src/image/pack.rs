@@ -49,6 +49,19 @@ impl Entry {
     /// Number of bytes of an entry.
     pub const SIZE: usize = 76;
 
+    /// The entry of a chunk that is stored so.
+    pub fn of(id: ChunkId, stored: &Stored<'_>) -> Self {
+        Self {
+            id,
+            stored_hash: Hash::of(stored.bytes),
+            codec: stored.codec,
+            cipher: 0,
+            plain_len: u32::try_from(stored.plain_len.get()).unwrap_or(u32::MAX),
+            stored_len: u32::try_from(stored.bytes.len()).unwrap_or(u32::MAX),
+            base: stored.base,
+        }
+    }
+
     /// Appends the entry's bytes, without its base.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.id.0);
@@ -228,15 +241,7 @@ impl PackBuilder {
     /// # Errors
     /// `Corrupt` where the lengths are beyond every window, or the base does not go with the codec.
     pub fn add(&mut self, id: ChunkId, stored: &Stored<'_>) -> Result<u32> {
-        self.put(&Entry {
-            id,
-            stored_hash: Hash::of(stored.bytes),
-            codec: stored.codec,
-            cipher: 0,
-            plain_len: u32::try_from(stored.plain_len.get()).unwrap_or(u32::MAX),
-            stored_len: u32::try_from(stored.bytes.len()).unwrap_or(u32::MAX),
-            base: stored.base,
-        })
+        self.put(&Entry::of(id, stored))
     }
 
     /// Notes a chunk by its entry in another pack, from where the caller copies its stored bytes.

@@ -1,9 +1,9 @@
-//! Many chunks of one pack with one read, verified and decoded on all cores.
+//! Many chunks with few reads, verified and decoded on all cores.
 //!
 //! The bases of deltas among them are read along: what is changed together lies together, so they lie close to
 //! each other too, in another pack.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
@@ -30,12 +30,19 @@ const GAP: Bytes = Bytes::kib(512);
 /// The same between bases, of which a batch may have many.
 const BASE_GAP: Bytes = Bytes::kib(64);
 
-/// Chunks of one pack that are read at once, and the bases that they need.
+/// Chunks that are read at once, and the bases that they need.
 pub(super) struct Batch {
-    part: Part,
+    parts: Vec<Part>,
     bases: Vec<Part>,
-    stored: Bytes,
-    plain: Bytes,
+}
+
+/// In which order chunks are read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Order {
+    /// As they lie in the packs: the places are in that order, and a batch is one read.
+    OfPacks,
+    /// As they are named, batch by batch; within a batch as they lie.
+    Named,
 }
 
 /// One read.
@@ -64,50 +71,76 @@ impl Part {
     }
 }
 
-/// Groups places, which are in the order of packs and offsets; `bases` are the places of their bases.
-pub(super) fn batches(places: Vec<Place>, bases: &HashMap<ChunkId, Place>) -> Vec<Batch> {
+/// Places as few reads.
+fn parts(mut places: Vec<Place>, gap: Bytes, longest: Bytes) -> Vec<Part> {
+    places.sort_unstable_by_key(|place| (place.pack, place.offset));
+    let mut parts: Vec<Part> = Vec::new();
+    for place in places {
+        match parts.last_mut().filter(|part| part.is_near(&place, gap, longest)) {
+            Some(part) => part.push(place),
+            None => parts.push(Part::new(place)),
+        }
+    }
+    parts
+}
+
+/// A batch that is being put together.
+struct Group {
+    part: Part,
+    bases: HashMap<ChunkId, Place>,
+    stored: Bytes,
+    plain: Bytes,
+}
+
+impl Group {
+    /// What it would take with another chunk, and that one's base.
+    fn with(&self, place: &Place, base: Option<&Place>) -> (Bytes, Bytes) {
+        let base = base.filter(|base| !self.bases.contains_key(&base.entry.id));
+        let (stored, plain) = sizes_with(place, base);
+        (self.stored.saturating_add(stored), self.plain.saturating_add(plain))
+    }
+}
+
+/// Groups places; `bases` are the places of their bases.
+pub(super) fn batches(
+    places: Vec<Place>,
+    bases: &HashMap<ChunkId, Place>,
+    order: Order,
+) -> Vec<Batch> {
     let cores = u64::try_from(rayon::current_num_threads().min(CORES)).unwrap_or(1);
     let most = Bytes::new(PLAIN.get().saturating_mul(cores));
     let most_stored = Bytes::new(most.get() / 2);
-    let mut batches: Vec<Batch> = Vec::new();
-    let mut needed: Vec<HashSet<ChunkId>> = Vec::new();
+    let mut groups: Vec<Group> = Vec::new();
     for place in places {
         let base = place.entry.base.and_then(|base| bases.get(&base));
-        let batch = batches.last_mut().zip(needed.last_mut());
-        if let Some((batch, needed)) = batch {
-            let base = base.filter(|base| !needed.contains(&base.entry.id));
-            let (stored, plain) = base.map_or((Bytes::ZERO, Bytes::ZERO), sizes);
-            let stored = batch.stored.saturating_add(stored).saturating_add(sizes(&place).0);
-            let plain = batch.plain.saturating_add(plain).saturating_add(sizes(&place).1);
-            if batch.part.is_near(&place, GAP, most_stored)
-                && stored <= most_stored
-                && plain <= most
-            {
-                batch.part.push(place);
-                needed.extend(base.map(|base| base.entry.id));
-                (batch.stored, batch.plain) = (stored, plain);
+        let also = base.map(|base| (base.entry.id, *base));
+        if let Some(group) = groups.last_mut() {
+            let (stored, plain) = group.with(&place, base);
+            let is_near = order == Order::Named || group.part.is_near(&place, GAP, most_stored);
+            if is_near && stored <= most_stored && plain <= most {
+                group.part.push(place);
+                group.bases.extend(also);
+                (group.stored, group.plain) = (stored, plain);
                 continue;
             }
         }
-        let (stored, plain) = base.map_or((Bytes::ZERO, Bytes::ZERO), sizes);
-        let (stored, plain) =
-            (stored.saturating_add(sizes(&place).0), plain.saturating_add(sizes(&place).1));
-        needed.push(base.map(|base| base.entry.id).into_iter().collect());
-        batches.push(Batch { part: Part::new(place), bases: Vec::new(), stored, plain });
+        let (stored, plain) = sizes_with(&place, base);
+        let (part, bases) = (Part::new(place), also.into_iter().collect());
+        groups.push(Group { part, bases, stored, plain });
     }
-    for (batch, needed) in batches.iter_mut().zip(needed) {
-        let mut places: Vec<Place> =
-            needed.iter().filter_map(|id| bases.get(id)).copied().collect();
-        places.sort_unstable_by_key(|place| (place.pack, place.offset));
-        for place in places {
-            match batch.bases.last_mut().filter(|part| part.is_near(&place, BASE_GAP, most_stored))
-            {
-                Some(part) => part.push(place),
-                None => batch.bases.push(Part::new(place)),
-            }
-        }
-    }
-    batches
+    // Of many reads in one batch none may read much that nobody wants.
+    let gap = if order == Order::Named { BASE_GAP } else { GAP };
+    let batch = |group: Group| Batch {
+        parts: parts(group.part.places, gap, most_stored),
+        bases: parts(group.bases.into_values().collect(), BASE_GAP, most_stored),
+    };
+    groups.into_iter().map(batch).collect()
+}
+
+fn sizes_with(place: &Place, base: Option<&Place>) -> (Bytes, Bytes) {
+    let (stored, plain) = sizes(place);
+    let (of_base, plain_of_base) = base.map_or((Bytes::ZERO, Bytes::ZERO), sizes);
+    (stored.saturating_add(of_base), plain.saturating_add(plain_of_base))
 }
 
 fn sizes(place: &Place) -> (Bytes, Bytes) {
@@ -129,12 +162,26 @@ pub(super) fn read_batches(
     plan: &[Batch],
     mut deliver: impl FnMut(Vec<Delivery>) -> Result<bool>,
 ) -> Result<()> {
+    let make = |place: &Place, _: &[u8], plain| Delivery::Chunk { id: place.entry.id, plain };
+    read_stored(files, window, plan, make, |batch| {
+        deliver(batch.into_iter().map(|made| made.unwrap_or_else(Delivery::Lost)).collect())
+    })
+}
+
+/// The same, with what `make` makes of each chunk's place, its stored and its plain bytes: on all cores.
+pub(super) fn read_stored<T: Send>(
+    files: &dyn Read,
+    window: Bytes,
+    plan: &[Batch],
+    make: impl Fn(&Place, &[u8], Vec<u8>) -> T + Sync,
+    mut deliver: impl FnMut(Vec<Result<T, Lost>>) -> Result<bool>,
+) -> Result<()> {
     let read = |number: usize| plan.get(number).map(|batch| read_batch(files, batch)).transpose();
     let mut raw = read(0)?;
     for (number, batch) in (1..).zip(plan) {
         let Some(bytes) = raw.take() else { return Ok(()) };
         let (next, deliveries) =
-            rayon::join(|| read(number), || decode_batch(window, batch, bytes));
+            rayon::join(|| read(number), || decode_batch(window, batch, bytes, &make));
         if !deliver(deliveries?)? {
             return Ok(());
         }
@@ -143,9 +190,9 @@ pub(super) fn read_batches(
     Ok(())
 }
 
-/// The part itself, then the bases.
+/// The parts themselves, then the bases.
 fn read_batch(files: &dyn Read, batch: &Batch) -> Result<Vec<Raw>> {
-    std::iter::once(&batch.part).chain(&batch.bases).map(|part| read_part(files, part)).collect()
+    batch.parts.iter().chain(&batch.bases).map(|part| read_part(files, part)).collect()
 }
 
 /// Where the range cannot be read as a whole, each chunk is tried alone: only those on bad sectors, or behind
@@ -184,25 +231,36 @@ fn within(part: &Part, place: &Place) -> Option<std::ops::Range<usize>> {
 /// Bases that were read for a batch.
 type Bases = HashMap<ChunkId, Result<Vec<u8>, Lost>>;
 
-fn decode_batch(window: Bytes, batch: &Batch, raw: Vec<Raw>) -> Result<Vec<Delivery>> {
-    let mut raw = raw.into_iter();
-    let own = raw.next();
+fn decode_batch<T: Send>(
+    window: Bytes,
+    batch: &Batch,
+    mut raw: Vec<Raw>,
+    make: &(impl Fn(&Place, &[u8], Vec<u8>) -> T + Sync),
+) -> Result<Vec<Result<T, Lost>>> {
+    let of_bases = raw.split_off(batch.parts.len().min(raw.len()));
     let mut bases = Bases::new();
-    for (part, raw) in batch.bases.iter().zip(raw) {
-        for delivery in decode_part(window, part, &raw, &Bases::new())? {
-            bases.insert(
-                delivery.id(),
-                match delivery {
-                    Delivery::Chunk { plain, .. } => Ok(plain),
-                    Delivery::Lost(lost) => Err(lost),
-                },
-            );
+    for (part, raw) in batch.bases.iter().zip(of_bases) {
+        let plain = |place: &Place, _: &[u8], plain| (place.entry.id, plain);
+        for base in decode_part((window, &Bases::new()), part, &raw, &plain)? {
+            match base {
+                Ok((id, plain)) => bases.insert(id, Ok(plain)),
+                Err(lost) => bases.insert(lost.id, Err(lost)),
+            };
         }
     }
-    own.map_or(Ok(Vec::new()), |raw| decode_part(window, &batch.part, &raw, &bases))
+    let mut made = Vec::new();
+    for (part, raw) in batch.parts.iter().zip(raw) {
+        made.extend(decode_part((window, &bases), part, &raw, make)?);
+    }
+    Ok(made)
 }
 
-fn decode_part(window: Bytes, part: &Part, raw: &Raw, bases: &Bases) -> Result<Vec<Delivery>> {
+fn decode_part<T: Send>(
+    (window, bases): (Bytes, &Bases),
+    part: &Part,
+    raw: &Raw,
+    make: &(impl Fn(&Place, &[u8], Vec<u8>) -> T + Sync),
+) -> Result<Vec<Result<T, Lost>>> {
     let decode = |decoder: &mut Result<Decoder>, place: &Place| {
         let decoder = decoder.as_mut().map_err(|error| {
             Error::io("decoder", "set up", std::io::Error::other(error.to_string()))
@@ -214,28 +272,25 @@ fn decode_part(window: Bytes, part: &Part, raw: &Raw, bases: &Bases) -> Result<V
             // The damaged file is the one to be named.
             Some((base, Some(Err(lost)))) => {
                 let why = format!("its base, chunk {base}: {}", lost.why);
-                return Ok(Delivery::Lost(Lost { id, why, ..lost.clone() }));
+                return Ok(Err(Lost { id, why, ..lost.clone() }));
             }
             Some((base, None)) => {
                 let why = format!("its base, chunk {base}, is in no intact pack");
-                return Ok(Delivery::Lost(Lost::at(place, why)));
+                return Ok(Err(Lost::at(place, why)));
             }
         };
-        let plain = match (raw.failed.get(&id), within(part, place)) {
+        let made = match (raw.failed.get(&id), within(part, place)) {
             (None, Some(at)) => {
                 let stored = raw.bytes.get(at).unwrap_or_default();
                 let mut plain = Vec::new();
                 verified(decoder, place, stored, base, &mut plain)
-                    .map(|()| plain)
+                    .map(|()| make(place, stored, plain))
                     .map_err(|error| error.on(&pack_path(place.pack)).to_string())
             }
             (Some(why), _) => Err(why.clone()),
             (None, None) => Err("its place contradicts itself".to_owned()),
         };
-        Ok(match plain {
-            Ok(plain) => Delivery::Chunk { id, plain },
-            Err(why) => Delivery::Lost(Lost::at(place, why)),
-        })
+        Ok(made.map_err(|why| Lost::at(place, why)))
     };
     part.places.par_iter().map_init(|| Decoder::new(window), decode).collect()
 }

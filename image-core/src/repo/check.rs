@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::image::hash::{ChunkId, Hash};
 use crate::image::manifest::Root;
 use crate::image::pack::Entry;
-use crate::repo::batch::{batches, read_batches};
+use crate::repo::batch::{Order, batches, read_batches};
 use crate::repo::catalog::{self, CATALOG, Catalog};
 use crate::repo::feed::Delivery;
 use crate::repo::images::Images;
@@ -230,7 +230,7 @@ impl Check<'_> {
         // A delta whose base is gone is no chunk any more: a save does not count on it, and pruning leaves it behind
         // where no image needs it. Where one does, that was told when its tables were read.
         places.retain(|place| place.entry.base.is_none_or(|base| bases.contains_key(&base)));
-        let plan = batches(places, &bases);
+        let plan = batches(places, &bases, Order::OfPacks);
         let damaged = &mut self.out.damaged;
         read_batches(self.files, Bytes::mib(4), &plan, |deliveries| {
             self.report.checkpoint()?;

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::image::checked_window;
 use crate::image::hash::{ChunkId, Hash};
 use crate::image::pack::Trailer;
-use crate::repo::batch::{batches, read_batches};
+use crate::repo::batch::{Order, batches, read_batches};
 use crate::repo::index::{Index, PackFile, is_damage, pack_path, read_trailer};
 use crate::repo::locations::{self, Place, Places};
 use crate::repo::read::Read;
@@ -176,7 +176,7 @@ impl PackFeed {
     /// Finds out where all wanted chunks lie and begins to read them.
     fn start(&mut self, wanted: &WantSet) -> Result<()> {
         let (places, bases) = self.places(wanted)?;
-        let plan = batches(places, &bases);
+        let plan = batches(places, &bases, Order::OfPacks);
         let (sender, receiver) = sync_channel(0);
         let (files, window) = (Arc::clone(&self.files), self.window);
         let read = move || {
@@ -192,15 +192,7 @@ impl PackFeed {
 
     /// Where the wanted chunks lie, in order, and all places by chunk; what lies nowhere is put down as lost.
     fn places(&mut self, wanted: &WantSet) -> Result<(Vec<Place>, HashMap<ChunkId, Place>)> {
-        let files = Arc::clone(&self.files);
-        let (packs, index) = (&mut self.packs, &mut self.index);
-        let Places { found, hints } = locations::resolve(
-            files.as_ref(),
-            wanted.segment,
-            &wanted.ids,
-            &mut |pack| Ok(packs.damage(files.as_ref(), pack)?.is_none()),
-            &mut |ids| built(index, files.as_ref())?.locate(files.as_ref(), ids.iter().copied()),
-        )?;
+        let Places { found, hints } = self.resolve(wanted)?;
         let mut places = Vec::with_capacity(wanted.ids.len());
         for id in &wanted.ids {
             match found.get(id) {
@@ -213,6 +205,19 @@ impl PackFeed {
         }
         places.sort_unstable_by_key(|place| (place.pack, place.offset));
         Ok((places, found))
+    }
+
+    /// Where the wanted chunks and the bases that they need lie.
+    pub(super) fn resolve(&mut self, wanted: &WantSet) -> Result<Places> {
+        let files = Arc::clone(&self.files);
+        let (packs, index) = (&mut self.packs, &mut self.index);
+        locations::resolve(
+            files.as_ref(),
+            wanted.segment,
+            &wanted.ids,
+            &mut |pack| Ok(packs.damage(files.as_ref(), pack)?.is_none()),
+            &mut |ids| built(index, files.as_ref())?.locate(files.as_ref(), ids.iter().copied()),
+        )
     }
 
     fn index(&mut self) -> Result<&Index> {
@@ -278,7 +283,7 @@ impl PackFeed {
             };
             for base in bases {
                 let base = base.map(|base| (base.entry.id, base)).into_iter().collect();
-                let plan = batches(vec![place], &base);
+                let plan = batches(vec![place], &base, Order::OfPacks);
                 let mut found = None;
                 read_batches(files.as_ref(), self.window, &plan, |deliveries| {
                     found = deliveries.into_iter().next();

@@ -127,6 +127,12 @@ impl Index {
         self.first(&prefix(id)).and_then(|at| self.entries.get(at)).and_then(decode)
     }
 
+    /// Where a chunk is in full.
+    pub fn find_full(&self, prefix: &Prefix) -> Option<Slot> {
+        let entry = self.first(prefix).and_then(|at| self.entries.get(at))?;
+        if is_delta(entry) { None } else { decode(entry) }
+    }
+
     /// Every place where a chunk is.
     pub fn find_all(&self, id: &ChunkId) -> Vec<Slot> {
         let prefix = prefix(id);
@@ -183,6 +189,11 @@ fn encode(id: &ChunkId, slot: Slot, is_delta: bool) -> Entry {
     let bytes = bytes.chain(pack.to_be_bytes()).chain(slot.entry.to_be_bytes());
     entry.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
     entry
+}
+
+fn is_delta(entry: &Entry) -> bool {
+    let [.., mark, _, _, _, _, _, _, _] = entry;
+    mark & 0x80 != 0
 }
 
 fn decode(entry: &Entry) -> Option<Slot> {

@@ -226,6 +226,11 @@ impl Lock {
         if exists(self.session.files().as_ref(), &self.path)? { Ok(()) } else { Err(self.lost()) }
     }
 
+    /// Whether it is seen in a place: then that is where it was taken.
+    pub fn is_in(&self, files: &dyn Read) -> Result<bool> {
+        exists(files, &self.path)
+    }
+
     /// When this lock was written last, by the clock of the machine that keeps the files: a time from which the
     /// age of other files there can be told, a few minutes ago at most.
     pub fn time_there(&self) -> Result<SystemTime> {

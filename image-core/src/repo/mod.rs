@@ -12,11 +12,13 @@
 //! - `parent.rs` bases for deltas
 //! - `prune.rs` frees what no image needs: `needs.rs` which that is, `rewrite.rs` packs of which most is not
 //!   needed, `trash.rs` what is kept for a while
+//! - `copy.rs` images into another repository
 //! - `feed.rs` `batch.rs` chunks back, verified · `check.rs` every file's own hash, orphans
 mod batch;
 mod catalog;
 mod census;
 mod check;
+mod copy;
 mod feed;
 mod images;
 mod index;
@@ -37,6 +39,8 @@ mod write;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod copy_tests;
+#[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
@@ -53,6 +57,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use check::{CheckOptions, CheckReport};
+pub use copy::{Copied, CopiedImage, Copier, CopyOptions};
 pub use feed::{ChunkFeed, Delivery, Lost, PackFeed, WantSet};
 pub use images::{ImageInfo, Images};
 pub use local::Local;
@@ -211,10 +216,19 @@ impl Repository {
 
     /// An image's root; errors name the file and the image.
     pub fn root(&self, image: &ImageInfo) -> Result<Root> {
+        let read = self.root_file(image).map_err(|error| named(error, image));
+        read.map(|(_, root)| root)
+    }
+
+    /// The same, with the file's bytes; errors name the file only.
+    fn root_file(&self, image: &ImageInfo) -> Result<(Vec<u8>, Root)> {
         let hash = image.record.root;
         let path = root_path(hash);
-        let read = || Root::parse(&read_named(self.files.as_ref(), &path, hash, MAX_ROOT)?);
-        read().map_err(|error| named(error.on(&path), image))
+        let read = || {
+            let bytes = read_named(self.files.as_ref(), &path, hash, MAX_ROOT)?;
+            Root::parse(&bytes).map(|root| (bytes, root))
+        };
+        read().map_err(|error: Error| error.on(&path))
     }
 
     /// A table segment's bytes, as its hash says.

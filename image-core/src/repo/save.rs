@@ -2,15 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use crate::error::{Error, Result};
 use crate::image::codec::Stored;
 use crate::image::hash::{ChunkId, Hash};
 use crate::image::manifest::Root;
-use crate::image::pack::PackBuilder;
+use crate::image::pack::{Entry, PackBuilder};
 use crate::image::record::Record;
-use crate::repo::index::{Index, PackFile, Slot, list_packs, pack_path};
+use crate::repo::index::{Index, PackFile, Slot, list_packs, pack_path, prefix};
 use crate::repo::locations::{self, Lookup, Place, locate, locations_path};
 use crate::repo::lock::{Lock, LockKind, leftovers};
 use crate::repo::parent::Parent;
@@ -35,7 +35,14 @@ pub enum Added {
 pub struct Known {
     pub(super) index: Index,
     relied: Vec<AtomicBool>,
-    fresh: RwLock<HashMap<ChunkId, Slot>>,
+    fresh: RwLock<HashMap<ChunkId, Fresh>>,
+}
+
+/// A chunk that this session stored.
+#[derive(Clone, Copy)]
+struct Fresh {
+    slot: Slot,
+    is_full: bool,
 }
 
 impl Known {
@@ -53,9 +60,24 @@ impl Known {
         true
     }
 
+    /// The same for a chunk that is stored in full, which needs no other one and can be a base.
+    pub(super) fn contains_full(&self, id: &ChunkId) -> bool {
+        self.find_full(id).is_some() && self.contains(id)
+    }
+
+    /// In full, where it is.
     fn find(&self, id: &ChunkId) -> Option<Slot> {
-        let fresh = self.fresh.read().unwrap_or_else(PoisonError::into_inner);
-        self.index.find(id).or_else(|| fresh.get(id).copied())
+        let fresh = || self.fresh().get(id).map(|fresh| fresh.slot);
+        self.find_full(id).or_else(fresh).or_else(|| self.index.find(id))
+    }
+
+    fn find_full(&self, id: &ChunkId) -> Option<Slot> {
+        let fresh = || self.fresh().get(id).filter(|fresh| fresh.is_full).map(|fresh| fresh.slot);
+        self.index.find_full(&prefix(id)).or_else(fresh)
+    }
+
+    fn fresh(&self) -> RwLockReadGuard<'_, HashMap<ChunkId, Fresh>> {
+        self.fresh.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The places of chunks of the repository's packs, and of their bases.
@@ -64,11 +86,11 @@ impl Known {
     }
 
     /// Notes a new chunk; beyond the index's limit it is forgotten, and perhaps stored again.
-    fn insert(&self, id: ChunkId, slot: Slot) -> bool {
+    fn insert(&self, id: ChunkId, chunk: Fresh) -> bool {
         let mut fresh = self.fresh.write().unwrap_or_else(PoisonError::into_inner);
         let room = self.index.has_room_beside(fresh.len());
         if room {
-            fresh.insert(id, slot);
+            fresh.insert(id, chunk);
         }
         room
     }
@@ -147,6 +169,22 @@ impl Saver {
         if self.known.contains(&id) {
             return Ok(Added::Known);
         }
+        self.append(id, stored.bytes, stored.base.is_none(), |pack| pack.add(id, stored))?;
+        Ok(Added::New)
+    }
+
+    /// Stores a chunk as it is stored elsewhere, known or not; errors as of [`Saver::add`].
+    pub(super) fn put(&mut self, entry: &Entry, bytes: &[u8]) -> Result<()> {
+        self.append(entry.id, bytes, entry.base.is_none(), |pack| pack.put(entry))
+    }
+
+    fn append(
+        &mut self,
+        id: ChunkId,
+        bytes: &[u8],
+        is_full: bool,
+        enter: impl FnOnce(&mut PackBuilder) -> Result<u32>,
+    ) -> Result<()> {
         // Taken out: after an error it is dropped, and with it the draft.
         let mut pack = match self.open.take() {
             Some(pack) => pack,
@@ -154,16 +192,13 @@ impl Saver {
                 OpenPack { draft: self.repository.session()?.draft()?, builder: PackBuilder::new() }
             }
         };
-        let entry = pack.builder.add(id, stored)?;
-        pack.draft.append(stored.bytes)?;
+        let entry = enter(&mut pack.builder)?;
+        pack.draft.append(bytes)?;
         let slot = Slot { pack: self.pack_number(), entry };
-        self.all_remembered &= self.known.insert(id, slot);
+        self.all_remembered &= self.known.insert(id, Fresh { slot, is_full });
         let full = pack.builder.is_full();
         self.open = Some(pack);
-        if full {
-            self.finish_packs()?;
-        }
-        Ok(Added::New)
+        if full { self.finish_packs() } else { Ok(()) }
     }
 
     fn pack_number(&self) -> u32 {
@@ -193,9 +228,13 @@ impl Saver {
     /// # Errors
     /// `Corrupt` where a table or a chunk is missing: nothing looks like an image then.
     pub fn put_root(&mut self, root: &Root) -> Result<Hash> {
+        self.put_root_as(&root.encode()?)
+    }
+
+    /// The same for a root's bytes, which may say more than this program knows.
+    pub(super) fn put_root_as(&mut self, bytes: &[u8]) -> Result<Hash> {
         self.finish_packs()?;
-        let bytes = root.encode()?;
-        Root::parse(&bytes)?;
+        let root = Root::parse(bytes)?;
         let mut seen = HashSet::new();
         for (volume, number, segment) in root.segments() {
             if seen.insert(segment) {
@@ -207,8 +246,8 @@ impl Saver {
                 put.or_else(|error| self.lock.held().and(Err(error)))?;
             }
         }
-        let hash = Hash::of(&bytes);
-        self.repository.session()?.put(&root_path(hash), &bytes)?;
+        let hash = Hash::of(bytes);
+        self.repository.session()?.put(&root_path(hash), bytes)?;
         Ok(hash)
     }
 
@@ -236,15 +275,18 @@ impl Saver {
     /// # Errors
     /// `Refused` where the lock, the root or a pack that this image needs went away meanwhile.
     pub fn put_record(self, record: Record, report: &dyn Report) -> Result<ImageInfo> {
+        self.put_record_as(&record.encode()?, report)
+    }
+
+    /// The same for a record's bytes.
+    pub(super) fn put_record_as(&self, bytes: &[u8], report: &dyn Report) -> Result<ImageInfo> {
         self.lock.held()?;
         self.recheck_packs()?;
-        let bytes = record.encode()?;
-        Record::parse(&bytes)?;
-        let info = ImageInfo { id: Hash::of(&bytes), record };
+        let info = ImageInfo { id: Hash::of(bytes), record: Record::parse(bytes)? };
         self.repository.root(&info)?;
         let session = self.repository.session()?;
         let path = images::record_path(info.id);
-        if let Err(error) = session.put(&path, &bytes) {
+        if let Err(error) = session.put(&path, bytes) {
             // Its name may be there, and only not be durable: nobody may take that for an image.
             drop(session.delete(&path));
             return Err(error);
@@ -254,10 +296,21 @@ impl Saver {
             session.delete(&path)?;
             return Err(error);
         }
-        if let Err(error) = catalog::write(session) {
+        self.put_catalog(report)?;
+        Ok(info)
+    }
+
+    /// Writes the catalog, which is only a cache: what goes wrong is a warning.
+    pub(super) fn put_catalog(&self, report: &dyn Report) -> Result<()> {
+        if let Err(error) = catalog::write(self.repository.session()?) {
             report.warning(&format!("the catalog was not written: {error}"));
         }
-        Ok(info)
+        Ok(())
+    }
+
+    /// Whether this save's lock is seen in a place: then that is the repository into which it saves.
+    pub(super) fn is_in(&self, files: &dyn Read) -> Result<bool> {
+        self.lock.is_in(files)
     }
 
     /// Every pack that this image needs is there; one that was thrown away meanwhile is taken back.
