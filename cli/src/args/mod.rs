@@ -7,6 +7,7 @@ use image_core::image::record::ImageName;
 
 pub mod check;
 pub mod clone;
+pub mod copy;
 pub mod images;
 pub mod inspect;
 pub mod iso;
@@ -17,7 +18,7 @@ pub mod save;
 pub mod show;
 pub mod verify;
 
-/// Saves the used parts of disks into a repository, and restores them, grown, onto others.
+/// Saves the used parts of disks, and restores them, grown, onto others.
 #[derive(Parser, Debug)]
 #[command(name = "keiki", version, max_term_width = 80)]
 #[command(
@@ -104,6 +105,7 @@ pub enum Verb {
     Verify(verify::Verify),
     Restore(restore::Restore),
     Clone(clone::Clone),
+    Copy(copy::Copy),
     Rm(rm::Rm),
     Prune(prune::Prune),
     Check(check::Check),

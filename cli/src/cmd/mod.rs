@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod clone;
+pub mod copy;
 pub mod images;
 pub mod inspect;
 pub mod iso;
@@ -18,10 +19,15 @@ pub mod verify;
 pub mod view;
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context;
+use image_core::disk::location as places;
 use image_core::error::Error;
 use image_core::repo::{Local, Repository};
+use image_core::sys::space;
+use image_core::units::Bytes;
 
 use crate::args::{Cli, Global, Verb};
 use crate::exit::Exit;
@@ -54,6 +60,7 @@ pub fn run(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
         Verb::Verify(args) => verify::run(global, args, progress),
         Verb::Restore(args) => restore::run(global, args, progress),
         Verb::Clone(args) => clone::run(global, args, progress),
+        Verb::Copy(args) => copy::run(global, args, progress),
         Verb::Rm(args) => rm::run(global, args),
         Verb::Prune(args) => prune::run(global, args, progress),
         Verb::Check(args) => check::run(global, args, progress),
@@ -109,8 +116,40 @@ pub fn repository(global: &Global) -> anyhow::Result<Repository> {
 ///
 /// # Errors
 /// [`Usage`] where none is named.
-pub fn location(global: &Global) -> anyhow::Result<&std::path::Path> {
+pub fn location(global: &Global) -> anyhow::Result<&Path> {
     let missing =
         || Usage("which repository? Name its folder with --repo, or set KEIKI_REPO".to_owned());
     Ok(global.repo.as_deref().ok_or_else(missing)?)
+}
+
+/// Opens the repository at `path`, or makes one there and says so.
+///
+/// # Errors
+/// Where a new one would be forgotten, or cannot be made.
+pub fn open_or_create(path: &Path, quiet: bool, progress: &Progress) -> anyhow::Result<Repository> {
+    let files = Arc::new(Local::new(path));
+    if Repository::exists(files.as_ref())? {
+        return Ok(Repository::open(files)?);
+    }
+    places::check_new_repository(path)?;
+    if !quiet {
+        progress.talk(&format!("making a new repository at {}", path.display()));
+    }
+    Ok(Repository::open_or_create(files)?)
+}
+
+/// Refuses what takes more space than there is below `path`.
+///
+/// # Errors
+/// [`Error::Refused`] then.
+pub fn room_for(needed: Bytes, path: &Path) -> anyhow::Result<()> {
+    let free = space::free(path).with_context(|| format!("free space of {}", path.display()))?;
+    if needed > free {
+        return Err(Error::refused(format!(
+            "it will take about {needed}, but {} has only {free} free",
+            path.display()
+        ))
+        .into());
+    }
+    Ok(())
 }

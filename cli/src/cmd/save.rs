@@ -2,25 +2,21 @@
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use image_core::disk::location;
-use image_core::error::Error;
 use image_core::exec::real::Machine;
 use image_core::extent::Extent;
 use image_core::image::manifest::Root;
-use image_core::repo::{ImageInfo, Local, Repository, Saver, host_name};
+use image_core::repo::{ImageInfo, Repository, Saver, host_name};
 use image_core::save::fill::{self, Filled, Old};
 use image_core::save::{self, Firmware, Request, Saved};
 use image_core::survey::Wishes;
 use image_core::survey::model::Survey;
-use image_core::sys::space;
 use image_core::units::Bytes;
 use serde_json::{Value, json};
 
-use super::{location as repository_location, repository, source};
+use super::{location as repository_location, open_or_create, repository, room_for, source};
 use crate::args::Global;
 use crate::args::save::Save;
 use crate::exit::Exit;
@@ -123,18 +119,6 @@ fn saver(repo: &Repository, path: &Path, progress: &Progress) -> anyhow::Result<
     repo.saver(progress).with_context(|| format!("nothing was saved into {}", path.display()))
 }
 
-fn room_for(needed: Bytes, path: &Path) -> anyhow::Result<()> {
-    let free = space::free(path).with_context(|| format!("free space of {}", path.display()))?;
-    if needed > free {
-        return Err(Error::refused(format!(
-            "the image will take about {needed}, but {} has only {free} free",
-            path.display()
-        ))
-        .into());
-    }
-    Ok(())
-}
-
 /// An image with holes that are read again.
 struct Filling {
     repo: Repository,
@@ -204,18 +188,6 @@ fn object(saved: &Saved, filled: Option<&Filled>, seconds: f64) -> Value {
 /// An image file says nothing of the machine that it came from.
 fn is_block_device(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device())
-}
-
-fn open_or_create(path: &Path, quiet: bool, progress: &Progress) -> anyhow::Result<Repository> {
-    let files = Arc::new(Local::new(path));
-    if Repository::exists(files.as_ref())? {
-        return Ok(Repository::open(files)?);
-    }
-    location::check_new_repository(path)?;
-    if !quiet {
-        progress.talk(&format!("making a new repository at {}", path.display()));
-    }
-    Ok(Repository::open_or_create(files)?)
 }
 
 fn text(saved: &Saved, seconds: f64, verbose: bool) -> String {

@@ -246,6 +246,28 @@ fn an_interrupted_save_leaves_no_image() {
     world.ends(0, &args);
 }
 
+#[test]
+fn an_interrupted_copy_leaves_no_image() {
+    let world = World::saved();
+    let other = world.text("other");
+    let args = ["-q", "copy", "small", "--to", &other, "--progress", "jsonl"];
+    let lines = stages(&world.ends(0, &args));
+    assert!(lines.last().unwrap().contains("\"copy\""), "{lines:?}");
+    for count in 1..=lines.len() {
+        for signal in [Signal::INT, Signal::TERM] {
+            fs::remove_dir_all(&other).unwrap();
+            let outcome = stopped_after(&world, &args, &lines[..count], send(signal));
+            if count < lines.len() {
+                assert_eq!(outcome.code, Some(130), "{count}: {}", outcome.talk());
+                world.says(0, &["--repo", &other, "images"], &["no images yet"]);
+            }
+            assert_nothing_is_left(&world);
+        }
+    }
+    world.ends(0, &args);
+    world.ends(0, &["--repo", &other, "verify", "small"]);
+}
+
 #[track_caller]
 fn assert_nothing_is_left(world: &World) {
     assert_eq!([world.files("tmp"), world.files("locks")], [Vec::<String>::new(), Vec::new()]);
