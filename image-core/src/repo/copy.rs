@@ -80,8 +80,8 @@ pub struct Copier {
     images: Vec<ImageInfo>,
     flatten: bool,
     needed: Bytes,
-    /// Table segments whose chunks are there.
-    done: HashSet<Hash>,
+    /// Table segments whose chunks are there, each with what was taken for its window and its span.
+    done: HashSet<(Hash, Bytes, Bytes)>,
     copied: Copied,
     _lock: Option<Lock>,
 }
@@ -102,7 +102,11 @@ impl From<Error> for Stop {
 
 /// What was read of the image: bytes that are damaged end the copy of this image only.
 fn of_source<T>(read: Result<T>) -> Result<T, Stop> {
-    read.map_err(|error| if is_damage(&error) { Stop::Damaged(error) } else { Stop::Failed(error) })
+    read.map_err(|error| match error {
+        Error::Unsupported { .. } => Stop::Failed(error),
+        damage if is_damage(&damage) => Stop::Damaged(damage),
+        other => Stop::Failed(other),
+    })
 }
 
 impl Copier {
@@ -231,17 +235,18 @@ impl Copier {
         let mut feed = of_source(self.from.feed(root.window))?;
         for (volume, number, segment) in root.segments() {
             report.checkpoint()?;
-            if self.done.contains(&segment) {
+            let span = segment_span(number, root.window, volume.size).len();
+            let key = (segment, root.window, span);
+            if self.done.contains(&key) {
                 continue;
             }
             let table = of_source(self.from.segment(segment))?;
-            let span = segment_span(number, root.window, volume.size).len();
             let wanted = wanted(&table, root.window, span);
             let wanted = of_source(wanted.map_err(|error| error.on(&table_path(segment))))?;
             let part = Part { volume, window: root.window, segment, wanted };
             self.chunks(&part, &mut feed, report)?;
             self.saver.put_segment(&table)?;
-            self.done.insert(segment);
+            self.done.insert(key);
         }
         self.saver.put_root_as(&bytes)?;
         report.checkpoint()?;
@@ -349,7 +354,8 @@ impl Copier {
     }
 }
 
-/// A lock where the images are; none where nobody can write, and so nobody can prune either.
+/// A lock where the images are; none where this program may not write. Who may can prune then: what that throws away is
+/// found in the trash for a day, and what is gone after all is damage.
 fn lock(from: &Repository, report: &dyn Report) -> Result<Option<Lock>> {
     let Ok(session) = from.session() else { return Ok(None) };
     match Lock::take(session, LockKind::Shared) {

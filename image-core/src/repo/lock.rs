@@ -226,6 +226,11 @@ impl Lock {
         if exists(self.session.files().as_ref(), &self.path)? { Ok(()) } else { Err(self.lost()) }
     }
 
+    /// Gives it back, and tells where that failed: whoever goes on would meet it.
+    pub fn release(self) -> Result<()> {
+        self.session.files().delete(&self.path)
+    }
+
     /// Whether it is seen in a place: then that is where it was taken.
     pub fn is_in(&self, files: &dyn Read) -> Result<bool> {
         exists(files, &self.path)

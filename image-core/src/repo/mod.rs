@@ -150,7 +150,7 @@ impl Repository {
             return Err(Error::refused(format!("somebody else made a repository at {place}")));
         }
         session.put(HEADER, &seal(encode_json(&header)?))?;
-        drop(lock);
+        lock.release()?;
         Ok(Self { files: Arc::new(WithTrash(files)), session: Some(session), header })
     }
 
