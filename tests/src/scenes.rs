@@ -3,7 +3,7 @@
 //! Answers: did a verb do what its exit code says; is everything still there that was there before; does the same
 //! verb, run again, end as if nothing had been. What goes wrong is the caller's business.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -27,6 +27,8 @@ use crate::{call, filesystem, fixtures, judge, run, sparse, table, tool};
 enum Purpose {
     /// An image `new` of the source.
     Save,
+    /// The image `disk` is in a repository that was not there before, too.
+    Copy,
     /// The target becomes a copy.
     Restore,
     /// No pack holds what no image needs.
@@ -55,7 +57,7 @@ impl Scene {
 
     /// Whether it changes the repository.
     pub fn changes_repository(&self) -> bool {
-        matches!(self.purpose, Purpose::Save | Purpose::Prune | Purpose::Forget | Purpose::Check)
+        !matches!(self.purpose, Purpose::Restore | Purpose::Tell)
     }
 }
 
@@ -67,14 +69,17 @@ pub const RESTORE: Scene =
 /// A disk onto a disk.
 pub const CLONE: Scene =
     Scene::new("clone", "clone source target --confirm target", Purpose::Restore);
+/// An image into another repository: what happens to that happens to a `target`.
+pub const COPY: Scene = Scene::new("copy", "copy disk --to target.repo", Purpose::Copy);
 /// What no image needs goes.
 pub const PRUNE: Scene = Scene::new("prune", "prune --now", Purpose::Prune);
 
 /// Every verb.
-pub const ALL: [Scene; 11] = [
+pub const ALL: [Scene; 12] = [
     SAVE,
     RESTORE,
     CLONE,
+    COPY,
     Scene::new("verify", "verify disk", Purpose::Tell),
     Scene::new("check", "check --read-data", Purpose::Check),
     Scene::new("check --rebuild", "check --rebuild", Purpose::Check),
@@ -84,6 +89,9 @@ pub const ALL: [Scene; 11] = [
     Scene::new("images", "images", Purpose::Tell),
     Scene::new("inspect", "inspect source", Purpose::Tell),
 ];
+
+/// The repository that images are copied into.
+const OTHER: &str = "target.repo";
 
 /// Images that are there from the beginning, and stay.
 const IMAGES: [&str; 2] = ["disk", "kept"];
@@ -166,9 +174,13 @@ pub fn call(folder: &Path, line: &str) -> Call {
 
 /// The same by a line of bash, in which it is `"$@"`.
 pub fn within(folder: &Path, script: &str, line: &str) -> Call {
+    call_in(folder, (script, "repo"), line)
+}
+
+fn call_in(folder: &Path, (script, repository): (&str, &str), line: &str) -> Call {
     let script = format!("cd \"$1\" && shift && {script}");
     let mut call = call!("bash", "-c", script, "bash", folder, keiki());
-    call.args.extend(["--repo", "repo", "--progress", "none"].map(Into::into));
+    call.args.extend(["--repo", repository, "--progress", "none"].map(Into::into));
     call.args.extend(line.split_whitespace().map(Into::into));
     call
 }
@@ -186,7 +198,12 @@ impl Scene {
 }
 
 fn run_whole(folder: &Path, line: &str) -> Result<Value> {
-    let outcome = tool::outcome(&call(folder, &format!("{line} --json")))?;
+    run_whole_in(folder, "repo", line)
+}
+
+fn run_whole_in(folder: &Path, repository: &str, line: &str) -> Result<Value> {
+    let call = call_in(folder, ("exec \"$@\"", repository), &format!("{line} --json"));
+    let outcome = tool::outcome(&call)?;
     let said = || format!("keiki {line}: {:?}: {}{}", outcome.code, outcome.text(), outcome.talk());
     ensure!(outcome.code == Some(0), "{}", said());
     serde_json::from_str(&outcome.text()).with_context(said)
@@ -217,6 +234,7 @@ impl Expected {
         ensure!(outcome.code == Some(0), "{}: {}", scene.name, outcome.talk());
         let content = match scene.purpose {
             Purpose::Save => content_id(folder)?,
+            Purpose::Copy => ids(folder, "repo")?["disk"].clone(),
             _ => Value::Null,
         };
         let (target, chunks) = (fs::read(folder.join("target"))?, chunks(folder)?);
@@ -231,6 +249,10 @@ impl Expected {
     pub fn is_done(&self, folder: &Path, outcome: &Outcome) -> Result<()> {
         match self.scene.purpose {
             Purpose::Save => ensure!(content_id(folder)? == self.content, "another content id"),
+            Purpose::Copy => {
+                let there = ids(folder, OTHER)?;
+                ensure!(there.get("disk") == Some(&self.content), "the images are {there:?}");
+            }
             Purpose::Restore => {
                 ensure!(fs::read(folder.join("target"))? == self.target, "another target");
             }
@@ -261,6 +283,9 @@ impl Expected {
         ensure!(fs::read(folder.join("source"))? == self.source, "the source was written");
         let checked = run_whole(folder, "check --read-data")?;
         ensure!(checked["damaged"] == serde_json::json!([]), "{checked}");
+        if self.scene.purpose == Purpose::Copy {
+            self.has_a_copy_or_none(folder)?;
+        }
         let mut names = names(folder)?;
         let has_holes = ended == Some(5);
         if self.scene.purpose == Purpose::Save && names.remove("new") {
@@ -288,6 +313,19 @@ impl Expected {
         Ok(())
     }
 
+    /// The other repository, if it is there, is sound and has the image or none.
+    fn has_a_copy_or_none(&self, folder: &Path) -> Result<()> {
+        if !folder.join(OTHER).join("keiki").exists() {
+            return Ok(());
+        }
+        let checked = run_whole_in(folder, OTHER, "check --read-data")?;
+        ensure!(checked["damaged"] == serde_json::json!([]), "{OTHER}: {checked}");
+        let there = ids(folder, OTHER)?;
+        let is_copy = |(name, id): (&String, &Value)| name == "disk" && *id == self.content;
+        ensure!(there.iter().all(is_copy), "the images in {OTHER} are {there:?}");
+        Ok(())
+    }
+
     /// Run again without faults, it ends as if nothing had been.
     ///
     /// # Errors
@@ -303,8 +341,10 @@ impl Expected {
         );
         self.is_done(folder, &outcome).context("again")?;
         if self.scene.changes_repository() {
+            // Where it is only copied from, dead locks stay until the next save.
+            let repository = if self.scene.purpose == Purpose::Copy { OTHER } else { "repo" };
             for left in ["tmp", "locks"] {
-                for entry in fs::read_dir(folder.join("repo").join(left))? {
+                for entry in fs::read_dir(folder.join(repository).join(left))? {
                     let name = entry?.file_name();
                     // What was to become a lock may be another session's for a minute.
                     let may_stay = name.to_string_lossy().starts_with("lock-");
@@ -322,9 +362,15 @@ fn content_id(folder: &Path) -> Result<Value> {
 }
 
 fn names(folder: &Path) -> Result<BTreeSet<String>> {
-    let images = run_whole(folder, "images")?;
-    let names = images["images"].as_array().context("no images")?.iter();
-    names.map(|image| Ok(image["name"].as_str().context("no name")?.to_owned())).collect()
+    Ok(ids(folder, "repo")?.into_keys().collect())
+}
+
+/// The images of a repository, by name.
+fn ids(folder: &Path, repository: &str) -> Result<BTreeMap<String, Value>> {
+    let images = run_whole_in(folder, repository, "images")?;
+    let images = images["images"].as_array().context("no images")?.iter();
+    let named = |image: &Value| Some((image["name"].as_str()?.to_owned(), image["id"].clone()));
+    images.map(|image| named(image).context("no name")).collect()
 }
 
 /// The chunks in all packs outside the trash.
@@ -351,9 +397,13 @@ fn chunks(folder: &Path) -> Result<BTreeSet<ChunkId>> {
 /// # Errors
 /// The folder cannot be read.
 pub fn minutes_pass(folder: &Path) -> Result<()> {
-    for entry in fs::read_dir(folder.join("repo/locks"))? {
-        let file = File::options().write(true).open(entry?.path())?;
-        file.set_modified(SystemTime::now() - Duration::from_secs(120))?;
+    for repository in ["repo", OTHER] {
+        let locks = folder.join(repository).join("locks");
+        let locks = if locks.exists() { Some(fs::read_dir(locks)?) } else { None };
+        for entry in locks.into_iter().flatten() {
+            let file = File::options().write(true).open(entry?.path())?;
+            file.set_modified(SystemTime::now() - Duration::from_secs(120))?;
+        }
     }
     Ok(())
 }

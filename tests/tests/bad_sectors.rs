@@ -220,6 +220,15 @@ fn loop_bad_sectors_in_files_are_listed_and_everything_else_is_saved() -> Result
     let cloned = stage.bench.ends(&line, 5)?;
     assert_eq!((&cloned["unreadable"], &cloned["hit"]), (&restored["unreadable"], &hits));
     run!("cmp", &target, &clone)?;
+    // A copy has the same holes.
+    let copied = stage.bench.ends("copy bad --to ./other", 5)?;
+    let lacking: u64 = holes.iter().map(|(_, _, length)| length).sum();
+    assert_eq!(copied["images"][0]["unreadable_bytes"], lacking);
+    let [repo, old, other] = ["repo", "old", "other"].map(|name| stage.bench.path(name));
+    fs::rename(&repo, old)?;
+    fs::rename(other, repo)?;
+    let verified = stage.bench.ends("verify bad", 5)?;
+    assert_eq!((&verified["unreadable"], &verified["hit"]), (&ranges(&holes), &hits));
     Ok(())
 }
 

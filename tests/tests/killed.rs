@@ -66,6 +66,11 @@ fn loop_a_killed_prune_is_pruned_again() -> Result<()> {
     killed(scenes::PRUNE, 6)
 }
 
+#[test]
+fn loop_a_killed_copy_is_copied_again() -> Result<()> {
+    killed(scenes::COPY, 6)
+}
+
 mod only_all {
     use super::{Result, killed, scenes};
 
@@ -82,6 +87,11 @@ mod only_all {
     #[test]
     fn loop_200_killed_prunes() -> Result<()> {
         killed(scenes::PRUNE, 200)
+    }
+
+    #[test]
+    fn loop_200_killed_copies() -> Result<()> {
+        killed(scenes::COPY, 200)
     }
 
     #[test]

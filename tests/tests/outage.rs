@@ -73,6 +73,11 @@ fn loop_a_prune_without_power_is_pruned_again() -> Result<()> {
     cut(scenes::PRUNE, 16, &FEW)
 }
 
+#[test]
+fn loop_a_copy_without_power_is_copied_again() -> Result<()> {
+    cut(scenes::COPY, 16, &FEW)
+}
+
 mod only_all {
     use super::{Result, Scene, Unflushed, cut, scenes};
 
@@ -95,6 +100,11 @@ mod only_all {
     #[test]
     fn loop_the_power_goes_at_every_flush_of_a_prune() -> Result<()> {
         every(scenes::PRUNE)
+    }
+
+    #[test]
+    fn loop_the_power_goes_at_every_flush_of_a_copy() -> Result<()> {
+        every(scenes::COPY)
     }
 
     #[test]

@@ -14,6 +14,9 @@ use keiki_tests::tool;
 use rustix::process::Signal;
 use serde_json::Value;
 
+const SAVE: &str = "save source --name new";
+const COPY: &str = "copy disk --to other";
+
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 fn run(folder: &Path, line: &str) -> Result<Outcome> {
@@ -76,11 +79,11 @@ fn saves_beside_each_other(ahead: Duration, behind: Duration, rounds: usize) -> 
 }
 
 /// Both end well, or one is told who the other is; whatever they do, every image is whole.
-fn a_save_beside_a_prune(ahead: Duration, behind: Duration, rounds: usize) -> Result<()> {
+fn beside_a_prune(line: &str, (ahead, behind): (Duration, Duration), rounds: usize) -> Result<()> {
     let mut refused = 0;
     for round in 0..rounds {
         let (stage, faulty) = shared(ahead, behind)?;
-        let lines = ["save source --name new", "prune --now"];
+        let lines = [line, "prune --now"];
         let ended = at_once(faulty.folder(), &lines)?;
         drop(faulty);
         for outcome in &ended {
@@ -96,7 +99,14 @@ fn a_save_beside_a_prune(ahead: Duration, behind: Duration, rounds: usize) -> Re
         for line in lines.iter().zip(&ended).filter(|(_, ended)| ended.code != Some(0)) {
             json(folder, line.0)?;
         }
-        is_sound(folder, &["disk", "kept", "new"])?;
+        let made = if line == SAVE { vec!["disk", "kept", "new"] } else { vec!["disk", "kept"] };
+        is_sound(folder, &made)?;
+        if line == COPY {
+            let [repo, old, other] = ["repo", "old", "other"].map(|name| folder.join(name));
+            fs::rename(&repo, old)?;
+            fs::rename(other, repo)?;
+            is_sound(folder, &["disk"])?;
+        }
     }
     println!("{refused} of {rounds} were refused");
     Ok(())
@@ -111,9 +121,15 @@ fn loop_saves_go_together_also_where_the_clock_is_another() -> Result<()> {
 
 #[test]
 fn loop_a_save_and_a_prune_go_together_also_where_the_clock_is_another() -> Result<()> {
-    a_save_beside_a_prune(Duration::ZERO, Duration::ZERO, 2)?;
-    a_save_beside_a_prune(YEAR, Duration::ZERO, 1)?;
-    a_save_beside_a_prune(Duration::ZERO, YEAR, 1)
+    beside_a_prune(SAVE, (Duration::ZERO, Duration::ZERO), 2)?;
+    beside_a_prune(SAVE, (YEAR, Duration::ZERO), 1)?;
+    beside_a_prune(SAVE, (Duration::ZERO, YEAR), 1)
+}
+
+#[test]
+fn loop_a_copy_and_a_prune_go_together() -> Result<()> {
+    beside_a_prune(COPY, (Duration::ZERO, Duration::ZERO), 2)?;
+    beside_a_prune(COPY, (Duration::ZERO, YEAR), 1)
 }
 
 #[test]
@@ -207,8 +223,13 @@ mod only_all {
 
     #[test]
     fn loop_many_saves_beside_prunes() -> Result<()> {
-        super::a_save_beside_a_prune(Duration::ZERO, Duration::ZERO, 40)?;
-        super::a_save_beside_a_prune(Duration::ZERO, YEAR, 10)
+        super::beside_a_prune(super::SAVE, (Duration::ZERO, Duration::ZERO), 40)?;
+        super::beside_a_prune(super::SAVE, (Duration::ZERO, YEAR), 10)
+    }
+
+    #[test]
+    fn loop_many_copies_beside_prunes() -> Result<()> {
+        super::beside_a_prune(super::COPY, (Duration::ZERO, Duration::ZERO), 40)
     }
 
     #[test]

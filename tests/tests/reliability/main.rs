@@ -124,6 +124,7 @@ verbs! {
     loop_save_in_trouble "save"
     loop_restore_in_trouble "restore"
     loop_clone_in_trouble "clone"
+    loop_copy_in_trouble "copy"
     loop_verify_in_trouble "verify"
     loop_check_in_trouble "check"
     loop_rebuild_in_trouble "check --rebuild"

@@ -70,7 +70,7 @@ const fn other(what: &'static str, kind: Kind) -> Trouble {
 const BAD: std::ops::Range<u64> = 5 << 20..(5 << 20) + 2048;
 
 /// Every trouble, in the order of the table.
-pub const TROUBLES: [Trouble; 38] = [
+pub const TROUBLES: [Trouble; 41] = [
     calls("no space", "repo", &[Write, Resize, Create], NoSpace, ALWAYS),
     calls("no space", "target", &[Write, Resize], NoSpace, ALWAYS),
     Trouble { what: "bad sectors", place: "source", kind: Kind::BadSectors(BAD) },
@@ -84,8 +84,11 @@ pub const TROUBLES: [Trouble; 38] = [
     calls("EIO on flush, once", "repo", FLUSHES, Fails(Errno::IO), 1),
     calls("EIO on flush, once", "target", FLUSHES, Fails(Errno::IO), 1),
     calls("EIO on rename, once", "repo", &[Op::Rename], Fails(Errno::IO), 1),
+    calls("EIO on rename, once", "target", &[Op::Rename], Fails(Errno::IO), 1),
     calls("EIO on removal, once", "repo", &[Op::Remove], Fails(Errno::IO), 1),
+    calls("EIO on removal, once", "target", &[Op::Remove], Fails(Errno::IO), 1),
     calls("EIO on listing, once", "repo", &[List], Fails(Errno::IO), 1),
+    calls("EIO on listing, once", "target", &[List], Fails(Errno::IO), 1),
     calls("short reads", "source", &[Read], Half, ALWAYS),
     calls("short reads", "repo", &[Read], Half, ALWAYS),
     calls("short reads", "target", &[Read], Half, ALWAYS),
