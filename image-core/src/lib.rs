@@ -20,6 +20,8 @@ pub mod lvm;
 pub mod pipeline;
 pub mod plan;
 #[cfg(feature = "fuse")]
+pub mod repair;
+#[cfg(feature = "fuse")]
 pub mod replay;
 pub mod repo;
 pub mod report;

@@ -4,6 +4,8 @@
 //! only read. Refuses: nothing; what cannot be mounted here (no root, no XFS in the kernel, no FUSE), or whose
 //! map is then not proven, stays a volume to be copied whole, with the reason.
 
+use std::path::PathBuf;
+
 use crate::error::{Error, Result};
 use crate::exec::Call;
 use crate::fs::{Filesystem, State, xfs};
@@ -27,7 +29,9 @@ pub fn dirty_logs(survey: &mut Survey, server: &Call, report: &dyn Report) -> Re
         let Some(volume) = survey.volumes.get(at).filter(|volume| root && waits(volume)) else {
             continue;
         };
-        let found = layout(survey, volume).and_then(|layout| replayed(volume, &layout, server));
+        let paths = |slot: usize| survey.slots.get(slot).map(|slot| slot.path.clone());
+        let found =
+            layout(survey, volume, &paths).and_then(|layout| replayed(volume, &layout, server));
         let Some(volume) = survey.volumes.get_mut(at) else { continue };
         match found {
             Ok(filesystem) => content::take_instead(volume, filesystem.as_ref())?,
@@ -62,13 +66,15 @@ fn replayed(volume: &Volume, layout: &Layout, server: &Call) -> Result<Box<dyn F
     Ok(filesystem)
 }
 
-/// Where `volume` lies in files and devices.
-fn layout(survey: &Survey, volume: &Volume) -> Result<Layout> {
+/// Where `volume` lies in files and devices, which `paths` names by the number of their slot.
+pub(crate) fn layout(
+    survey: &Survey,
+    volume: &Volume,
+    paths: &dyn Fn(usize) -> Option<PathBuf>,
+) -> Result<Layout> {
     let nowhere = || Error::refused(format!("{} has no place of its own", volume.id));
-    let place = |volume: &Volume| {
-        let path = survey.slots.get(volume.slot?)?.path.clone();
-        Some(Place { path, offset: volume.extent.start })
-    };
+    let place =
+        |volume: &Volume| Some(Place { path: paths(volume.slot?)?, offset: volume.extent.start });
     if volume.kind != Kind::Lv {
         let place = place(volume).ok_or_else(nowhere)?;
         return Layout::new(vec![Piece::linear(Bytes::ZERO, volume.size(), place)]);

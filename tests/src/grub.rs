@@ -15,7 +15,8 @@ use tempfile::TempDir;
 use crate::loops::{Loop, Mount};
 use crate::{call, filesystem, run, tool};
 
-const BOOT_CODE_FILE: &str = "/usr/lib/grub/i386-pc/boot.img";
+/// The boot code as the package has it.
+pub const BOOT_CODE_FILE: &str = "/usr/lib/grub/i386-pc/boot.img";
 
 const SECTOR: Bytes = Bytes::new(512);
 /// `GRUB_BOOT_MACHINE_KERNEL_SECTOR`: where the core begins, u64.
@@ -113,8 +114,11 @@ pub fn efi(boot: &str, work: &Path) -> Result<PathBuf> {
     image("x86_64-efi", &[], boot, work)
 }
 
-/// A core that looks for the filesystem `boot`.
-fn core(boot: &str, work: &Path) -> Result<Vec<u8>> {
+/// A core that looks for the filesystem `boot`, as grub-install leaves it in `/boot/grub/i386-pc`.
+///
+/// # Errors
+/// GRUB is missing.
+pub fn core(boot: &str, work: &Path) -> Result<Vec<u8>> {
     Ok(fs::read(image("i386-pc", &["biosdisk"], boot, work)?)?)
 }
 

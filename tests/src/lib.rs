@@ -7,7 +7,8 @@
 //! - [`sparse`], [`table`], [`loops`], [`vg`]: files, partitions, loop devices, volume groups without
 //!   device-mapper. [`filesystem`]: makes the filesystems.
 //! - [`volumes`]: every filesystem of some disks. [`tree`]: what one of them holds.
-//! - [`sample_disk`]: a disk in seconds. [`debian`]: a Debian that boots. [`vm`]: boots it. [`live`]: our recovery disc, booted.
+//! - [`sample_disk`]: a disk in seconds. [`debian`]: a Debian that boots. [`vm`]: boots it. [`live`]: our recovery disc,
+//!   booted. [`moved`]: a small system from another machine.
 //! - [`format_sample`]: an image that is kept with the sources.
 //! - [`bench`]: saves and restores by the program. [`proof`]: what a restore has to show. [`contents`]:
 //!   a filesystem of each kind.
@@ -38,6 +39,7 @@ pub mod kill;
 pub mod live;
 pub mod loops;
 pub mod measure;
+pub mod moved;
 pub mod outage;
 pub mod proof;
 pub mod pulled;

@@ -22,6 +22,33 @@ pub enum Firmware {
     Uefi,
 }
 
+/// What the disks are plugged into.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Controller {
+    /// `/dev/vda`.
+    VirtioBlk,
+    /// `/dev/sda`, by virtio's SCSI.
+    VirtioScsi,
+    /// `/dev/nvme0n1`.
+    Nvme,
+    /// `/dev/sda`, by SATA's AHCI.
+    Sata,
+}
+
+impl Controller {
+    /// The devices that one disk of that number takes, and that all of them take.
+    fn devices(self, number: usize) -> (String, Option<&'static str>) {
+        match self {
+            Self::VirtioBlk => ("virtio-blk-pci".to_owned(), None),
+            Self::VirtioScsi => {
+                ("scsi-hd,bus=scsi0.0".to_owned(), Some("virtio-scsi-pci,id=scsi0"))
+            }
+            Self::Nvme => (format!("nvme,serial=keiki{number}"), None),
+            Self::Sata => (format!("ide-hd,bus=sata0.{number}"), Some("ich9-ahci,id=sata0")),
+        }
+    }
+}
+
 /// What becomes of what the machine writes to its disks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Writes {
@@ -95,8 +122,21 @@ impl Report {
 /// QEMU is missing, or the system did not report within the time limit: the error ends with the last
 /// lines of its console.
 pub fn boot(firmware: Firmware, disks: &[PathBuf], writes: Writes) -> Result<Report> {
+    boot_on(firmware, Controller::VirtioBlk, disks, writes)
+}
+
+/// The same with the disks on another `controller`.
+///
+/// # Errors
+/// As [`boot`].
+pub fn boot_on(
+    firmware: Firmware,
+    controller: Controller,
+    disks: &[PathBuf],
+    writes: Writes,
+) -> Result<Report> {
     let work = TempDir::new()?;
-    let call = machine(firmware, disks, writes, work.path())?;
+    let call = machine((firmware, controller), disks, writes, work.path())?;
     // One at a time: two emulated machines on two cores take each other's time.
     let _alone = fixtures::exclusive("qemu")?;
     let outcome = tool::outcome(&call)?;
@@ -119,7 +159,12 @@ pub fn boot(firmware: Firmware, disks: &[PathBuf], writes: Writes) -> Result<Rep
     Ok(Report { text: text.to_owned(), console })
 }
 
-fn machine(firmware: Firmware, disks: &[PathBuf], writes: Writes, work: &Path) -> Result<Call> {
+fn machine(
+    (firmware, controller): (Firmware, Controller),
+    disks: &[PathBuf],
+    writes: Writes,
+    work: &Path,
+) -> Result<Call> {
     let mut call = call!(
         "timeout",
         "--kill-after=5",
@@ -170,7 +215,11 @@ fn machine(firmware: Firmware, disks: &[PathBuf], writes: Writes, work: &Path) -
         let file = disk.display();
         let drive = format!("if=none,id=d{number},format=raw,cache=unsafe,discard=unmap");
         add("-drive", format!("{drive},snapshot={snapshot},file={file}"));
-        add("-device", format!("virtio-blk-pci,drive=d{number},bootindex={number}"));
+        let (device, shared) = controller.devices(number);
+        if let Some(shared) = shared.filter(|_| number == 0) {
+            add("-device", shared.to_owned());
+        }
+        add("-device", format!("{device},drive=d{number},bootindex={number}"));
     }
     Ok(call)
 }

@@ -12,6 +12,7 @@ pub mod images;
 pub mod inspect;
 pub mod iso;
 pub mod prune;
+pub mod repair;
 pub mod restore;
 pub mod rm;
 pub mod save;
@@ -106,6 +107,7 @@ pub enum Verb {
     Restore(restore::Restore),
     Clone(clone::Clone),
     Copy(copy::Copy),
+    Repair(repair::Repair),
     Rm(rm::Rm),
     Prune(prune::Prune),
     Check(check::Check),

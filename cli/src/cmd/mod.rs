@@ -9,6 +9,7 @@ pub mod iso;
 mod keep;
 pub mod mapping;
 pub mod prune;
+pub mod repair;
 pub mod restore;
 pub mod rm;
 pub mod save;
@@ -61,6 +62,7 @@ pub fn run(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
         Verb::Restore(args) => restore::run(global, args, progress),
         Verb::Clone(args) => clone::run(global, args, progress),
         Verb::Copy(args) => copy::run(global, args, progress),
+        Verb::Repair(args) => repair::run(global, args, progress),
         Verb::Rm(args) => rm::run(global, args),
         Verb::Prune(args) => prune::run(global, args, progress),
         Verb::Check(args) => check::run(global, args, progress),

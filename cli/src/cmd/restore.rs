@@ -312,7 +312,7 @@ fn tell(
     restored.steps.iter().try_for_each(|step| still_to_do(step))
 }
 
-fn still_to_do(step: &str) -> anyhow::Result<()> {
+pub(super) fn still_to_do(step: &str) -> anyhow::Result<()> {
     output::say(&format!("still to do: {step}"))
 }
 
@@ -415,7 +415,7 @@ fn judge_carriers(carriers: &[Carrier], keep_ids: bool, report: &dyn Report) -> 
 }
 
 /// Refuses one target named twice.
-fn refuse_doubles(candidates: &[Candidate]) -> Result<(), Error> {
+pub(super) fn refuse_doubles(candidates: &[Candidate]) -> Result<(), Error> {
     for (at, candidate) in candidates.iter().enumerate() {
         for other in candidates.iter().skip(at + 1) {
             if std::path::absolute(&candidate.path).ok() == std::path::absolute(&other.path).ok() {

@@ -89,16 +89,11 @@ impl Candidate {
 
     /// The target, with everything that would be lost, in words; not so what is `kept`.
     pub fn describe(&self, kept: &ExtentSet) -> String {
-        let path = self.path.display();
-        let Some(info) = &self.info else { return format!("{path}: a new file") };
-        let parts = [
-            Some(output::exact(info.size)),
-            info.model.as_ref().map(|model| format!("model {model}")),
-            info.serial.as_ref().map(|serial| format!("serial {serial}")),
-        ];
-        let head = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        let Some(head) = self.hardware() else {
+            return format!("{}: a new file", self.path.display());
+        };
         if self.contents.is_empty() {
-            return format!("{path}: {head}, blank");
+            return format!("{head}, blank");
         }
         let stays = |content: &&Content| content.extent.is_some_and(|extent| kept.contains(extent));
         let (staying, lost): (Vec<&Content>, Vec<&Content>) = self.contents.iter().partition(stays);
@@ -113,15 +108,27 @@ impl Candidate {
             false => format!("; this is on it, and will be lost:{}", lines(lost)),
         };
         match staying.is_empty() {
-            true => format!("{path}: {head}{lost}"),
+            true => format!("{head}{lost}"),
             false => format!(
-                "{path}: {head}{lost}\n  this stays as it is:{}",
+                "{head}{lost}\n  this stays as it is:{}",
                 staying
                     .iter()
                     .map(|content| format!("\n    {}", content.words))
                     .collect::<String>()
             ),
         }
+    }
+
+    /// Its path, its size, and what the hardware says of itself; none for a new file.
+    pub fn hardware(&self) -> Option<String> {
+        let info = self.info.as_ref()?;
+        let parts = [
+            Some(output::exact(info.size)),
+            info.model.as_ref().map(|model| format!("model {model}")),
+            info.serial.as_ref().map(|serial| format!("serial {serial}")),
+        ];
+        let head = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        Some(format!("{}: {head}", self.path.display()))
     }
 
     /// Opens the target for writing, if it still is what was confirmed.
@@ -251,7 +258,7 @@ pub fn confirm(candidates: &[Candidate], given: &[String]) -> anyhow::Result<()>
     if !std::io::stdin().is_terminal() {
         let flags: Vec<String> = open.iter().map(|candidate| flag(candidate)).collect();
         return Err(Error::refused(format!(
-            "overwriting needs a confirmation, and there is no terminal to ask on; add {}",
+            "writing needs a confirmation, and there is no terminal to ask on; add {}",
             flags.join(" ")
         ))
         .into());
@@ -297,12 +304,12 @@ fn ask(candidate: &Candidate) -> anyhow::Result<()> {
     let (prompt, expected) = if candidate.contents.is_empty() {
         (format!("{path} is blank. Type y to write to it"), "y".to_owned())
     } else if answer == path {
-        (format!("To overwrite {path}, type that path"), answer)
+        (format!("To write to {path}, type that path"), answer)
     } else {
         let count = answer.chars().count();
         let tail: String = answer.chars().skip(count.saturating_sub(6)).collect();
         let count = tail.chars().count();
-        (format!("To overwrite {path}, type the last {count} characters of its serial"), tail)
+        (format!("To write to {path}, type the last {count} characters of its serial"), tail)
     };
     let typed =
         dialoguer::Input::<String>::new().with_prompt(prompt).allow_empty(true).interact_text();

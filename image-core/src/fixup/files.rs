@@ -1,22 +1,15 @@
 //! The files of a restored system that name devices, on a mounted filesystem.
 //!
-//! The filesystem is not ours: its links may lead anywhere, so every path is looked up by openat2(2) with the
-//! filesystem's root as the root. Files are rewritten in place: owner, mode and attributes stay.
+//! Files are rewritten in place: owner, mode and attributes stay.
 
-use std::fs::File;
-use std::io::{Read, Seek, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::io::{Seek, Write};
 use std::path::Path;
 
-use rustix::fd::OwnedFd;
-use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags, fsync, openat2};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 
+use super::root::Root;
 use super::{References, Renewed, Traits, unsteady};
 use crate::error::{Error, Result};
-
-/// A configuration file is not longer.
-const LONGEST: u64 = 4 << 20;
 
 /// Files that name devices, from the root of `/`.
 const FILES: [&str; 10] = [
@@ -78,20 +71,9 @@ const DEVICES_FILE: [&str; 3] = ["etc/lvm/devices", "system.devices", "system.de
 /// # Errors
 /// [`Error::Io`].
 pub(super) fn rewrite(root: &Path, references: &References) -> Result<Renewed> {
-    let failed = |source: Errno| Error::io(root.display().to_string(), "open", source.into());
-    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = Root(rustix::fs::openat(CWD, root, flags, Mode::empty()).map_err(failed)?);
+    let root = Root::of(root)?;
     let mut renewed = Renewed::default();
-    let mut names: Vec<String> = FILES.map(str::to_owned).to_vec();
-    names.extend(LVM_FILES.map(str::to_owned));
-    for (folder, end) in FOLDERS {
-        names.extend(root.list(folder, end)?);
-    }
-    for boot in ["", "boot/"] {
-        names.extend(BOOT_FILES.map(|name| format!("{boot}{name}")));
-        names.extend(root.list(&format!("{boot}{}", BOOT_FOLDER.0), BOOT_FOLDER.1)?);
-    }
-    for name in names {
+    for name in names(&root)? {
         let (changed, unsteady) = root.rewrite(&name, references)?;
         renewed.unsteady.extend(unsteady.map(|device| format!("{device} in {name}")));
         if changed {
@@ -105,60 +87,21 @@ pub(super) fn rewrite(root: &Path, references: &References) -> Result<Renewed> {
     Ok(renewed)
 }
 
-/// A mounted filesystem out of which no path leads.
-struct Root(OwnedFd);
+/// The paths of all files that may name devices, whether they are there or not.
+pub(crate) fn names(root: &Root) -> Result<Vec<String>> {
+    let mut names: Vec<String> = FILES.map(str::to_owned).to_vec();
+    names.extend(LVM_FILES.map(str::to_owned));
+    for (folder, end) in FOLDERS {
+        names.extend(root.list(folder, end)?);
+    }
+    for boot in ["", "boot/"] {
+        names.extend(BOOT_FILES.map(|name| format!("{boot}{name}")));
+        names.extend(root.list(&format!("{boot}{}", BOOT_FOLDER.0), BOOT_FOLDER.1)?);
+    }
+    Ok(names)
+}
 
 impl Root {
-    fn open(&self, name: &str, flags: OFlags) -> Result<Option<OwnedFd>> {
-        let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-        match openat2(&self.0, name, flags, Mode::empty(), resolve) {
-            Ok(file) => Ok(Some(file)),
-            // What is not there, or is something else, or leads elsewhere, is none of these files.
-            Err(
-                Errno::NOENT
-                | Errno::NOTDIR
-                | Errno::ISDIR
-                | Errno::LOOP
-                | Errno::XDEV
-                | Errno::NXIO,
-            ) => Ok(None),
-            Err(error) => Err(Error::io(name, "open", error.into())),
-        }
-    }
-
-    /// The paths of the files in `folder` whose names end in `end`, sorted.
-    fn list(&self, folder: &str, end: &str) -> Result<Vec<String>> {
-        let Some(open) = self.open(folder, OFlags::DIRECTORY)? else { return Ok(Vec::new()) };
-        let failed = |error: Errno| Error::io(folder, "list", error.into());
-        let mut names = Vec::new();
-        for entry in Dir::new(open).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());
-            if let Some(name) =
-                name.to_str().filter(|name| name.ends_with(end) && *name != "." && *name != "..")
-            {
-                names.push(format!("{folder}/{name}"));
-            }
-        }
-        names.sort();
-        Ok(names)
-    }
-
-    /// The text of a regular file that is not too long to be one of these.
-    fn read(&self, name: &str, flags: OFlags) -> Result<Option<(File, Vec<u8>)>> {
-        let Some(open) = self.open(name, flags)? else { return Ok(None) };
-        let mut file = File::from(open);
-        let failed = |error| Error::io(name, "read", error);
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() || metadata.len() > LONGEST {
-            return Ok(None);
-        }
-        let mut text = Vec::new();
-        Read::by_ref(&mut file).take(LONGEST).read_to_end(&mut text).map_err(failed)?;
-        Ok(Some((file, text)))
-    }
-
     /// Whether there was something to replace; and a device in it whose name does not say which one it is.
     fn rewrite(&self, name: &str, references: &References) -> Result<(bool, Option<String>)> {
         let Some((mut file, old)) = self.read(name, OFlags::RDWR)? else {
@@ -176,17 +119,6 @@ impl Root {
         file.set_len(u64::try_from(new.len()).unwrap_or(u64::MAX)).map_err(failed)?;
         file.sync_all().map_err(failed)?;
         Ok((true, unsteady))
-    }
-
-    /// Renames a file; whether it was there.
-    fn set_aside(&self, [folder, old, new]: [&str; 3]) -> Result<bool> {
-        let Some(open) = self.open(folder, OFlags::DIRECTORY)? else { return Ok(false) };
-        let renamed = rustix::fs::renameat(&open, old, &open, new).and_then(|()| fsync(&open));
-        match renamed {
-            Ok(()) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
-            Err(error) => Err(Error::io(format!("{folder}/{old}"), "rename", error.into())),
-        }
     }
 
     fn traits(&self, changed: &[String]) -> Result<Traits> {

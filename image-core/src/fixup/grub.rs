@@ -87,6 +87,87 @@ pub fn changes(core: &[u8], place: Bytes, references: &References) -> Result<Vec
     core.with(&new)
 }
 
+/// Whether the core that lies at `place` on its disk and begins `core` is there and whole.
+///
+/// # Errors
+/// As [`changes`].
+pub fn check(core: &[u8], place: Bytes) -> Result<()> {
+    Core::parse(core, place).map(drop)
+}
+
+/// The two files that grub-install leaves in `/boot/grub/i386-pc`, as they have to stand on a disk: the boot code of its
+/// first sector, and the core for `place`, where there is room for `room`.
+///
+/// # Errors
+/// [`Error::Corrupt`] or [`Error::Unsupported`]: they are not such files, or there is no room for them.
+pub fn installed(boot: &[u8], core: &[u8], place: Bytes, room: Bytes) -> Result<[Vec<u8>; 2]> {
+    /// `GRUB_BOOT_MACHINE_BOOT_DRIVE`: 0xff is the disk that the BIOS started from.
+    const BOOT_DRIVE: usize = 0x64;
+    /// `GRUB_BOOT_MACHINE_DRIVE_CHECK`: a jump for floppies; hard disks have two NOPs there.
+    const DRIVE_CHECK: usize = 0x66;
+    const CODE: usize = 440;
+    let file = Structure::new("boot.img", Bytes::ZERO, boot);
+    let mut code = file.slice(0, CODE)?.to_vec();
+    if !code.windows(4).any(|word| word == b"GRUB") {
+        return Err(file.corrupt("code", 0, "that of GRUB", "another one"));
+    }
+    let put = |to: &mut [u8], at: usize, bytes: &[u8]| {
+        if let Some(field) = to.get_mut(at..at + bytes.len()) {
+            field.copy_from_slice(bytes);
+        }
+    };
+    put(&mut code, KERNEL_SECTOR, &place.units(SECTOR).to_le_bytes());
+    put(&mut code, BOOT_DRIVE, &[0xff]);
+    put(&mut code, DRIVE_CHECK, &[0x90, 0x90]);
+    let core = placed(core, place, room)?;
+    check(&core, place)?;
+    Ok([code, core])
+}
+
+/// The file `core.img` as it has to stand at `place`.
+fn placed(core: &[u8], place: Bytes, room: Bytes) -> Result<Vec<u8>> {
+    let length = Bytes::of(core).align_up(SECTOR);
+    if length > room || place.align_down(SECTOR) != place {
+        return Err(Error::unsupported(format!("a core of GRUB larger than its place ({room})")));
+    }
+    let mut core = core.to_vec();
+    core.resize(length.index().unwrap_or(core.len()), 0);
+    let sectors = u16::try_from(length.units(SECTOR).saturating_sub(1)).unwrap_or(u16::MAX);
+    let mut list = place.units(SECTOR).saturating_add(1).to_le_bytes().to_vec();
+    list.extend(sectors.to_le_bytes());
+    list.extend(LOAD_SEGMENT.to_le_bytes());
+    if let Some(field) = core.get_mut(BLOCK_LIST..BLOCK_LIST + 12) {
+        field.copy_from_slice(&list);
+    }
+    Ok(core)
+}
+
+/// Whether the core that lies at `place` and begins `core` is what grub-install made of the file `core.img`; or of
+/// another file, of which nothing more can be said than that it is whole.
+///
+/// # Errors
+/// [`Error::Corrupt`]: it was made of this file, and differs from it.
+pub fn compare(core: &[u8], place: Bytes, file: &[u8]) -> Result<()> {
+    let sector = SECTOR.index().unwrap_or(0);
+    let expected = placed(file, place, Bytes::from(LARGEST_CORE))?;
+    let (Ok(own), Ok(theirs)) = (Core::parse(core, place), Core::parse(&expected, place)) else {
+        return Ok(());
+    };
+    // With error correction its length stands in a field, and it itself behind all of it.
+    let correction = sector + REED_SOLOMON_REDUNDANCY..sector + REED_SOLOMON_REDUNDANCY + 4;
+    let differs = |at: usize| !correction.contains(&at) && core.get(at) != expected.get(at);
+    let length = file.len();
+    match (sector..length).find(|at| own.kernel == theirs.kernel && differs(*at)) {
+        None => Ok(()),
+        Some(at) => Err(Error::corrupt(
+            "GRUB's core",
+            place + Bytes::from(at),
+            "what core.img has there",
+            "something else",
+        )),
+    }
+}
+
 struct Core {
     /// Where the stream lies in the core, and up to where there is room for it.
     stream: Range<usize>,
@@ -288,6 +369,34 @@ mod tests {
         let longer = core(&kernel("set root=lvm/vg-root"), 0);
         let why = changes(&longer, PLACE, &references()).unwrap_err().to_string();
         assert!(why.contains("a longer name"), "{why}");
+    }
+
+    #[test]
+    fn the_files_of_grub_install_are_put_together_for_a_disk() {
+        let mut file = core(&kernel(OLD), 0);
+        file[BLOCK_LIST..512].fill(0);
+        assert!(check(&file, PLACE).is_err());
+        let mut boot = vec![0; 512];
+        boot[0x180..0x184].copy_from_slice(b"GRUB");
+        let room = Bytes::of(&file);
+        let [code, new] = installed(&boot, &file, PLACE, room).unwrap();
+        check(&new, PLACE).unwrap();
+        assert_eq!(
+            (core_of(&[code.as_slice(), &[0; 72]].concat()), code.len()),
+            (Some(PLACE), 440)
+        );
+        assert!(installed(&boot, &file, PLACE, room - SECTOR).is_err());
+        assert!(installed(&[0; 512], &file, PLACE, room).is_err());
+        assert!(installed(&boot[..100], &file, PLACE, room).is_err());
+        assert!(installed(&boot, &file[..4000], PLACE, room).is_err());
+        // With error correction it is the same core, and a byte of code tells it from one that is damaged.
+        for redundancy in [0, 9000] {
+            let mut disk = core(&kernel(OLD), redundancy);
+            compare(&disk, PLACE, &file).unwrap();
+            disk[512 + 100] ^= 1;
+            assert!(compare(&disk, PLACE, &file).is_err());
+        }
+        compare(&core(&kernel(NEW), 0), PLACE, &file).unwrap();
     }
 
     #[test]

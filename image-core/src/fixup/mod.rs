@@ -6,18 +6,29 @@
 //! change is a step that remains for the user.
 //!
 //! - [`references`]: what is replaced in a text; pure. - [`files`]: which files of a mounted filesystem.
+//! - `root`: a mounted filesystem out of which no path leads.
 //! - `unsteady`: names in them that may mean another disk; pure.
 //! - [`esp`]: the same on FAT, by mtools. - `loader`: programs of UEFI; pure.
 //! - [`grub`]: the core of GRUB for BIOS; pure.
+//! - Of a system that has moved, pure: [`devices`]: names of devices by their place. [`tables`], [`words`]: `fstab`,
+//!   `crypttab` and kernel command lines with such names. [`ramdisk`], [`drivers`]: what an initramfs has and needs.
+//!   [`lvm_devices`]: LVM's list of devices.
 //! - [`identity`]: a filesystem's own UUID, by its tools.
 
+pub mod devices;
+pub mod drivers;
 pub(crate) mod esp;
 pub mod files;
 pub mod grub;
 pub(crate) mod identity;
 pub mod loader;
+pub mod lvm_devices;
+pub mod ramdisk;
 pub mod references;
+pub(crate) mod root;
+pub mod tables;
 pub mod unsteady;
+pub mod words;
 
 pub use references::References;
 

@@ -39,14 +39,25 @@ fn mend_and_resize(runner: &dyn Runner, path: &Path, size: Bytes) -> Result<()> 
 /// (only of a mounted filesystem), 4 = errors were left, 8 = it could not be examined, 16 and up = usage,
 /// cancelled, missing library.
 pub(crate) fn check(runner: &dyn Runner, path: &Path) -> Result<()> {
-    let call = Call::new("e2fsck", ["-f".as_ref(), "-p".as_ref(), path.as_os_str()]);
+    preen(runner, &["-f"], path)
+}
+
+/// The same of what the filesystem itself says that it has to be looked at: its journal is replayed, and more only
+/// where it is marked as damaged.
+pub(crate) fn replay(runner: &dyn Runner, path: &Path) -> Result<()> {
+    preen(runner, &[], path)
+}
+
+fn preen(runner: &dyn Runner, options: &[&str], path: &Path) -> Result<()> {
+    let mut call = Call::new("e2fsck", options);
+    call.args.extend(["-p".into(), path.into()]);
     let outcome = runner.run(&call)?;
     match outcome.code {
         Some(0 | 1) => Ok(()),
         Some(code @ 4..16) => Err(Error::corrupt(
             "ext filesystem",
             Bytes::ZERO,
-            "one that e2fsck -f -p can mend",
+            "one that e2fsck -p can mend",
             format!("exit code {code}: {}", outcome.talk()),
         )),
         _ => Err(outcome.failure(&call.line())),

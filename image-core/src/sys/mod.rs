@@ -7,8 +7,10 @@
 //! - `loop_device`: a part of a file as a block device. - `mount_namespace`: mounts that nobody else sees.
 //! - [`mounts`]: mount table, swap areas, fstab.
 //! - [`sysfs`]: block devices and how they are stacked.
+//! - [`controller`]: the drivers of what a disk is plugged into.
 //! - [`space`]: free space of a filesystem.
 
+pub mod controller;
 pub mod ioctl;
 #[allow(unsafe_code)]
 pub(crate) mod loop_device;

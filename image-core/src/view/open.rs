@@ -10,7 +10,7 @@ use super::volume::Volume;
 use crate::error::{Error, Result};
 use crate::exec::Call;
 use crate::sys::loop_device::{Access, LoopDevice};
-use crate::sys::mount_namespace::{self, Mounting};
+use crate::sys::mount_namespace::{self, Branch, Mounting};
 #[cfg(feature = "fuse")]
 use crate::{extent::Extent, io::BlockSource};
 
@@ -164,6 +164,28 @@ impl OpenView {
         let folder = Scratch::new()?;
         let mounting = Mounting { device: &self.path(), kind, options, read_only };
         mount_namespace::mounted(mounting, folder.path(), || work(folder.path()))
+    }
+
+    /// Runs `work` with the folder where `branches` are a whole system whose programs may run: the views of its
+    /// volumes, as what they are mounted, and where in it; its root first.
+    ///
+    /// # Errors
+    /// As [`OpenView::mounted`].
+    pub fn rooted<T: Send>(
+        branches: &[(&Self, &str, &str)],
+        work: impl FnOnce(&Path) -> Result<T> + Send,
+    ) -> Result<T> {
+        let folder = Scratch::new()?;
+        let devices: Vec<PathBuf> = branches.iter().map(|(view, ..)| view.path()).collect();
+        let branches: Vec<Branch<'_>> = branches
+            .iter()
+            .zip(&devices)
+            .map(|((_, kind, point), device)| {
+                let options = if *kind == "xfs" { "nouuid" } else { "" };
+                Branch { mounting: Mounting { device, kind, options, read_only: false }, point }
+            })
+            .collect();
+        mount_namespace::rooted(&branches, folder.path(), || work(folder.path()))
     }
 
     /// Makes what was written durable, and the loop device anew so that nobody can write through it.

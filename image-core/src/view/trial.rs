@@ -39,16 +39,36 @@ impl Trial {
     /// # Errors
     /// [`Error::Io`]: no loop devices, no rights, the kernel does not take it, or there were too many changes.
     pub fn mount_once(&self, kind: &str, options: &str) -> Result<()> {
+        self.mounted(kind, options, false, |_| Ok(()))
+    }
+
+    /// Runs `work` with the folder where it is mounted as a `kind` filesystem with `options`, as
+    /// [`super::OpenView::mounted`] does.
+    ///
+    /// # Errors
+    /// As [`Trial::mount_once`]; else what `work` says.
+    pub fn mounted<T: Send>(
+        &self,
+        kind: &str,
+        options: &str,
+        read_only: bool,
+        work: impl FnOnce(&Path) -> Result<T> + Send,
+    ) -> Result<T> {
         let path = self.served.path();
         let failed = |source| Error::io(path.display().to_string(), "open", source);
         let file = File::options().read(true).write(true).open(&path).map_err(failed)?;
         let device = LoopDevice::attach(&file, Extent::first(self.size), Access::Write)?;
         let folder = Scratch::new()?;
-        let mounting = Mounting { device: device.path(), kind, options, read_only: false };
-        let mounted = mount_namespace::mounted(mounting, folder.path(), || Ok(()));
+        let mounting = Mounting { device: device.path(), kind, options, read_only };
+        let mounted = mount_namespace::mounted(mounting, folder.path(), || work(folder.path()));
         // The device ends in any case: the mount's error is the one that tells what happened.
         let detached = device.detach();
-        mounted.and(detached)
+        mounted.and_then(|done| detached.map(|()| done))
+    }
+
+    /// The file that it is, for tools that need no mount.
+    pub fn path(&self) -> std::path::PathBuf {
+        self.served.path()
     }
 
     /// Which of its bytes were read or written until now, by whomever.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::Ids;
-use crate::{fixtures, run};
+use crate::{fixtures, grub, run};
 
 /// What the system has besides Debian's essential packages.
 const PACKAGES: &str = "systemd-sysv,dbus,udev,lvm2,kmod,initramfs-tools,zstd,e2fsprogs,xfsprogs,\
@@ -126,6 +126,8 @@ pub(super) fn unpack(tar: &Path, work: &Path, ids: &Ids) -> Result<(PathBuf, Pat
     fs::create_dir_all(boot.join("efi"))?;
     fs::write(boot.join("grub/grub.cfg"), grub_cfg(&boot, ids)?)?;
     run!("cp", "-r", "/usr/lib/grub/i386-pc", boot.join("grub"))?;
+    // What grub-install leaves beside them.
+    fs::write(boot.join("grub/i386-pc/core.img"), grub::core(&ids.boot, work)?)?;
     Ok((root, boot))
 }
 

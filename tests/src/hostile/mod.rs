@@ -8,7 +8,7 @@
 //!   with, and those that are kept.
 //!   [`mutate`]: other inputs from these. [`make`]: makes the sound containers.
 //! - [`filesystems`], with [`ext`], [`xfs`], [`fat`]: slow readers of the same, and their checksums.
-//! - [`tables`], [`groups`], [`format`], [`repository`], [`loaders`]: everything else.
+//! - [`tables`], [`groups`], [`format`], [`repository`], [`loaders`], [`moved`]: everything else.
 
 pub mod corpus;
 pub mod edited;
@@ -19,6 +19,7 @@ pub mod format;
 pub mod groups;
 pub mod loaders;
 pub mod make;
+pub mod moved;
 pub mod mutate;
 pub mod repository;
 pub mod seeds;
@@ -41,7 +42,7 @@ const fn target(name: &'static str, entry: fn(&[u8])) -> Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 20] = [
+pub const TARGETS: [Target; 22] = [
     target("tables", tables::tables),
     target("signatures", tables::signatures),
     target("restore_record", tables::record),
@@ -62,6 +63,8 @@ pub const TARGETS: [Target; 20] = [
     target("grub", loaders::grub),
     target("program", loaders::program),
     target("configuration", loaders::configuration),
+    target("moved", moved::moved),
+    target("ramdisk", moved::ramdisk),
 ];
 
 /// Gives `input` to the target `name`.

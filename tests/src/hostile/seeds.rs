@@ -48,6 +48,8 @@ pub fn seeds(target: &str) -> Result<Vec<Vec<u8>>> {
         "grub" => untouched(loaders::GRUBS.len()),
         "program" => vec![program()],
         "configuration" => configuration(),
+        "moved" => moved(),
+        "ramdisk" => ramdisks()?,
         other => anyhow::bail!("no seeds for {other}"),
     })
 }
@@ -137,6 +139,24 @@ fn configuration() -> Vec<Vec<u8>> {
         "activation { volume_list = [ \"vg0\", \"@tag\" ] }\n# \"vg0\"\n".to_owned(),
     ];
     (0..).zip(texts).map(|(number, text)| [vec![number], text.into_bytes()].concat()).collect()
+}
+
+fn moved() -> Vec<Vec<u8>> {
+    let texts = [
+        "/dev/vda1 / ext4 defaults 0 1\n/dev/sdb2 /srv xfs\n/dev/disk/by-id/x-part3 none swap sw\n",
+        "data /dev/nvme0n1p2 none luks\nhome UUID=7 none\n",
+        "linux /vmlinuz root=/dev/vda1 ro resume=UUID=9 quiet\nlinux /v root=/dev/sdb1 resume=/dev/sda3\n",
+        "RESUME=UUID=7\nMODULES=dep\n",
+        "VERSION=1\nIDTYPE=sys_wwid IDNAME=naa.5 DEVNAME=/dev/sda3 PVID=abc PART=3\n",
+        "kernel/drivers/nvme/host/nvme.ko.xz: kernel/drivers/nvme/host/nvme-core.ko.xz\n",
+    ];
+    (0..).zip(texts).map(|(number, text)| [vec![number], text.into()].concat()).collect()
+}
+
+fn ramdisks() -> Result<Vec<Vec<u8>>> {
+    let plain = crate::moved::ramdisk(&["virtio_blk", "nvme"]);
+    let packed = zstd::encode_all(plain.as_slice(), 1)?;
+    Ok(vec![[plain.as_slice(), packed.as_slice()].concat(), plain, packed])
 }
 
 fn noise(length: usize) -> Vec<u8> {

@@ -22,6 +22,7 @@ pub fn of(args: &[&str], value: &Value) -> &'static str {
         Some("rm") => "rm",
         Some("check") => "check",
         Some("prune") => "prune",
+        Some("repair") => "repair",
         other => panic!("no schema for {other:?}"),
     }
 }

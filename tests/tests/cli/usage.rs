@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use crate::world::{World, bash, small_disk};
 
-const VERBS: [&str; 8] = ["inspect", "save", "images", "show", "verify", "restore", "rm", "check"];
+const VERBS: [&str; 9] =
+    ["inspect", "save", "images", "show", "verify", "restore", "repair", "rm", "check"];
 
 #[test]
 fn mistakes_on_the_command_line_end_with_2() {

@@ -1,0 +1,101 @@
+//! What was found on the disks of a system: values, made by `look`, judged by `decide` and `boot`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use crate::extent::Extent;
+use crate::fixup::devices::Known;
+use crate::fixup::drivers::Kernel;
+use crate::fixup::ramdisk::Ramdisk;
+use crate::units::Bytes;
+
+/// Everything.
+#[derive(Default, Debug)]
+pub(crate) struct Facts {
+    /// The targets, in the order in which they were named.
+    pub(crate) disks: Vec<Disk>,
+    /// Every volume on them.
+    pub(crate) known: Vec<Known>,
+    /// What is on those that a kernel can mount, by their ids.
+    pub(crate) sights: BTreeMap<String, Sight>,
+    /// What is on EFI system partitions.
+    pub(crate) esps: BTreeMap<String, EspSight>,
+    /// Volumes that may hold a system and cannot be looked into, with the reason.
+    pub(crate) closed: Vec<(String, String)>,
+    /// The physical volumes: their UUIDs, and what tells the disk that each is on.
+    pub(crate) pvs: Vec<(String, Vec<String>)>,
+}
+
+/// A target.
+#[derive(Default, Debug)]
+pub(crate) struct Disk {
+    /// `d0`.
+    pub(crate) id: String,
+    /// Where it is.
+    pub(crate) path: PathBuf,
+    /// Whether it is a device, on a controller of this machine.
+    pub(crate) is_device: bool,
+    /// The modules that drive it, where they are known.
+    pub(crate) drivers: Vec<String>,
+    /// What its first sector starts.
+    pub(crate) code: Code,
+    /// Where its core is, and what begins with it.
+    pub(crate) core: Option<(Bytes, Vec<u8>)>,
+    /// Where a core of GRUB belongs.
+    pub(crate) room: Option<Extent>,
+}
+
+/// What the first sector of a disk starts.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) enum Code {
+    /// Nothing: there is none.
+    #[default]
+    Empty,
+    /// GRUB whose core is there.
+    Whole,
+    /// GRUB whose core is not; the reason.
+    Broken(String),
+    /// Something else.
+    Other,
+}
+
+/// A filesystem, as far as it has to do with starting a system.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Sight {
+    /// Whether it is the root of a system, and what that calls itself.
+    pub(crate) system: Option<String>,
+    /// Configuration files, from the filesystem's root.
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
+    /// What makes its initramfs.
+    pub(crate) builders: BTreeSet<Builder>,
+    /// Its kernels, by version.
+    pub(crate) kernels: BTreeMap<String, Kernel>,
+    /// Names that packages have for versions of kernels.
+    pub(crate) packages: BTreeMap<String, String>,
+    /// What each initramfs holds, by its path; none where that cannot be told.
+    pub(crate) ramdisks: BTreeMap<String, Option<Ramdisk>>,
+    /// GRUB for BIOS as grub-install left it: `boot.img` and `core.img`.
+    pub(crate) grub: Option<[Vec<u8>; 2]>,
+}
+
+/// What makes an initramfs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Builder {
+    /// initramfs-tools: Debian and its kin.
+    UpdateInitramfs,
+    /// Red Hat, SUSE and their kin.
+    Dracut,
+    /// Arch and its kin.
+    Mkinitcpio,
+}
+
+/// An EFI system partition.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct EspSight {
+    /// The paths of its files.
+    pub(crate) files: Vec<String>,
+    /// Configuration files.
+    pub(crate) texts: BTreeMap<String, Vec<u8>>,
+    /// Whether the loader in `EFI/BOOT` is the shim that the system has too.
+    pub(crate) starts_shim: bool,
+}

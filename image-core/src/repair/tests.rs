@@ -1,0 +1,188 @@
+//! Decisions, on facts that are made up.
+
+use std::collections::BTreeMap;
+
+use super::decide::decide;
+use super::facts::{Builder, Code, Disk, EspSight, Facts, Sight};
+use super::{Act, Plan, Wishes};
+use crate::fixup::devices::Known;
+use crate::fixup::drivers::Kernel;
+use crate::fixup::ramdisk::Ramdisk;
+
+const RUN: Wishes<'_> = Wishes { root: None, run_programs: true, boot_entries: None };
+
+fn known(number: u32, content: &str) -> Known {
+    Known {
+        id: format!("d0:{number}"),
+        disk: "d0".to_owned(),
+        number: Some(number),
+        content: content.to_owned(),
+        uuid: Some(format!("id-{number}")),
+        part_uuid: Some(format!("part-{number}")),
+        ..Known::default()
+    }
+}
+
+/// A disk on a controller by `driver`, with an EFI system partition and a root, of a system that `builder` serves.
+fn facts(driver: Option<&str>, builder: Option<Builder>) -> Facts {
+    let disk = Disk {
+        id: "d0".to_owned(),
+        path: "/dev/x".into(),
+        is_device: driver.is_some(),
+        drivers: driver.iter().map(|name| (*name).to_owned()).collect(),
+        code: Code::Other,
+        ..Disk::default()
+    };
+    let kernel = Kernel {
+        modules: ["nvme", "ahci", "sd_mod"].map(str::to_owned).into(),
+        builtin: ["virtio_pci".to_owned()].into(),
+    };
+    let ramdisk =
+        Ramdisk { modules: ["ahci", "sd_mod"].map(str::to_owned).into(), lvm_devices: false };
+    let root = Sight {
+        system: Some("Orchid".to_owned()),
+        builders: builder.into_iter().collect(),
+        kernels: [("6.1".to_owned(), kernel)].into(),
+        ramdisks: [("boot/initrd.img-6.1".to_owned(), Some(ramdisk))].into(),
+        ..Sight::default()
+    };
+    let files = [
+        "EFI/debian/shimx64.efi",
+        "EFI/debian/grubx64.efi",
+        "EFI/BOOT/BOOTX64.EFI",
+        "EFI/BOOT/grubx64.efi",
+    ];
+    let esp = EspSight { files: files.map(str::to_owned).to_vec(), ..EspSight::default() };
+    Facts {
+        disks: vec![disk],
+        known: vec![known(1, "vfat"), known(2, "ext4")],
+        sights: [("d0:2".to_owned(), root)].into(),
+        esps: [("d0:1".to_owned(), esp)].into(),
+        ..Facts::default()
+    }
+}
+
+fn decided(facts: &Facts) -> Plan {
+    decide(facts, &RUN).unwrap()
+}
+
+fn why(plan: &Plan) -> Vec<String> {
+    let why = |act: &Act| match act {
+        Act::Initramfs { why, .. } => Some(why.join("; ")),
+        _ => None,
+    };
+    plan.acts.iter().filter_map(why).collect()
+}
+
+#[test]
+fn an_initramfs_is_made_anew_only_for_a_driver_that_it_lacks() {
+    let debian = Some(Builder::UpdateInitramfs);
+    let plan = decided(&facts(Some("ahci"), debian));
+    assert_eq!((plan.acts, plan.steps), (vec![], Vec::<String>::new()));
+    let lacks = ["boot/initrd.img-6.1 lacks nvme".to_owned()];
+    assert_eq!(why(&decided(&facts(Some("nvme"), debian))), lacks);
+    // Where nobody knows the controller, any of the usual ones.
+    assert_eq!(why(&decided(&facts(None, debian))), lacks);
+    // What the kernel does not have at all no initramfs can have.
+    let plan = decided(&facts(Some("megaraid_sas"), debian));
+    assert!(
+        plan.acts.is_empty() && plan.steps.len() == 1 && plan.steps[0].contains("megaraid_sas")
+    );
+    let plan = decided(&facts(Some("nvme"), None));
+    assert!(plan.acts.is_empty() && plan.steps.len() == 1, "{:?}", plan.steps);
+    let plan =
+        decide(&facts(Some("nvme"), debian), &Wishes { run_programs: false, ..RUN }).unwrap();
+    assert!(plan.acts.is_empty() && plan.steps[0].ends_with("update-initramfs -u -k all"));
+}
+
+#[test]
+fn one_that_cannot_be_read_is_made_anew_where_it_is_for_one_machine() {
+    for (builder, file, text, made) in [
+        (Builder::UpdateInitramfs, "etc/initramfs-tools/conf.d/x", "MODULES=dep\n", true),
+        (Builder::UpdateInitramfs, "etc/initramfs-tools/initramfs.conf", "MODULES=most\n", false),
+        (Builder::Dracut, "etc/hostname", "x", true),
+        (Builder::Dracut, "etc/dracut.conf.d/x.conf", "hostonly=\"no\"\n", false),
+        (Builder::Mkinitcpio, "etc/hostname", "x", true),
+    ] {
+        let mut facts = facts(Some("ahci"), Some(builder));
+        let root = facts.sights.get_mut("d0:2").unwrap();
+        root.ramdisks = [("boot/initrd.img-6.1".to_owned(), None)].into();
+        root.files.insert(file.to_owned(), text.into());
+        assert_eq!(why(&decided(&facts)).len(), usize::from(made), "{builder:?} {text}");
+    }
+}
+
+#[test]
+fn a_boot_entry_is_made_only_by_the_machine_that_starts_the_disk() {
+    let entries = |given: Option<&str>, driver| {
+        let wishes = Wishes { boot_entries: given, ..RUN };
+        decide(&facts(driver, None), &wishes).unwrap().acts
+    };
+    let made = entries(Some("BootCurrent: 0001\n"), Some("ahci"));
+    let expected = Act::BootEntry {
+        disk: 0,
+        number: 1,
+        loader: r"\EFI\debian\shimx64.efi".to_owned(),
+        label: "debian".to_owned(),
+    };
+    assert_eq!(made, [expected]);
+    assert_eq!(entries(None, Some("ahci")), []);
+    assert!(entries(Some(""), None).iter().all(|act| !matches!(act, Act::BootEntry { .. })));
+    let there = "Boot0001* debian\tHD(1,GPT,PART-1,0x800)/File(\\EFI\\DEBIAN\\SHIMX64.EFI)\n";
+    assert_eq!(entries(Some(there), Some("ahci")), []);
+}
+
+#[test]
+fn an_esp_with_several_loaders_needs_a_person() {
+    let mut facts = facts(Some("ahci"), None);
+    let esp = facts.esps.get_mut("d0:1").unwrap();
+    esp.files = ["EFI/a/grubx64.efi", "EFI/b/grubx64.efi"].map(str::to_owned).to_vec();
+    let plan = decided(&facts);
+    assert!(
+        plan.acts.is_empty() && plan.steps[0].contains("efibootmgr --create"),
+        "{:?}",
+        plan.steps
+    );
+}
+
+#[test]
+fn of_several_systems_one_is_named() {
+    let mut facts = facts(Some("ahci"), None);
+    let other = facts.sights["d0:2"].clone();
+    facts.sights.insert("d0:3".to_owned(), other);
+    assert!(decide(&facts, &RUN).unwrap_err().to_string().contains("d0:2, d0:3"));
+    assert_eq!(decide(&facts, &Wishes { root: Some("d0:3"), ..RUN }).unwrap().root, "d0:3");
+    decide(&facts, &Wishes { root: Some("d0:1"), ..RUN }).unwrap_err();
+    facts.sights = BTreeMap::new();
+    decide(&facts, &RUN).unwrap_err();
+}
+
+#[test]
+fn boot_is_where_fstab_says_or_where_it_looks_like_it() {
+    let boot = |fstab: &str| {
+        let mut facts = facts(Some("ahci"), None);
+        facts.known.extend([known(3, "ext4"), known(4, "ext4")]);
+        let root = facts.sights.get_mut("d0:2").unwrap();
+        root.ramdisks = BTreeMap::new();
+        root.files.insert("etc/fstab".to_owned(), fstab.into());
+        let text =
+            || (("grub/grub.cfg").to_owned(), b"linux root=/dev/sda2 resume=UUID=gone\n".to_vec());
+        for id in ["d0:3", "d0:4"] {
+            facts
+                .sights
+                .insert(id.to_owned(), Sight { files: [text()].into(), ..Sight::default() });
+        }
+        if fstab.is_empty() {
+            facts.sights.remove("d0:4");
+        }
+        let plan = decided(&facts);
+        let volume = |act: &Act| match act {
+            Act::Rewrite { volume, .. } => Some(volume.clone()),
+            _ => None,
+        };
+        plan.acts.iter().filter_map(volume).collect::<Vec<_>>()
+    };
+    assert_eq!(boot("UUID=id-4 /boot ext4\n"), ["d0:4"]);
+    assert_eq!(boot(""), ["d0:3"]);
+    assert_eq!(boot("# nothing\n"), [""; 0]);
+}

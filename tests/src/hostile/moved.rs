@@ -1,0 +1,60 @@
+//! What a repair reads of a system that has moved: configuration files, and its initramfs.
+
+use image_core::fixup::devices::{Disks, Known};
+use image_core::fixup::drivers::{Kernel, USUAL};
+use image_core::fixup::tables::{self, Kind, Mended};
+use image_core::fixup::{lvm_devices, ramdisk, words};
+
+/// Configuration files. The first byte says which.
+pub fn moved(input: &[u8]) {
+    let Some((number, text)) = input.split_first() else { return };
+    let known = known();
+    match number % 6 {
+        0 => mended(text, &tables::mentions(Kind::Fstab, text), &|text, disks| {
+            tables::mend(Kind::Fstab, text, disks, &known)
+        }),
+        1 => mended(text, &tables::mentions(Kind::Crypttab, text), &|text, disks| {
+            tables::mend(Kind::Crypttab, text, disks, &known)
+        }),
+        2 => mended(text, &words::mentions(text), &|text, disks| words::mend(text, disks, &known)),
+        3 => mended(text, &words::resume_file_mentions(text), &|text, disks| {
+            words::mend_resume_file(text, disks, &known)
+        }),
+        4 => assert!(!lvm_devices::finds(text, &[(String::new(), Vec::new())])),
+        _ => {
+            let kernel = Kernel::of(text, text);
+            assert!(kernel.lacks(&USUAL).len() <= USUAL.len());
+        }
+    }
+}
+
+fn mended(
+    text: &[u8],
+    mentions: &[image_core::fixup::devices::Mention],
+    mend: &dyn Fn(&[u8], &Disks) -> Mended,
+) {
+    let disks = Disks::learn(mentions, &known());
+    if let Some(new) = mend(text, &disks).text {
+        let again = mend(&new, &disks).text;
+        assert_eq!(again, None, "{:?} is mended twice", String::from_utf8_lossy(text));
+    }
+}
+
+/// A disk with a root and a swap area.
+fn known() -> Vec<Known> {
+    let volume = |number: u32, content: &str, point: Option<&str>| Known {
+        id: format!("d0:{number}"),
+        disk: "d0".to_owned(),
+        number: Some(number),
+        content: content.to_owned(),
+        uuid: Some(format!("id-{number}")),
+        point: point.map(str::to_owned),
+        ..Known::default()
+    };
+    vec![volume(1, "ext4", Some("/")), volume(2, "crypto_LUKS", None), volume(3, "swap", None)]
+}
+
+/// An initramfs.
+pub fn ramdisk(input: &[u8]) {
+    let _ = ramdisk::read(input);
+}
