@@ -68,7 +68,7 @@ pub fn without(bytes: &[u8], names: &[&str]) -> Result<Vec<u8>> {
         let name = plain.get(at + 110..at + 109 + name_size).context("a name")?;
         let end = ((at + 110 + name_size).next_multiple_of(4) + size).next_multiple_of(4);
         let module = |module: &&str| name.ends_with(format!("/{module}.ko").as_bytes());
-        if !names.iter().any(|one| module(&one)) {
+        if !names.iter().any(module) {
             new.extend(plain.get(at..end).context("a file")?);
         }
         if name == b"TRAILER!!!" {
@@ -107,7 +107,7 @@ pub fn make(folder: &Path) -> Result<Moved> {
     let part = |at: usize| parts.get(at).copied().context("a partition");
     let put = |at: usize| -> Result<()> {
         let extent = part(at)?;
-        Ok(sparse::copy(&image, Extent::first(extent.len()), &disk, extent.start)?)
+        sparse::copy(&image, Extent::first(extent.len()), &disk, extent.start)
     };
     let loader = Path::new("/usr/lib/shim/shimx64.efi.signed");
     let signed = Path::new("/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed");

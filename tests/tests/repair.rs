@@ -77,7 +77,7 @@ fn loop_everything_that_keeps_a_moved_system_from_starting_is_mended() {
     for word in [
         "etc/fstab on d0:3: /dev/vda3 is UUID=",
         "boot/grub/grub.cfg on d0:3: root=/dev/vda3 is root=UUID=",
-        "etc/initramfs-tools/conf.d/resume",
+        "etc/initramfs-tools/conf.d/resume on d0:3: ",
         "system.devices.keiki-old",
         "EFI/debian/shimx64.efi as EFI/BOOT/BOOTX64.EFI",
         "update-initramfs -u -k all",

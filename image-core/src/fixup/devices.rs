@@ -93,16 +93,19 @@ fn digits(text: &str) -> Option<u32> {
     text.parse().ok().filter(|_| fine)
 }
 
+/// What a volume is known by.
+type Field = fn(&Known) -> &Option<String>;
+
 /// The volume that `device` names by its content, its entry in a partition table or its volume group.
 pub fn named<'a>(device: &str, known: &'a [Known]) -> Option<&'a Known> {
     let device = device.trim_matches(['"', '\'']);
-    let forms: [(&str, &str, fn(&Known) -> &Option<String>); 4] = [
+    const FORMS: [(&str, &str, Field); 4] = [
         ("UUID=", "/dev/disk/by-uuid/", |one| &one.uuid),
         ("PARTUUID=", "/dev/disk/by-partuuid/", |one| &one.part_uuid),
         ("LABEL=", "/dev/disk/by-label/", |one| &one.label),
         ("PARTLABEL=", "/dev/disk/by-partlabel/", |one| &one.part_label),
     ];
-    for (tag, folder, field) in forms {
+    for (tag, folder, field) in FORMS {
         let wanted = device.strip_prefix(tag).or_else(|| device.strip_prefix(folder));
         if let Some(wanted) = wanted.map(|wanted| wanted.trim_matches(['"', '\''])) {
             let is = |text: &String| text.eq_ignore_ascii_case(wanted);

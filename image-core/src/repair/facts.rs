@@ -40,10 +40,13 @@ pub(crate) struct Disk {
     /// What its first sector starts.
     pub(crate) code: Code,
     /// Where its core is, and what begins with it.
-    pub(crate) core: Option<(Bytes, Vec<u8>)>,
+    pub(crate) core: Option<Core>,
     /// Where a core of GRUB belongs.
     pub(crate) room: Option<Extent>,
 }
+
+/// Where GRUB's core is, and what begins with it.
+pub(crate) type Core = (Bytes, Vec<u8>);
 
 /// What the first sector of a disk starts.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::facts::{Builder, Code, Disk, EspSight, Facts, Sight};
+use super::facts::{Builder, Code, Core, Disk, EspSight, Facts, Sight};
 use crate::disk::table::{Partition, PartitionRole, Table};
 use crate::error::{Error, Result};
 use crate::exec::{Call, Runner};
@@ -157,7 +157,7 @@ fn room(table: &Table) -> Option<Extent> {
     }
 }
 
-fn code(source: &dyn BlockSource) -> Result<(Code, Option<(Bytes, Vec<u8>)>)> {
+fn code(source: &dyn BlockSource) -> Result<(Code, Option<Core>)> {
     let sector = source.read(Bytes::ZERO, 512)?;
     let Some(place) = grub::core_of(&sector) else {
         let empty = sector.get(..440).is_some_and(|code| code.iter().all(|byte| *byte == 0));
@@ -172,6 +172,9 @@ fn code(source: &dyn BlockSource) -> Result<(Code, Option<(Bytes, Vec<u8>)>)> {
         Ok(()) => Code::Whole,
         // In pieces, or of another GRUB: nothing is known against it.
         Err(Error::Unsupported { .. }) if !is_lost(&core) => Code::Whole,
+        Err(_) if is_lost(&core) => {
+            Code::Broken("there is no core where its boot code looks for it".to_owned())
+        }
         Err(error) => Code::Broken(error.to_string()),
     };
     Ok((found, Some((place, core))))
