@@ -7,13 +7,12 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use image_core::extent::Extent;
 use image_core::units::Bytes;
 use keiki_tests::bench::Bench;
 use keiki_tests::loops::{Loop, Mount};
 use keiki_tests::moved::{self, Moved, RAMDISK};
 use keiki_tests::tree::Tree;
-use keiki_tests::{filesystem, judge, run, sparse, table};
+use keiki_tests::{filesystem, judge, run, sources, sparse, table};
 use serde_json::{Value, json};
 
 struct Scene {
@@ -30,7 +29,12 @@ impl Scene {
 
     fn repair(&self, options: &str, code: i32) -> Value {
         let path = self.moved.disk.display();
-        self.bench.ends(&format!("repair {path} --confirm {path} {options}"), code).unwrap()
+        let said =
+            self.bench.ends(&format!("repair {path} --confirm {path} {options}"), code).unwrap();
+        let schema = sources::workspace().join("docs/schema/repair.json");
+        let schema = serde_json::from_str(&fs::read_to_string(schema).unwrap()).unwrap();
+        assert!(jsonschema::is_valid(&schema, &said), "{said:#}");
+        said
     }
 
     /// Looks at the root, or changes it.
@@ -334,5 +338,4 @@ fn loop_a_damaged_filesystem_is_not_written() {
     let path = scene.moved.disk.display();
     let outcome = scene.bench.outcome(&format!("repair {path} --confirm {path}")).unwrap();
     assert!(matches!(outcome.code, Some(1 | 3 | 4)), "{:?} {}", outcome.code, outcome.talk());
-    let _ = Extent::first(part.len());
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-/// Make a system that was moved or restored start again on other hardware
+/// Make a moved or restored system start on other hardware
 ///
 /// Looks for what keeps a Linux from starting there, says what it will do, asks, and does it: loaders for UEFI and
 /// BIOS, the drivers in the initramfs, LVM's list of devices, and files that name disks by where they were plugged
