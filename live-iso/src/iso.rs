@@ -17,6 +17,9 @@ use crate::tree::Tree;
 /// The name of the disc's filesystem.
 pub const LABEL: &str = "KEIKI";
 
+/// The folder on a disc that has its images.
+pub const IMAGES: &str = "keiki";
+
 /// Programs that make a disc, and the packages that have them.
 const TOOLS: [(&str, &str); 7] = [
     ("xorriso", "xorriso"),
@@ -82,11 +85,11 @@ impl Parts {
         &self.kernel
     }
 
-    /// Writes the disc to `out`.
+    /// Writes the disc to `out`, with the repository `images` on it as the folder [`IMAGES`].
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn write(&self, runner: &dyn Runner, out: &Path) -> Result<()> {
+    pub fn write(&self, runner: &dyn Runner, images: Option<&Path>, out: &Path) -> Result<()> {
         let disc = tempfile::TempDir::with_prefix("keiki-disc-")
             .map_err(|error| Error::io("the folder for temporary files", "create", error))?;
         let root = disc.path();
@@ -104,7 +107,11 @@ impl Parts {
         settings.pack(&[], self.date, &place)?;
         dated(root, self.date)
             .map_err(|error| Error::io(root.display().to_string(), "date", error))?;
-        self.call(runner, root, out)
+        if let Some(images) = images {
+            dated(images, self.date)
+                .map_err(|error| Error::io(images.display().to_string(), "date", error))?;
+        }
+        self.call(runner, root, images, out)
     }
 
     fn add(root: &Path, path: &str, bytes: &[u8]) -> Result<()> {
@@ -115,47 +122,35 @@ impl Parts {
     }
 
     /// One call of xorriso: El Torito for CDs, an MBR with boot code and a GPT with the EFI system partition for sticks.
-    fn call(&self, runner: &dyn Runner, root: &Path, out: &Path) -> Result<()> {
+    fn call(
+        &self,
+        runner: &dyn Runner,
+        root: &Path,
+        images: Option<&Path>,
+        out: &Path,
+    ) -> Result<()> {
         let [hybrid, esp] =
             [name::HYBRID, name::ESP].map(|name| self.folder.join(name).display().to_string());
         let eltorito = format!("/boot/grub/i386-pc/{}", name::ELTORITO);
-        let (out, root) = (out.display().to_string(), root.display().to_string());
-        let words = [
-            "-as",
-            "mkisofs",
-            "-quiet",
-            "-r",
-            "-J",
-            "-joliet-long",
-            "-V",
+        // Names in front of `=` are the disc's.
+        let graft = |name: &str, path: &Path| format!("/{name}={}", path.display());
+        let out = out.display().to_string();
+        let mut words: Vec<String> = [
+            "-as mkisofs -quiet -r -J -joliet-long -iso-level 3 -V",
             LABEL,
-            "-o",
-            &out,
-            "--grub2-mbr",
-            &hybrid,
-            "-partition_offset",
-            "16",
-            "--mbr-force-bootable",
-            "-append_partition",
-            "2",
-            "0xef",
-            &esp,
-            "-appended_part_as_gpt",
-            "-c",
-            "/boot/boot.cat",
-            "-b",
+            "-partition_offset 16 --mbr-force-bootable -appended_part_as_gpt",
+            "-c /boot/boot.cat -b",
             &eltorito,
-            "-no-emul-boot",
-            "-boot-load-size",
-            "4",
-            "-boot-info-table",
-            "--grub2-boot-info",
-            "-eltorito-alt-boot",
-            "-e",
-            "--interval:appended_partition_2:all::",
-            "-no-emul-boot",
-            &root,
-        ];
+            "-no-emul-boot -boot-load-size 4 -boot-info-table --grub2-boot-info",
+            "-eltorito-alt-boot -e --interval:appended_partition_2:all:: -no-emul-boot",
+        ]
+        .iter()
+        .flat_map(|line| line.split_whitespace().map(str::to_owned))
+        .collect();
+        let paths = ["--grub2-mbr", &hybrid, "-append_partition", "2", "0xef", &esp, "-o", &out];
+        words.extend(paths.map(str::to_owned));
+        words.extend(["-graft-points".to_owned(), graft("", root)]);
+        words.extend(images.map(|images| graft(IMAGES, images)));
         let call = Call::new("xorriso", words)
             .env("SOURCE_DATE_EPOCH", self.date.to_string())
             .env("TZ", "UTC");

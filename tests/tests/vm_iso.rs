@@ -6,7 +6,10 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, ensure};
+use image_core::units::Bytes;
+use keiki_tests::bench::Bench;
 use keiki_tests::live::{self, Firmware, Live, Medium};
+use keiki_tests::{kill, sparse, table};
 
 /// Boots one way; the menu comes, and the kernel says how it was started.
 fn reaches_the_menu(firmware: Firmware, medium: Medium) -> Result<()> {
@@ -84,6 +87,39 @@ fn vm_a_changed_kernel_is_refused_by_secure_boot() -> Result<()> {
     file.write_all_at(&[byte], u64::try_from(at)?)?;
     let mut machine = Live::boot(Firmware::SecureBoot, Medium::Cd, &changed, &[])?;
     machine.expect("bad shim signature").map(drop)
+}
+
+/// A disc with an image on it, and an empty disk: the disk becomes the one that was saved, larger. Nothing else is there.
+#[test]
+fn vm_a_disc_with_an_image_restores_it() -> Result<()> {
+    let bench = Bench::new()?;
+    let [source, target] = ["source", "target"].map(|name| bench.path(name));
+    kill::disk(&source, Bytes::mib(164), 5)?;
+    bench.save("lab", std::slice::from_ref(&source))?;
+    // The image that is put there is made of differences from the one before.
+    kill::put(&source, Bytes::mib(9), &kill::noise(6, Bytes::kib(4)))?;
+    let saved = bench.save("lab", std::slice::from_ref(&source))?;
+    ensure!(kill::number(&saved, "delta_chunks")? > 0, "{saved}");
+    let disc = bench.path("disc");
+    let repo = bench.path("repo");
+    live::make_disc(&disc, &["--repo", &repo.display().to_string(), "--image", "lab"])?;
+    sparse::create(&target, Bytes::mib(200))?;
+    let drive = format!("if=none,id=target,format=raw,file={}", target.display());
+    let more = ["-drive", &drive, "-device", "virtio-blk-pci,drive=target,serial=T1"];
+    let mut machine = Live::boot(Firmware::Uefi, Medium::Cd, &disc, &more)?;
+    machine.shell()?;
+    machine.run("mkdir /media/disc && mount -t iso9660 -o ro /dev/sr0 /media/disc")?;
+    machine.run("export KEIKI_REPO=/media/disc/keiki")?;
+    ensure!(machine.run("keiki images")?.contains("lab"));
+    machine.run("keiki verify lab")?;
+    machine.run("keiki restore lab /dev/vda --confirm T1 --progress none")?;
+    machine.send("poweroff\r")?;
+    machine.ended()?;
+    let (source, target) = (fs::read(&source)?, fs::read(&target)?);
+    let part = table::partitions(&bench.path("source"))?[0];
+    let [start, end] = [part.start, part.end].map(|at| at.index().unwrap_or(0));
+    ensure!(source.get(start..end) == target.get(start..end), "other bytes are restored");
+    Ok(())
 }
 
 mod only_all {

@@ -11,12 +11,15 @@ use clap::{Args, ValueEnum};
 /// packages, downloaded and checked by apt; nothing is installed, and no rights are needed.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  keiki iso --out keiki.iso\n  keiki iso --out keiki.iso --profile full --packages installed"
+    after_help = "Examples:\n  keiki iso --out keiki.iso\n  keiki --repo /backup iso --out keiki.iso --image server"
 )]
 pub struct Iso {
     /// The file to make; there is none yet
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Put this image on it too, to be restored from it; repeatable
+    #[arg(long = "image", value_name = "IMAGE", value_parser = super::image)]
+    pub images: Vec<String>,
     /// How much hardware it knows
     #[arg(long, value_enum, default_value_t = Profile::Small)]
     pub profile: Profile,

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use image_core::error::Error;
 use image_core::exec::real::Machine;
+use image_core::repo::{Copier, CopyOptions, Local, Repository};
 use image_core::report::{Report, Stage};
 use image_core::units::Bytes;
 use live_iso::iso::{self, Parts};
@@ -13,6 +15,7 @@ use live_iso::tree::Tree;
 use live_iso::{packages, system};
 use serde_json::json;
 
+use super::{repository, room_for};
 use crate::args::Global;
 use crate::args::iso::{Iso, Packages, Profile};
 use crate::exit::Exit;
@@ -38,7 +41,6 @@ pub fn run(global: &Global, args: &Iso, progress: &Progress) -> anyhow::Result<E
     };
     lacks_nothing("for the live system", &system::missing(&tree))?;
     progress.checkpoint()?;
-    progress.stage(Stage::Build, None);
     let keiki = std::env::current_exe().context("cannot find this program's own file")?;
     let profile = match args.profile {
         Profile::Small => live_iso::Profile::Small,
@@ -50,14 +52,22 @@ pub fn run(global: &Global, args: &Iso, progress: &Progress) -> anyhow::Result<E
         .prefix(".keiki-iso-")
         .tempdir_in(beside.unwrap_or(Path::new(".")))
         .with_context(|| format!("cannot write beside {}", args.out.display()))?;
+    let images = work.path().join("images");
+    let exit = match args.images.as_slice() {
+        [] => Exit::Done,
+        names => copied(global, names, &images, progress)?,
+    };
+    progress.stage(Stage::Build, None);
     let parts = Parts::make(&Machine, &tree, profile, &keiki, &cache()?, work.path())?;
     progress.checkpoint()?;
     let disc = work.path().join("disc");
-    parts.write(&Machine, &disc)?;
+    parts.write(&Machine, Some(images.as_path()).filter(|images| images.exists()), &disc)?;
     let size = kept(&disc, &args.out)?;
     progress.finish();
     let told = if global.json {
-        output::json(&json!({"file": args.out, "size": size, "kernel": parts.kernel()}))
+        output::json(
+            &json!({"file": args.out, "size": size, "kernel": parts.kernel(), "images": args.images}),
+        )
     } else if global.quiet {
         Ok(())
     } else {
@@ -70,7 +80,29 @@ pub fn run(global: &Global, args: &Iso, progress: &Progress) -> anyhow::Result<E
         ))
     };
     told.with_context(|| format!("{} is made, {}", args.out.display(), output::UNSAID))?;
-    Ok(Exit::Done)
+    Ok(exit)
+}
+
+/// Copies images into a new repository, with nothing in it that needs another chunk: what is on a disc is read forwards.
+fn copied(
+    global: &Global,
+    names: &[String],
+    into: &Path,
+    progress: &Progress,
+) -> anyhow::Result<Exit> {
+    let from = repository(global)?;
+    let resolve = |image: &String| from.resolve(image, progress);
+    let images = names.iter().map(resolve).collect::<Result<Vec<_>, _>>()?;
+    let to = Repository::create(Arc::new(Local::new(into)))?;
+    let copier = Copier::new(&from, &images, &to, CopyOptions { flatten: true }, progress)?;
+    // Once here, and once in the disc.
+    room_for(copier.needed() + copier.needed(), into).context("no disc was made")?;
+    let copied = copier.run(progress)?;
+    if let Some((_, error)) = copied.damaged.into_iter().next() {
+        return Err(anyhow::Error::new(error).context("no disc was made"));
+    }
+    let is_whole = copied.images.iter().all(|copied| copied.unreadable.is_zero());
+    Ok(if is_whole { Exit::Done } else { Exit::Unreadable })
 }
 
 /// Makes the disc durable and gives it its name; its size.
