@@ -23,7 +23,7 @@ pub mod verify;
 #[derive(Parser, Debug)]
 #[command(name = "keiki", version, max_term_width = 80)]
 #[command(
-    after_help = "Without arguments, on a terminal: a menu that asks for everything.\n\nExample:\n  keiki --repo /backup save /dev/sda --name server"
+    after_help = "Without arguments, on a terminal: a menu that asks for everything.\nExample:\n  keiki --repo /backup save /dev/sda --name server"
 )]
 pub struct Cli {
     /// What every verb takes.
