@@ -6,6 +6,7 @@ use std::path::Path;
 use image_core::error::{Error, Result};
 use image_core::exec::{Call, Runner};
 
+use crate::iso::Serial;
 use crate::name;
 use crate::tree::Tree;
 
@@ -91,11 +92,15 @@ pub(crate) fn dated(path: &Path, date: u32) -> std::io::Result<()> {
     fs::File::open(path)?.set_modified(date)
 }
 
-/// GRUB's menu: the same for every firmware. `arguments` go to the kernel.
-pub fn menu(arguments: &str) -> String {
+/// GRUB's menu, the same for every firmware. The kernel's last console is the screen: it is where the system talks to
+/// whoever looks at no serial console.
+pub fn menu(serial: &Serial) -> String {
     use crate::name::{KERNEL, PROGRAM, SETTINGS, SYSTEM};
+    let Serial { unit, speed } = serial;
+    let arguments =
+        format!("console=ttyS{unit},{speed} console=tty0 quiet loglevel=3 raid=noautodetect");
     format!(
-        "serial --unit=0 --speed=115200\n\
+        "serial --unit={unit} --speed={speed}\n\
          terminal_input console serial\n\
          terminal_output console serial\n\
          set timeout=3\n\

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use image_core::error::{Error, Result};
 use image_core::exec::{Call, Runner};
@@ -38,6 +39,48 @@ pub fn missing(runner: &dyn Runner) -> Vec<&'static str> {
     packages.dedup();
     packages
 }
+
+/// What is another one on each disc.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// The layout of the keyboard, by its name in console-data; asked for where there is none.
+    pub keymap: Option<String>,
+    /// The serial console.
+    pub console: Serial,
+}
+
+/// A serial port of a PC, and its speed in baud.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Serial {
+    /// 0 is the first one, `ttyS0`.
+    pub unit: u8,
+    /// Usually 115200.
+    pub speed: u32,
+}
+
+impl Default for Serial {
+    fn default() -> Self {
+        Self { unit: 0, speed: 115_200 }
+    }
+}
+
+impl FromStr for Serial {
+    type Err = String;
+
+    /// As the kernel's argument `console=` has it: `ttyS1,9600`, or `ttyS1`.
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (port, speed) = text.split_once(',').unwrap_or((text, "115200"));
+        let unit = port.strip_prefix("ttyS").and_then(|unit| unit.parse().ok());
+        let unit = unit.filter(|unit| *unit < 4);
+        match (unit, speed.parse()) {
+            (Some(unit), Ok(speed)) => Ok(Self { unit, speed }),
+            _ => Err(format!("{text:?} is not like ttyS0 or ttyS1,9600")),
+        }
+    }
+}
+
+/// Where a live system finds the name of its keyboard's layout.
+const KEYMAP: &str = "etc/keiki/keymap";
 
 /// Everything that a disc is made of, in a folder.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -89,7 +132,13 @@ impl Parts {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn write(&self, runner: &dyn Runner, images: Option<&Path>, out: &Path) -> Result<()> {
+    pub fn write(
+        &self,
+        runner: &dyn Runner,
+        settings: &Settings,
+        images: Option<&Path>,
+        out: &Path,
+    ) -> Result<()> {
         let disc = tempfile::TempDir::with_prefix("keiki-disc-")
             .map_err(|error| Error::io("the folder for temporary files", "create", error))?;
         let root = disc.path();
@@ -100,11 +149,15 @@ impl Parts {
             Self::add(root, &format!("boot/grub/i386-pc/{name}"), &read(&self.folder.join(name))?)?;
         }
         Self::add(root, ".disk/info", b"Keiki recovery disc\n")?;
-        Self::add(root, "boot/grub/grub.cfg", bootloader::menu(ARGUMENTS).as_bytes())?;
+        Self::add(root, "boot/grub/grub.cfg", bootloader::menu(&settings.console).as_bytes())?;
         let place = root.join("boot").join(name::SETTINGS);
-        let settings = Staging::empty()?;
-        settings.file(Path::new(system::COMPLETE), b"", 0o444)?;
-        settings.pack(&[], self.date, &place)?;
+        let files = Staging::empty()?;
+        if let Some(keymap) = &settings.keymap {
+            files.file(Path::new(KEYMAP), format!("{keymap}\n").as_bytes(), 0o444)?;
+        }
+        // Last of all: its name comes behind the others.
+        files.file(Path::new(system::COMPLETE), b"", 0o444)?;
+        files.pack(&[], self.date, &place)?;
         dated(root, self.date)
             .map_err(|error| Error::io(root.display().to_string(), "date", error))?;
         if let Some(images) = images {
@@ -158,9 +211,6 @@ impl Parts {
     }
 }
 
-/// What the kernel is told. The screen comes last: it is where the system talks to whoever looks at no serial console.
-const ARGUMENTS: &str = "console=ttyS0,115200 console=tty0 quiet loglevel=3 raid=noautodetect";
-
 /// Gives a folder and everything in it one date, in seconds since 1970: they come into the disc with theirs.
 fn dated(path: &Path, date: u32) -> std::io::Result<()> {
     if path.is_dir() {
@@ -177,4 +227,18 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| Error::io(path.display().to_string(), "read", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Serial;
+
+    #[test]
+    fn serial_consoles_are_written_as_for_the_kernel() {
+        assert_eq!("ttyS0".parse(), Ok(Serial::default()));
+        assert_eq!("ttyS1,9600".parse(), Ok(Serial { unit: 1, speed: 9600 }));
+        for wrong in ["", "tty0", "ttyS", "ttyS9", "ttyS0,", "ttyS0,fast", "ttyS0 init=/x"] {
+            assert!(wrong.parse::<Serial>().is_err(), "{wrong}");
+        }
+    }
 }

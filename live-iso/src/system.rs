@@ -150,12 +150,27 @@ const FOLDERS: [&str; 9] = ["dev", "proc", "sys", "run", "tmp", "mnt", "media", 
 pub(crate) const FIRST: [&str; 5] = ["bin", "usr", "usr/bin", "usr/bin/busybox", "init"];
 
 /// The last file of all: where it is missing, memory was too small for what came before it.
-pub(crate) const COMPLETE: &str = "complete";
+pub(crate) const COMPLETE: &str = "unpacked";
 
 /// The packages that a tree lacks, of those that a live system is made of.
 pub fn missing(tree: &Tree) -> Vec<&'static str> {
     let lacks = |part: &&Part| part.files.iter().any(|file| found(tree, file).is_none());
     PARTS.iter().filter(lacks).map(|part| part.package).collect()
+}
+
+/// Whether a layout of the keyboard is among those that the live system has.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn has_keymap(tree: &Tree, name: &str) -> Result<bool> {
+    let folder = Path::new("usr/share/keymaps/i386");
+    let file = format!("{name}.kmap.gz");
+    for family in tree.list(folder)? {
+        if tree.list(&folder.join(family))?.contains(&file) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn found(tree: &Tree, file: &str) -> Option<PathBuf> {

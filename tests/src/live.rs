@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use expectrl::{Expect, session::OsSession};
 use image_core::exec::Call;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{call, fixtures, keiki, tool};
@@ -58,20 +59,20 @@ pub const PATIENCE: Duration = Duration::from_secs(150);
 pub fn disc() -> Result<PathBuf> {
     let program = fs::read(crate::binary::keiki())?;
     let name = format!("disc-{}", &blake3::hash(&program).to_hex()[..16]);
-    fixtures::once(&name, |out| make_disc(out, &[]))
+    fixtures::once(&name, |out| make_disc(out, &[]).map(drop))
 }
 
-/// Makes a disc with more options. Packages and what takes long to compress are kept with the fixtures.
+/// Makes a disc with more options; what `keiki iso` said. Packages and what takes long to compress are kept with the fixtures.
 ///
 /// # Errors
 /// `keiki iso` fails.
-pub fn make_disc(out: &Path, options: &[&str]) -> Result<()> {
+pub fn make_disc(out: &Path, options: &[&str]) -> Result<Value> {
     let cache = fixtures::folder()?.join("packages");
-    let mut call = keiki!("iso", "--out", out).env("XDG_CACHE_HOME", cache);
+    let mut call = keiki!("--json", "iso", "--out", out).env("XDG_CACHE_HOME", cache);
     call.args.extend(options.iter().map(Into::into));
     // Two at once would download the same.
     let _alone = fixtures::exclusive("packages")?;
-    tool::run(&call).map(drop)
+    Ok(serde_json::from_str(&tool::run(&call)?)?)
 }
 
 /// A machine that runs.

@@ -5,11 +5,11 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use image_core::units::Bytes;
 use keiki_tests::bench::Bench;
 use keiki_tests::live::{self, Firmware, Live, Medium};
-use keiki_tests::{kill, sparse, table};
+use keiki_tests::{kill, sources, sparse, table};
 
 /// Boots one way; the menu comes, and the kernel says how it was started.
 fn reaches_the_menu(firmware: Firmware, medium: Medium) -> Result<()> {
@@ -102,7 +102,11 @@ fn vm_a_disc_with_an_image_restores_it() -> Result<()> {
     ensure!(kill::number(&saved, "delta_chunks")? > 0, "{saved}");
     let disc = bench.path("disc");
     let repo = bench.path("repo");
-    live::make_disc(&disc, &["--repo", &repo.display().to_string(), "--image", "lab"])?;
+    let said = live::make_disc(&disc, &["--repo", &repo.display().to_string(), "--image", "lab"])?;
+    let schema = fs::read(sources::workspace().join("docs/schema/iso.json"))?;
+    jsonschema::validate(&serde_json::from_slice(&schema)?, &said)
+        .map_err(|error| anyhow!("{error}: {said}"))?;
+    ensure!(kill::number(&said, "size")? == fs::metadata(&disc)?.len(), "{said}");
     sparse::create(&target, Bytes::mib(200))?;
     let drive = format!("if=none,id=target,format=raw,file={}", target.display());
     let more = ["-drive", &drive, "-device", "virtio-blk-pci,drive=target,serial=T1"];

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use live_iso::iso::Serial;
 
 /// Make a disc that boots any PC and saves or restores its disks
 ///
@@ -20,6 +21,12 @@ pub struct Iso {
     /// Put this image on it too, to be restored from it; repeatable
     #[arg(long = "image", value_name = "IMAGE", value_parser = super::image)]
     pub images: Vec<String>,
+    /// The layout of the keyboard, as console-data names it: de-latin1-nodeadkeys; otherwise it is asked for
+    #[arg(long, value_name = "NAME")]
+    pub keymap: Option<String>,
+    /// The serial console, beside the screen
+    #[arg(long, value_name = "PORT[,SPEED]", default_value = "ttyS0,115200")]
+    pub console: Serial,
     /// How much hardware it knows
     #[arg(long, value_enum, default_value_t = Profile::Small)]
     pub profile: Profile,

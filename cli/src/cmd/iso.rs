@@ -4,18 +4,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use image_core::error::Error;
 use image_core::exec::real::Machine;
 use image_core::repo::{Copier, CopyOptions, Local, Repository};
 use image_core::report::{Report, Stage};
 use image_core::units::Bytes;
-use live_iso::iso::{self, Parts};
+use live_iso::iso::{self, Parts, Settings};
 use live_iso::tree::Tree;
 use live_iso::{packages, system};
 use serde_json::json;
 
-use super::{repository, room_for};
+use super::{Usage, repository, room_for};
 use crate::args::Global;
 use crate::args::iso::{Iso, Packages, Profile};
 use crate::exit::Exit;
@@ -33,13 +33,19 @@ pub fn run(global: &Global, args: &Iso, progress: &Progress) -> anyhow::Result<E
         ))
         .into());
     }
-    lacks_nothing("to make a disc", &iso::missing(&Machine))?;
+    lacks_nothing("making a disc", &iso::missing(&Machine))?;
     progress.stage(Stage::Packages, None);
     let tree = match args.packages {
         Packages::Download => packages::download(&Machine, &cache()?)?,
         Packages::Installed => Tree::installed(),
     };
-    lacks_nothing("for the live system", &system::missing(&tree))?;
+    lacks_nothing("a live system of what is installed", &system::missing(&tree))?;
+    if let Some(keymap) = &args.keymap
+        && !system::has_keymap(&tree, keymap)?
+    {
+        let why = format!("there is no layout {keymap} in the package console-data");
+        return Err(Usage(why).into());
+    }
     progress.checkpoint()?;
     let keiki = std::env::current_exe().context("cannot find this program's own file")?;
     let profile = match args.profile {
@@ -61,7 +67,13 @@ pub fn run(global: &Global, args: &Iso, progress: &Progress) -> anyhow::Result<E
     let parts = Parts::make(&Machine, &tree, profile, &keiki, &cache()?, work.path())?;
     progress.checkpoint()?;
     let disc = work.path().join("disc");
-    parts.write(&Machine, Some(images.as_path()).filter(|images| images.exists()), &disc)?;
+    let settings = Settings { keymap: args.keymap.clone(), console: args.console };
+    parts.write(
+        &Machine,
+        &settings,
+        Some(images.as_path()).filter(|images| images.exists()),
+        &disc,
+    )?;
     let size = kept(&disc, &args.out)?;
     progress.finish();
     let told = if global.json {
@@ -117,13 +129,12 @@ fn kept(disc: &Path, out: &Path) -> anyhow::Result<Bytes> {
 }
 
 fn lacks_nothing(what: &str, packages: &[&str]) -> anyhow::Result<()> {
-    if packages.is_empty() {
-        return Ok(());
-    }
     let names = packages.join(" ");
-    let missing =
-        format!("not installed; {what} install: apt-get install --no-install-recommends {names}");
-    Err(Error::io(names, "find", std::io::Error::other(missing)).into())
+    ensure!(
+        names.is_empty(),
+        "{what} needs packages that are not installed; install them: apt-get install --no-install-recommends {names}"
+    );
+    Ok(())
 }
 
 /// Where downloaded packages are kept.

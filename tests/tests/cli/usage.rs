@@ -5,8 +5,10 @@ use serde_json::Value;
 
 use crate::world::{World, bash, small_disk};
 
-const VERBS: [&str; 9] =
-    ["inspect", "save", "images", "show", "verify", "restore", "repair", "rm", "check"];
+const VERBS: [&str; 13] = [
+    "inspect", "save", "images", "show", "verify", "restore", "clone", "copy", "repair", "rm",
+    "prune", "check", "iso",
+];
 
 #[test]
 fn mistakes_on_the_command_line_end_with_2() {
@@ -98,6 +100,26 @@ fn several_images_of_a_name_are_not_removed_by_accident() {
     assert_eq!(world.json(0, &["rm", "web", "--all"])["removed"].as_array().unwrap().len(), 16);
     assert_eq!(world.images(), ["small"]);
     world.says(3, &["rm", "web"], &["there is no image web"]);
+}
+
+/// Nothing is downloaded or written before everything is there that it takes.
+#[test]
+fn a_disc_is_not_begun_without_the_tools_for_it() {
+    let world = World::empty();
+    let disc = world.text("disc.iso");
+    // The folders of administrators' programs are looked into in any case: depmod and mkfs.fat may be there.
+    let call = world.call(&["iso", "--out", &disc]).env("PATH", world.text("nothing"));
+    let outcome = tool::outcome(&call).unwrap();
+    assert_eq!(outcome.code, Some(1), "{}", outcome.talk());
+    for word in ["apt-get install --no-install-recommends", "xorriso", "mtools"] {
+        assert!(outcome.talk().contains(word), "{}", outcome.talk());
+    }
+    assert!(outcome.talk().lines().count() == 1, "{}", outcome.talk());
+    std::fs::write(&disc, "mine").unwrap();
+    world.says(3, &["iso", "--out", &disc], &["exists already"]);
+    assert_eq!(std::fs::read(&disc).unwrap(), b"mine");
+    std::fs::remove_file(&disc).unwrap();
+    assert_eq!(std::fs::read_dir(world.path("")).unwrap().count(), 0);
 }
 
 #[test]

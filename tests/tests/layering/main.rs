@@ -24,6 +24,20 @@ fn no_arrow_runs_that_is_not_drawn() {
     );
 }
 
+/// What builds recovery media knows of the library what docs/ARCHITECTURE.md says, and nothing else.
+#[test]
+fn the_builder_of_media_knows_little_of_the_library() {
+    let sources = sources::rust_files(&sources::workspace().join("live-iso/src")).unwrap();
+    assert!(sources.len() > 5, "only {} files", sources.len());
+    let named = sources.iter().flat_map(|(path, text)| {
+        let rooms = text.split("image_core::").skip(1);
+        rooms.map(move |rest| (path, rest.split(|c: char| !c.is_alphanumeric()).next().unwrap()))
+    });
+    let wrong: Vec<_> =
+        named.filter(|(_, room)| !["error", "exec", "units"].contains(room)).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
 /// A library of three rooms: `fs` may know `io`, and nobody may know `lvm`.
 fn planted(fs: &str) -> Vec<String> {
     let table = Table::parse("```rooms\nopen: error\nio -> -\nlvm -> io\nfs -> io\n```\n");

@@ -38,7 +38,8 @@ pub fn first(menu: &mut Menu<'_>) -> Result<()> {
     let done = Path::new("/run/keiki/keyboard");
     // A serial console has the keyboard of another machine.
     let is_screen = std::env::var("TERM").is_ok_and(|term| term == "linux");
-    if !super::is_here() || !is_screen || done.exists() {
+    let is_known = done.exists() || Path::new("/etc/keiki/keymap").exists();
+    if !super::is_here() || !is_screen || is_known {
         return Ok(());
     }
     fs::write(done, "")?;
