@@ -102,7 +102,7 @@ fn loop_a_second_group_of_one_uuid_is_refused() -> Result<()> {
     let bench = Bench::new()?;
     let source = bench.path("source");
     sparse::create(&source, Bytes::mib(100))?;
-    let vg = Vg::create("vg0", &[(source.clone(), Extent::first(Bytes::mib(100)))])?;
+    let vg = Vg::create("twice", &[(source.clone(), Extent::first(Bytes::mib(100)))])?;
     vg.add("home", Bytes::mib(40), None)?;
     let image = bench.path("lv");
     contents::named("ext4-1k")?.make(&image, Bytes::mib(40), 1)?;
@@ -114,7 +114,7 @@ fn loop_a_second_group_of_one_uuid_is_refused() -> Result<()> {
     let devices = (Loop::whole(&source)?, Loop::whole(&target)?);
     let (from, to) = (devices.0.device(), devices.1.device());
     let why = bench.fails(&clone(&bench, &[from], &[to], ""), 3)?;
-    ensure!(why.contains(from.to_str().context("path")?) && why.contains("vg0"), "{why}");
+    ensure!(why.contains(from.to_str().context("path")?) && why.contains("twice"), "{why}");
     ensure!(why.contains("--keep-ids"), "{why}");
     ensure!(hash(&target)? == untouched, "it was written");
     let outcome = bench.outcome(&clone(&bench, &[from], &[to], "--keep-ids"))?;
@@ -128,7 +128,7 @@ fn loop_a_second_group_of_one_uuid_is_refused() -> Result<()> {
     garbage::fill(&bench.path("third"), Bytes::mib(100))?;
     let third = Loop::whole(&bench.path("third"))?;
     let why = bench.fails(&clone(&bench, &[from], &[third.device()], "--new-ids"), 3)?;
-    ensure!(why.contains("vg0-2") && why.contains("--vg-name"), "{why}");
+    ensure!(why.contains("twice-2") && why.contains("--vg-name"), "{why}");
     Ok(())
 }
 
