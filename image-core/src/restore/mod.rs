@@ -11,7 +11,8 @@
 //! `before` tells what is on a target, `record` is the restore record's format and `journal` keeps it;
 //! `wipe` invalidates; `windows` is where the data comes from, `places` gives planned volumes to write to,
 //! `patches` says what is written differently, `boot_code` what of that is in GRUB's cores, `changed` writes what is missing, `growths` says what grows,
-//! `renewals` what gets new identifiers, and `finish` makes the labels and tables.
+//! `renewals` what gets new identifiers, and `finish` makes the labels and tables. `mark` remembers on a disk that an order
+//! was carried out.
 
 mod before;
 mod boot_code;
@@ -19,6 +20,7 @@ mod changed;
 mod finish;
 mod growths;
 mod journal;
+pub mod mark;
 mod patches;
 mod places;
 mod record;
