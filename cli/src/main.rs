@@ -1,8 +1,10 @@
 //! The `keiki` program: save disks, restore them grown onto others.
 
+mod answers;
 mod args;
 mod cmd;
 mod exit;
+mod medium;
 mod output;
 mod tui;
 

@@ -10,9 +10,13 @@ use crate::iso::Serial;
 use crate::name;
 use crate::tree::Tree;
 
-/// Packages with boot loaders, by their names in Debian.
-pub const PACKAGES: [&str; 4] =
-    ["shim-signed", "shim-helpers-amd64-signed", "grub-efi-amd64-signed", "grub-pc-bin"];
+/// Packages with boot loaders, by their names in Debian, and what is taken of them.
+pub const PACKAGES: [(&str, &str); 4] = [
+    ("shim-signed", SIGNED[0].1),
+    ("grub-efi-amd64-signed", SIGNED[1].1),
+    ("shim-helpers-amd64-signed", SIGNED[2].1),
+    ("grub-pc-bin", HYBRID),
+];
 
 /// What shim needs beside it in `EFI/BOOT`: names there, and paths in packages. The signed GRUB made for CDs is the one
 /// that looks for `/boot/grub/grub.cfg` on the medium that has `/.disk/info`.
@@ -31,12 +35,19 @@ const HYBRID: &str = "usr/lib/grub/i386-pc/boot_hybrid.img";
 
 const KIB: u64 = 1024;
 
-/// Makes the EFI system partition, the El Torito image and the MBR's boot code in `folder`, dated `date`.
+/// The packages that a tree lacks, of those with boot loaders.
+pub fn missing(tree: &Tree) -> Vec<&'static str> {
+    let lacks = |(_, path): &&(&str, &str)| tree.resolve(Path::new(path)).is_none();
+    PACKAGES.iter().filter(lacks).map(|(package, _)| *package).collect()
+}
+
+/// Makes the El Torito image and the MBR's boot code in `folder`, and the EFI system partition as the file `esp`, with
+/// files dated `date`.
 ///
 /// # Errors
 /// [`Error::Io`]: a file is missing in the tree; a tool fails.
-pub fn make(runner: &dyn Runner, tree: &Tree, date: u32, folder: &Path) -> Result<()> {
-    esp(runner, tree, date, folder)?;
+pub fn make(runner: &dyn Runner, tree: &Tree, date: u32, folder: &Path, esp: &Path) -> Result<()> {
+    system_partition(runner, tree, date, esp)?;
     let write = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
         fs::write(&path, bytes)
@@ -51,8 +62,8 @@ pub fn make(runner: &dyn Runner, tree: &Tree, date: u32, folder: &Path) -> Resul
     runner.check(&call).map(drop)
 }
 
-fn esp(runner: &dyn Runner, tree: &Tree, date: u32, folder: &Path) -> Result<()> {
-    let image = folder.join(name::ESP);
+fn system_partition(runner: &dyn Runner, tree: &Tree, date: u32, image: &Path) -> Result<()> {
+    let folder = image.parent().unwrap_or(Path::new("."));
     let failed = |error| Error::io(image.display().to_string(), "create", error);
     let mut files = Vec::new();
     let mut size = 0;
@@ -65,7 +76,7 @@ fn esp(runner: &dyn Runner, tree: &Tree, date: u32, folder: &Path) -> Result<()>
     }
     // The FAT of it fits into what was added for each file.
     let size = size.next_multiple_of(64 * KIB);
-    let file = fs::File::create(&image).map_err(failed)?;
+    let file = fs::File::create(image).map_err(failed)?;
     file.set_len(size).map_err(failed)?;
     drop(file);
     let image_text = image.display().to_string();

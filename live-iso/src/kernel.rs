@@ -1,7 +1,6 @@
 //! The kernel of a live system and its modules.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use image_core::error::{Error, Result};
@@ -189,17 +188,6 @@ fn firmware_of(module: &[u8]) -> Vec<String> {
     let entries =
         bytes.split(|byte| *byte == 0).filter_map(|entry| entry.strip_prefix(b"firmware="));
     entries.map(|name| String::from_utf8_lossy(name).into_owned()).collect()
-}
-
-/// The date of a kernel's image: what was built of the same packages is then dated the same.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn date(tree: &Tree, kernel: &Kernel) -> Result<u64> {
-    let place = tree.place(&kernel.image);
-    let failed = |error| Error::io(place.display().to_string(), "look at", error);
-    let modified = fs::metadata(&place).and_then(|data| data.modified()).map_err(failed)?;
-    Ok(modified.duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs()))
 }
 
 #[cfg(test)]

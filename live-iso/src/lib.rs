@@ -7,7 +7,7 @@
 //! - [`packages`]: downloads and unpacks packages. - [`tree`]: looks into what was unpacked.
 //! - [`system`]: what a live system consists of. - `closure`: the libraries that its programs need. - [`kernel`]: the
 //!   kernel and its modules. - `staging`: packs all that into an initramfs.
-//! - [`bootloader`]: what firmware starts. - [`iso`]: the disc.
+//! - [`bootloader`]: what firmware starts. - [`iso`]: the disc. - [`stick`]: the disc, with space for images behind it.
 
 pub mod bootloader;
 mod closure;
@@ -15,6 +15,7 @@ pub mod iso;
 pub mod kernel;
 pub mod packages;
 mod staging;
+pub mod stick;
 pub mod system;
 pub mod tree;
 

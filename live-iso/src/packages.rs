@@ -31,7 +31,7 @@ pub fn download(runner: &dyn Runner, cache: &Path) -> Result<Tree> {
     let apt = Apt { runner, cache };
     apt.update()?;
     let mut names: Vec<&str> = system::PARTS.iter().map(|part| part.package).collect();
-    names.extend(bootloader::PACKAGES);
+    names.extend(bootloader::PACKAGES.iter().map(|(package, _)| *package));
     names.push(apt.kernel()?);
     // A line for each package: its address and the name of its file.
     let listed = apt.run("nothing", &["--print-uris", "install"], &names)?;

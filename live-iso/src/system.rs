@@ -132,6 +132,7 @@ const OURS: &[(&str, &str, u32)] = &[
     ("etc/rc", include_str!("files/rc"), 0o755),
     ("etc/profile", include_str!("files/profile"), 0o644),
     ("usr/lib/keiki/console", include_str!("files/console"), 0o755),
+    ("usr/lib/keiki/unattended", include_str!("files/unattended"), 0o755),
     ("usr/lib/keiki/plug", include_str!("files/plug"), 0o755),
     ("usr/lib/keiki/dhcp", include_str!("files/dhcp"), 0o755),
     ("etc/lvm/lvm.conf", include_str!("files/lvm.conf"), 0o644),

@@ -17,6 +17,7 @@ pub mod restore;
 pub mod rm;
 pub mod save;
 pub mod show;
+pub mod unattended;
 pub mod verify;
 
 /// Saves the used parts of disks, and restores them, grown, onto others.
@@ -68,7 +69,7 @@ pub struct Global {
 ///
 /// # Errors
 /// What is wrong with it, in words.
-fn image(text: &str) -> Result<String, String> {
+pub fn image(text: &str) -> Result<String, String> {
     let (name, which) = text.split_once('@').unwrap_or((text, "0"));
     name.parse::<ImageName>().map_err(|error| error.to_string())?;
     let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
@@ -112,6 +113,8 @@ pub enum Verb {
     Prune(prune::Prune),
     Check(check::Check),
     Iso(iso::Iso),
+    #[command(name = "__unattended", hide = true)]
+    Unattended(unattended::Unattended),
     /// Serves a volume of a restore target to a filesystem tool
     #[command(name = "__serve-view", hide = true)]
     ServeView {

@@ -16,6 +16,7 @@ pub mod save;
 pub mod show;
 pub mod source;
 pub mod target;
+pub mod unattended;
 pub mod verify;
 pub mod view;
 
@@ -67,6 +68,7 @@ pub fn run(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
         Verb::Prune(args) => prune::run(global, args, progress),
         Verb::Check(args) => check::run(global, args, progress),
         Verb::Iso(args) => iso::run(global, args, progress),
+        Verb::Unattended(args) => unattended::run(global, args, progress),
         Verb::ServeView { .. } => Ok(Exit::Done),
     }
 }

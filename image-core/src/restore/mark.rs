@@ -144,12 +144,17 @@ mod tests {
     fn a_mark_lies_beside_the_partitions_and_is_found_there() {
         let order = Hash::of(b"order");
         // In front of the first partition, and where there is no room, behind the last.
-        for (first, last, expected) in [(2048, 8000, (1 << 20) - 4096), (34, 7000, SIZE - (68 << 10))] {
+        for (first, last, expected) in
+            [(2048, 8000, (1 << 20) - 4096), (34, 7000, SIZE - (68 << 10))]
+        {
             let disk = gpt(first, last);
             let (there, after) = marked(&disk, &order);
             assert!(there);
             let changed: Vec<usize> = (0..SIZE).filter(|at| disk[*at] != after[*at]).collect();
-            assert!(changed.iter().all(|at| (expected..expected + END).contains(at)), "{changed:?}");
+            assert!(
+                changed.iter().all(|at| (expected..expected + END).contains(at)),
+                "{changed:?}"
+            );
         }
     }
 

@@ -68,7 +68,7 @@ pub struct BlockDevice {
     pub wwn: Option<String>,
     /// A number that no other disk had since the machine started: tells a changed disk in the same slot.
     pub sequence: Option<u64>,
-    /// Whether it can be pulled out.
+    /// Whether it can be pulled out: its medium, or itself where it hangs on USB.
     pub removable: bool,
     /// Whether writes are refused.
     pub read_only: bool,
@@ -177,7 +177,7 @@ fn block_device(root: &Path, name: String) -> io::Result<Option<BlockDevice>> {
         serial: disk.serial(),
         wwn: disk.wwn(),
         sequence: disk.parse("diskseq"),
-        removable: disk.flag("removable"),
+        removable: disk.flag("removable") || disk.usb().is_some(),
         read_only: here.flag("ro") || disk.flag("ro"),
         rotational: disk.flag("queue/rotational"),
         hidden: disk.flag("hidden"),
@@ -254,10 +254,13 @@ impl Attributes<'_> {
             })
     }
 
-    /// The serial number of the USB device that the disk is behind.
+    /// The USB device that the disk is behind.
+    fn usb(&self) -> Option<&Path> {
+        self.0.ancestors().skip(1).find(|folder| folder.join("idVendor").exists())
+    }
+
     fn usb_serial(&self) -> Option<String> {
-        let usb = self.0.ancestors().skip(1).find(|folder| folder.join("idVendor").exists())?;
-        Attributes(usb).text("serial")
+        Attributes(self.usb()?).text("serial")
     }
 
     fn wwn(&self) -> Option<String> {
@@ -326,7 +329,8 @@ mod tests {
         tree.disk("sdx", "8:160", 1);
         tree.write("sys/devices/idVendor", "0781\n");
         tree.write("sys/devices/serial", "4C53\n");
-        assert_eq!(block_devices(&tree.sys()).unwrap()[0].serial.as_deref(), Some("4C53"));
+        let stick = &block_devices(&tree.sys()).unwrap()[0];
+        assert_eq!((stick.serial.as_deref(), stick.removable), (Some("4C53"), true));
     }
 
     #[test]
