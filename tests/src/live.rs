@@ -67,8 +67,19 @@ pub fn disc() -> Result<PathBuf> {
 /// # Errors
 /// `keiki iso` fails.
 pub fn make_disc(out: &Path, options: &[&str]) -> Result<Value> {
-    let cache = fixtures::folder()?.join("packages");
-    let mut call = keiki!("--json", "iso", "--out", out).env("XDG_CACHE_HOME", cache);
+    make(keiki!("--json", "iso", "--out", out), options)
+}
+
+/// As [`make_disc`], on a stick, or a file that stands for one.
+///
+/// # Errors
+/// `keiki iso` fails.
+pub fn make_stick(stick: &str, options: &[&str]) -> Result<Value> {
+    make(keiki!("--json", "iso", "--stick", stick), options)
+}
+
+fn make(call: Call, options: &[&str]) -> Result<Value> {
+    let mut call = call.env("XDG_CACHE_HOME", fixtures::folder()?.join("packages"));
     call.args.extend(options.iter().map(Into::into));
     // Two at once would download the same.
     let _alone = fixtures::exclusive("packages")?;

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use image_core::units::Bytes;
 use keiki_tests::bench::Bench;
 use keiki_tests::live::{self, Firmware, Live, Medium};
-use keiki_tests::{kill, sources, sparse, table};
+use keiki_tests::loops::Loop;
+use keiki_tests::{call, kill, sources, sparse, table, tool};
 
 /// Boots one way; the menu comes, and the kernel says how it was started.
 fn reaches_the_menu(firmware: Firmware, medium: Medium) -> Result<()> {
@@ -89,9 +90,10 @@ fn vm_a_changed_kernel_is_refused_by_secure_boot() -> Result<()> {
     machine.expect("bad shim signature").map(drop)
 }
 
-/// A disc with an image on it, and an empty disk: the disk becomes the one that was saved, larger. Nothing else is there.
+/// A disc with an image and answers, and an empty disk: nothing happens where a key is pressed; without one the disk
+/// becomes the one that was saved, larger; and that once.
 #[test]
-fn vm_a_disc_with_an_image_restores_it() -> Result<()> {
+fn vm_an_unattended_disc_restores_once() -> Result<()> {
     let bench = Bench::new()?;
     let [source, target] = ["source", "target"].map(|name| bench.path(name));
     kill::disk(&source, Bytes::mib(164), 5)?;
@@ -100,9 +102,12 @@ fn vm_a_disc_with_an_image_restores_it() -> Result<()> {
     kill::put(&source, Bytes::mib(9), &kill::noise(6, Bytes::kib(4)))?;
     let saved = bench.save("lab", std::slice::from_ref(&source))?;
     ensure!(kill::number(&saved, "delta_chunks")? > 0, "{saved}");
+    let answers = bench.path("answers.toml");
+    fs::write(&answers, "image = \"lab\"\ncountdown = 20\n\n[[disk]]\nat_least = \"180MiB\"\n")?;
     let disc = bench.path("disc");
-    let repo = bench.path("repo");
-    let said = live::make_disc(&disc, &["--repo", &repo.display().to_string(), "--image", "lab"])?;
+    let [repo, answers] = [bench.path("repo"), answers].map(|path| path.display().to_string());
+    let options = ["--repo", &repo, "--image", "lab", "--unattended", &answers];
+    let said = live::make_disc(&disc, &options)?;
     let schema = fs::read(sources::workspace().join("docs/schema/iso.json"))?;
     jsonschema::validate(&serde_json::from_slice(&schema)?, &said)
         .map_err(|error| anyhow!("{error}: {said}"))?;
@@ -110,20 +115,71 @@ fn vm_a_disc_with_an_image_restores_it() -> Result<()> {
     sparse::create(&target, Bytes::mib(200))?;
     let drive = format!("if=none,id=target,format=raw,file={}", target.display());
     let more = ["-drive", &drive, "-device", "virtio-blk-pci,drive=target,serial=T1"];
-    let mut machine = Live::boot(Firmware::Uefi, Medium::Cd, &disc, &more)?;
+    let boot = |medium| Live::boot(Firmware::Uefi, medium, &disc, &more);
+
+    let mut machine = boot(Medium::Cd)?;
+    machine.expect("serial T1, blank")?;
+    machine.expect("It begins in 20 s.")?;
+    machine.send("x")?;
+    machine.expect("nothing was done")?;
     machine.shell()?;
-    machine.run("mkdir /media/disc && mount -t iso9660 -o ro /dev/sr0 /media/disc")?;
-    machine.run("export KEIKI_REPO=/media/disc/keiki")?;
-    ensure!(machine.run("keiki images")?.contains("lab"));
-    machine.run("keiki verify lab")?;
-    machine.run("keiki restore lab /dev/vda --confirm T1 --progress none")?;
+    machine.run("mount /dev/sr0 /mnt && KEIKI_REPO=/mnt/keiki keiki verify lab")?;
+    machine.run("umount /media/keiki /mnt && poweroff")?;
+    machine.ended()?;
+    drop(machine);
+    ensure!(fs::read(&target)?.iter().all(|byte| *byte == 0), "it was written");
+
+    let mut machine = boot(Medium::Usb)?;
+    machine.expect("restored lab@")?;
+    machine.expect("The image lab is restored.")?;
+    machine.expect("The machine starts again in")?;
+    machine.ended()?;
+    drop(machine);
+    let restored = fs::read(&target)?;
+    let part = table::partitions(&source)?[0];
+    let [start, end] = [part.start, part.end].map(|at| at.index().unwrap_or(0));
+    ensure!(fs::read(&source)?.get(start..end) == restored.get(start..end), "other bytes");
+
+    let mut machine = boot(Medium::Usb)?;
+    machine.expect("This disc restored the image lab onto /dev/vda")?;
+    machine.expect("take the disc out")?;
+    machine.expect("Press any key for the menu.")?;
+    machine.send(" ")?;
+    machine.shell()?;
     machine.send("poweroff\r")?;
     machine.ended()?;
-    let (source, target) = (fs::read(&source)?, fs::read(&target)?);
-    let part = table::partitions(&bench.path("source"))?[0];
-    let [start, end] = [part.start, part.end].map(|at| at.index().unwrap_or(0));
-    ensure!(source.get(start..end) == target.get(start..end), "other bytes are restored");
+    ensure!(fs::read(&target)? == restored, "it was restored again");
     Ok(())
+}
+
+/// A stick, on which the live system makes another one of itself, without a network.
+#[test]
+fn vm_a_stick_makes_another_disc_that_boots() -> Result<()> {
+    let bench = Bench::new()?;
+    let [stick, target] = ["stick", "target"].map(|name| bench.path(name));
+    sparse::create(&stick, Bytes::mib(400))?;
+    let name = stick.display().to_string();
+    let said = live::make_stick(&name, &["--confirm", &name])?;
+    ensure!(kill::number(&said, "space")? > Bytes::mib(300).get(), "{said}");
+    let parts = table::partitions(&stick)?;
+    let part = parts.get(2).context("no third partition")?;
+    let images = Loop::part(&stick, *part)?;
+    tool::run(&call!("fsck.exfat", "-n", images.device()))?;
+    drop(images);
+    sparse::create(&target, Bytes::mib(100))?;
+    let drive = format!("if=none,id=target,format=raw,file={}", target.display());
+    let more = ["-drive", &drive, "-device", "virtio-blk-pci,drive=target,serial=T1"];
+    let mut machine = Live::boot(Firmware::Bios, Medium::Usb, &stick, &more)?;
+    machine.shell()?;
+    machine.run("mkdir /media/data && mount -t exfat /dev/sda3 /media/data")?;
+    machine.run("keiki iso --out /media/data/own.iso --keymap de-latin1")?;
+    machine.run("dd if=/media/data/own.iso of=/dev/vda bs=1M conv=fsync")?;
+    machine.run("umount /media/data && poweroff")?;
+    machine.ended()?;
+    drop(machine);
+    let mut machine = Live::boot(Firmware::Uefi, Medium::Usb, &target, &[])?;
+    machine.shell()?;
+    machine.run("grep -qx de-latin1 /etc/keiki/keymap").map(drop)
 }
 
 mod only_all {

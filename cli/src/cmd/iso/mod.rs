@@ -131,12 +131,13 @@ fn make(
         let mut lacking = system::missing(tree);
         lacking.extend(bootloader::missing(tree));
         lacks_nothing("a live system of what is installed", &lacking)?;
-        if let Some(keymap) = &args.keymap
-            && !system::has_keymap(tree, keymap)?
-        {
-            let why = format!("there is no layout {keymap} in the package console-data");
-            return Err(Usage(why).into());
-        }
+    }
+    // What the disc has that runs is installed there, too.
+    if let Some(keymap) = &args.keymap
+        && !system::has_keymap(tree.as_ref().unwrap_or(&Tree::installed()), keymap)?
+    {
+        let why = format!("there is no layout {keymap} in the package console-data");
+        return Err(Usage(why).into());
     }
     progress.checkpoint()?;
     let exit = match args.images.as_slice() {

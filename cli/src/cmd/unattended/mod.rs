@@ -82,7 +82,11 @@ fn carry_out(args: &Unattended, consoles: &mut Consoles, progress: &Progress) ->
     let restored = typed(&repo, answers.restore(&targets), progress)?;
     ensure!(!matches!(restored, Exit::Damaged), "the restore did not end");
     let repaired = match answers.repair {
-        true => typed(&repo, Answers::repair(&targets), progress)?,
+        true => typed(&repo, Answers::repair(&targets), progress).unwrap_or_else(|error| {
+            // Not every image has a system that could be made to start here, and what is restored stays so.
+            output::talk(&format!("not repaired: {}", super::message(&error)));
+            Exit::StepsRemain
+        }),
         false => Exit::Done,
     };
     for (disk, candidate) in chosen.iter().zip(&targets) {
