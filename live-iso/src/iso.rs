@@ -188,7 +188,9 @@ impl Parts {
             copy(&medium.join(&name), &parts.root.join(&name))?;
         }
         let images = folder.join("boot-images");
-        let [from, to] = [device, images.as_path()].map(|path| path.display().to_string());
+        // A stick is no drive for discs: it is read as a file.
+        let from = format!("stdio:{}", device.display());
+        let to = images.display().to_string();
         let words = ["-osirrox", "on", "-indev", &from, "-extract_boot_images", &to];
         runner.check(&Call::new("xorriso", words))?;
         copy(&images.join("eltorito_img2_uefi.img"), &parts.esp)?;

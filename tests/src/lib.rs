@@ -43,6 +43,7 @@ pub mod moved;
 pub mod outage;
 pub mod proof;
 pub mod pulled;
+pub mod qemu;
 pub mod recorder;
 pub mod sample_disk;
 pub mod scenes;

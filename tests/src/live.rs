@@ -12,18 +12,8 @@ use image_core::exec::Call;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{call, fixtures, keiki, tool};
-
-/// What starts the machine.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Firmware {
-    /// SeaBIOS.
-    Bios,
-    /// OVMF.
-    Uefi,
-    /// OVMF that starts only what is signed.
-    SecureBoot,
-}
+pub use crate::qemu::Firmware;
+use crate::{call, fixtures, keiki, qemu, tool};
 
 /// As what the disc is plugged in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,6 +118,17 @@ impl Live {
         }
     }
 
+    /// As [`Live::expect`], for what takes an emulated machine minutes.
+    ///
+    /// # Errors
+    /// It does not come in half an hour.
+    pub fn patiently(&mut self, text: &str) -> Result<String> {
+        self.session.set_expect_timeout(Some(Duration::from_secs(1800)));
+        let said = self.expect(text);
+        self.session.set_expect_timeout(Some(PATIENCE));
+        said
+    }
+
     /// Types.
     ///
     /// # Errors
@@ -188,7 +189,7 @@ impl Live {
     pub fn run(&mut self, command: &str) -> Result<String> {
         // The words are split, so that the echo of the command is not taken for its end.
         self.send(&format!("{command}; echo ==en''ded== $?.\r"))?;
-        let said = self.expect("==ended== ")?;
+        let said = self.patiently("==ended== ")?;
         let code = self.expect(".")?;
         if code.trim() != "0" {
             bail!("{command}: {code}: {said}");
@@ -217,48 +218,14 @@ fn plain(bytes: &[u8]) -> String {
 }
 
 fn machine(firmware: Firmware, medium: Medium, disc: &Path, work: &Path) -> Result<Call> {
-    let mut call = call!(
-        "qemu-system-x86_64",
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max",
-        "-smp",
-        "2",
-        "-m",
-        "512",
-        "-nodefaults",
-        "-vga",
-        "std",
-        "-display",
-        "none",
-        "-no-reboot",
-        "-serial",
-        "stdio"
-    );
+    let mut call = call!("qemu-system-x86_64", "-nodefaults");
+    call.args.extend(qemu::machine(firmware, work)?);
     let mut add = |option: &str, value: String| {
         call.args.extend([option.into(), value.into()]);
     };
+    add("-vga", "std".to_owned());
+    add("-serial", "stdio".to_owned());
     add("-monitor", format!("unix:{},server,nowait", work.join("monitor").display()));
-    let ovmf = Path::new("/usr/share/OVMF");
-    let (machine, code, variables) = match firmware {
-        Firmware::Bios => ("q35", "", ""),
-        Firmware::Uefi => ("q35", "OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"),
-        Firmware::SecureBoot => ("q35,smm=on", "OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd"),
-    };
-    add("-machine", machine.to_owned());
-    if firmware != Firmware::Bios {
-        let own = work.join("variables");
-        fs::copy(ovmf.join(variables), &own).context("OVMF is missing: run scripts/install")?;
-        let flash = |unit, file: &Path, options| {
-            format!("if=pflash,unit={unit},format=raw,{options}file={}", file.display())
-        };
-        add("-drive", flash(0, &ovmf.join(code), "readonly=on,"));
-        add("-drive", flash(1, &own, ""));
-    }
-    if firmware == Firmware::SecureBoot {
-        add("-global", "driver=cfi.pflash01,property=secure,value=on".to_owned());
-    }
     let drive = format!("if=none,id=disc,format=raw,file={}", disc.display());
     match medium {
         Medium::Cd => {

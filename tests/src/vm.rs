@@ -11,16 +11,8 @@ use anyhow::{Context, Result, bail};
 use image_core::exec::Call;
 use tempfile::TempDir;
 
-use crate::{call, fixtures, tool};
-
-/// What starts the boot loader.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Firmware {
-    /// SeaBIOS: boot code of the first disk.
-    Bios,
-    /// OVMF without boot entries: the fallback path on the ESP.
-    Uefi,
-}
+pub use crate::qemu::Firmware;
+use crate::{call, fixtures, qemu, tool};
 
 /// What the disks are plugged into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -165,50 +157,16 @@ fn machine(
     writes: Writes,
     work: &Path,
 ) -> Result<Call> {
-    let mut call = call!(
-        "timeout",
-        "--kill-after=5",
-        LIMIT,
-        "qemu-system-x86_64",
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max",
-        "-smp",
-        "2",
-        "-m",
-        "512",
-        "-nic",
-        "none",
-        "-display",
-        "none",
-        "-vga",
-        "none",
-        "-monitor",
-        "none",
-        "-no-reboot"
-    );
+    let mut call = call!("timeout", "--kill-after=5", LIMIT, "qemu-system-x86_64");
+    call.args.extend(qemu::machine(firmware, work)?);
     let mut add = |option: &str, value: String| {
         call.args.extend([option.into(), value.into()]);
     };
+    for option in ["-nic", "-vga", "-monitor"] {
+        add(option, "none".to_owned());
+    }
     for log in ["console", "report"] {
         add("-serial", format!("file:{}", work.join(log).display()));
-    }
-    match firmware {
-        Firmware::Bios => add("-machine", "pc".into()),
-        Firmware::Uefi => {
-            let ovmf = Path::new("/usr/share/OVMF");
-            let variables = work.join("variables");
-            fs::copy(ovmf.join("OVMF_VARS_4M.fd"), &variables)
-                .context("OVMF is missing: run scripts/install")?;
-            let code = ovmf.join("OVMF_CODE_4M.fd");
-            let flash = |unit, file: &Path, options| {
-                format!("if=pflash,unit={unit},format=raw,{options}file={}", file.display())
-            };
-            add("-machine", "q35".into());
-            add("-drive", flash(0, &code, "readonly=on,"));
-            add("-drive", flash(1, &variables, ""));
-        }
     }
     let snapshot = if writes == Writes::Discarded { "on" } else { "off" };
     for (number, disk) in disks.iter().enumerate() {

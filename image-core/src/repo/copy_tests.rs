@@ -18,23 +18,6 @@ use crate::units::Bytes;
 const PLAIN: CopyOptions = CopyOptions { flatten: false };
 const FLAT: CopyOptions = CopyOptions { flatten: true };
 
-/// Three generations of one disk: the repository, and each generation with what it holds.
-fn generations() -> (Memory, Vec<(ImageInfo, Vec<u8>)>) {
-    let files = Memory::new();
-    let repository = sample::repository(files.clone());
-    let mut data = sample::data(1, 24);
-    let mut saved = Vec::new();
-    for (seed, count) in [(2, 0), (3, 1), (4, 1)] {
-        saved.push((sample::save(&repository, "web", &data).unwrap(), data.clone()));
-        data = sample::changed(&data, seed, count);
-    }
-    (files, saved)
-}
-
-fn open(files: &Memory) -> Repository {
-    Repository::open(Arc::new(files.clone())).unwrap()
-}
-
 fn empty() -> Memory {
     let files = Memory::new();
     sample::repository(files.clone());
@@ -48,17 +31,17 @@ fn copy_with(
     options: CopyOptions,
     report: &dyn Report,
 ) -> Result<Copied> {
-    Copier::new(from, images, &open(to), options, report)?.run(report)
+    Copier::new(from, images, &sample::open(to), options, report)?.run(report)
 }
 
 fn copy(from: &Memory, image: &ImageInfo, to: &Memory, options: CopyOptions) -> Copied {
     let images = std::slice::from_ref(image);
-    copy_with(&open(from), images, to, options, &Quiet::default()).unwrap()
+    copy_with(&sample::open(from), images, to, options, &Quiet::default()).unwrap()
 }
 
 /// Every image of the repository is one of those, and whole; everything else is clean, too. Their number.
 fn assert_sound(files: &Memory, saved: &[(ImageInfo, Vec<u8>)]) -> usize {
-    let repository = open(files);
+    let repository = sample::open(files);
     let images = repository.images().unwrap();
     assert!(images.damaged.is_empty(), "{:?}", images.damaged);
     for image in &images.intact {
@@ -81,7 +64,7 @@ fn entries(files: &Memory) -> Vec<Entry> {
 
 /// The chunks of an image, each once, in the order of the disk.
 fn chunks(files: &Memory, image: &ImageInfo) -> Vec<ChunkId> {
-    let repository = open(files);
+    let repository = sample::open(files);
     let root = repository.root(image).unwrap();
     let mut seen = HashSet::new();
     let segments = root.segments().flat_map(|(volume, _, segment)| {
@@ -94,7 +77,7 @@ fn chunks(files: &Memory, image: &ImageInfo) -> Vec<ChunkId> {
 
 #[test]
 fn a_copy_has_the_same_ids_and_bytes_and_what_is_there_is_not_copied_again() {
-    let (from, saved) = generations();
+    let (from, saved) = sample::generations();
     let before = from.paths();
     let to = empty();
     for (number, (image, _)) in saved.iter().enumerate() {
@@ -106,7 +89,10 @@ fn a_copy_has_the_same_ids_and_bytes_and_what_is_there_is_not_copied_again() {
         let new = if number == 0 { all } else { 3 };
         assert_eq!(copied.copied_chunks, new as u64, "generation {number}");
         assert_eq!(copied.known_chunks, (all - new) as u64);
-        assert_eq!(open(&to).root(image).unwrap(), open(&from).root(image).unwrap());
+        assert_eq!(
+            sample::open(&to).root(image).unwrap(),
+            sample::open(&from).root(image).unwrap()
+        );
     }
     let again = copy(&from, &saved[1].0, &to, PLAIN);
     assert!(again.images[0].was_there);
@@ -117,7 +103,7 @@ fn a_copy_has_the_same_ids_and_bytes_and_what_is_there_is_not_copied_again() {
 
 #[test]
 fn bases_come_along_and_chunks_are_in_the_order_of_the_disk() {
-    let (from, saved) = generations();
+    let (from, saved) = sample::generations();
     let (to, image) = (empty(), &saved[2].0);
     let copied = copy(&from, image, &to, PLAIN);
     assert_eq!(assert_sound(&to, &saved), 1);
@@ -141,11 +127,11 @@ fn bases_come_along_and_chunks_are_in_the_order_of_the_disk() {
 
 #[test]
 fn flattened_images_need_no_other_chunk() {
-    let (from, saved) = generations();
+    let (from, saved) = sample::generations();
     assert!(entries(&from).iter().any(|entry| entry.base.is_some()));
     let to = empty();
     let all: Vec<ImageInfo> = saved.iter().map(|(image, _)| image.clone()).collect();
-    copy_with(&open(&from), &all, &to, FLAT, &Quiet::default()).unwrap();
+    copy_with(&sample::open(&from), &all, &to, FLAT, &Quiet::default()).unwrap();
     assert_eq!(assert_sound(&to, &saved), 3);
     assert!(entries(&to).iter().all(|entry| !entry.codec.has_base()));
 
@@ -159,20 +145,22 @@ fn flattened_images_need_no_other_chunk() {
     let ids = chunks(&to, &saved[2].0);
     let places = index.locate(&to, ids.iter().copied()).unwrap();
     assert!(places.len() == ids.len() && places.iter().all(|place| place.entry.base.is_none()));
-    open(&to).prune(PruneOptions { now: true, dry_run: false }, &Quiet::default()).unwrap();
+    sample::open(&to).prune(PruneOptions { now: true, dry_run: false }, &Quiet::default()).unwrap();
     assert_eq!(assert_sound(&to, &saved), 1);
     assert_eq!(copy(&from, &saved[2].0, &to, FLAT).copied_chunks, 0);
 }
 
 #[test]
 fn what_it_takes_is_known_before() {
-    let (from, saved) = generations();
+    let (from, saved) = sample::generations();
     for options in [PLAIN, FLAT] {
         let to = empty();
         for (image, _) in &saved {
             let images = std::slice::from_ref(image);
             let report = Quiet::default();
-            let copier = Copier::new(&open(&from), images, &open(&to), options, &report).unwrap();
+            let copier =
+                Copier::new(&sample::open(&from), images, &sample::open(&to), options, &report)
+                    .unwrap();
             let needed = copier.needed();
             let copied = copier.run(&report).unwrap();
             let (stored, tables) = (copied.stored_bytes, copied.copied_chunks * 120);
@@ -185,20 +173,20 @@ fn what_it_takes_is_known_before() {
 
 #[test]
 fn a_crash_at_every_step_leaves_no_image_or_a_complete_one() {
-    let (from, saved) = generations();
+    let (from, saved) = sample::generations();
     let before = empty();
     copy(&from, &saved[0].0, &before, PLAIN);
     let rest = [saved[1].0.clone(), saved[2].0.clone()];
     for step in 0.. {
         let to = before.after_crash(Unflushed::NamesKept);
         to.stop_after(step);
-        let done = copy_with(&open(&from), &rest, &to, PLAIN, &Quiet::default()).is_ok();
+        let done = copy_with(&sample::open(&from), &rest, &to, PLAIN, &Quiet::default()).is_ok();
         for unflushed in [Unflushed::NamesLost, Unflushed::NamesKept] {
             let after = to.after_crash(unflushed);
             after.forget_locks();
             let there = assert_sound(&after, &saved);
             assert!(there == 3 || !done, "step {step}, {unflushed:?}: reported, but not there");
-            copy_with(&open(&from), &rest, &after, PLAIN, &Quiet::default()).unwrap();
+            copy_with(&sample::open(&from), &rest, &after, PLAIN, &Quiet::default()).unwrap();
             assert_eq!(assert_sound(&after, &saved), 3, "step {step}: the next copy works");
             assert!(after.list("tmp").unwrap().is_empty(), "step {step}: {:?}", after.paths());
         }
@@ -212,12 +200,12 @@ fn a_crash_at_every_step_leaves_no_image_or_a_complete_one() {
 
 #[test]
 fn a_full_place_has_no_image_and_nothing_is_left_there() {
-    let (from, saved) = generations();
+    let (from, saved) = sample::generations();
     for space in (0..).step_by(50_000) {
         let to = empty();
         to.fill_after(space);
         let images = [saved[2].0.clone()];
-        let done = copy_with(&open(&from), &images, &to, PLAIN, &Quiet::default());
+        let done = copy_with(&sample::open(&from), &images, &to, PLAIN, &Quiet::default());
         let after = to.after_crash(Unflushed::NamesKept);
         assert_eq!(assert_sound(&after, &saved), usize::from(done.is_ok()));
         assert!(after.list("locks").unwrap().is_empty() && after.list("tmp").unwrap().is_empty());
@@ -236,13 +224,13 @@ fn a_full_place_has_no_image_and_nothing_is_left_there() {
 
 #[test]
 fn an_interrupted_copy_goes_on() {
-    let (from, saved) = generations();
+    let (from, saved) = sample::generations();
     let images = [saved[2].0.clone()];
     let mut least = u64::MAX;
     for checkpoints in 0.. {
         let to = empty();
         let report = Impatient::new(checkpoints);
-        match copy_with(&open(&from), &images, &to, PLAIN, &report) {
+        match copy_with(&sample::open(&from), &images, &to, PLAIN, &report) {
             Err(Error::Interrupted) => assert_eq!(assert_sound(&to, &saved), 0),
             other => {
                 assert!(other.is_ok() && checkpoints > 4, "{other:?} after {checkpoints}");
@@ -257,7 +245,7 @@ fn an_interrupted_copy_goes_on() {
 
 #[test]
 fn a_flipped_bit_where_it_was_never_makes_an_image() {
-    let (from, saved) = generations();
+    let (from, saved) = sample::generations();
     let files = ["images", "roots", "tables", "packs"].map(|folder| {
         let names = from.list(folder).unwrap().into_iter();
         names.map(|file| format!("{folder}/{}", file.name)).collect::<Vec<_>>()
@@ -286,13 +274,13 @@ fn a_flipped_bit_where_it_was_never_makes_an_image() {
 
 #[test]
 fn one_damaged_image_does_not_keep_others() {
-    let (from, saved) = generations();
-    let other = sample::save(&open(&from), "other", &sample::data(9, 8)).unwrap();
-    let table = open(&from).root(&saved[1].0).unwrap().volumes[0].segments[0].unwrap();
+    let (from, saved) = sample::generations();
+    let other = sample::save(&sample::open(&from), "other", &sample::data(9, 8)).unwrap();
+    let table = sample::open(&from).root(&saved[1].0).unwrap().volumes[0].segments[0].unwrap();
     from.damage(&format!("tables/{table}"), |bytes| bytes[40] ^= 1);
     let to = empty();
     let images = [saved[0].0.clone(), saved[1].0.clone(), other.clone()];
-    let copied = copy_with(&open(&from), &images, &to, PLAIN, &Quiet::default()).unwrap();
+    let copied = copy_with(&sample::open(&from), &images, &to, PLAIN, &Quiet::default()).unwrap();
     let there: Vec<_> = copied.images.iter().map(|copied| copied.image.id).collect();
     assert_eq!(there, [saved[0].0.id, other.id]);
     assert_eq!(copied.damaged[0].0, saved[1].0);
@@ -300,9 +288,9 @@ fn one_damaged_image_does_not_keep_others() {
 
 #[test]
 fn a_chunk_that_is_damaged_in_one_pack_is_taken_from_another() {
-    let (from, saved) = generations();
+    let (from, saved) = sample::generations();
     let elsewhere = empty();
-    sample::save(&open(&elsewhere), "web", &saved[2].1).unwrap();
+    sample::save(&sample::open(&elsewhere), "web", &saved[2].1).unwrap();
     let pack = list_packs(&elsewhere).unwrap()[0];
     let path = format!("packs/{}", pack.name);
     let bytes = elsewhere.get(&path, Bytes::MAX).unwrap();
@@ -322,7 +310,7 @@ fn a_chunk_that_is_damaged_in_one_pack_is_taken_from_another() {
 
 #[test]
 fn a_pack_that_the_copy_lost_is_brought_again() {
-    let (from, saved) = generations();
+    let (from, saved) = sample::generations();
     let to = empty();
     copy(&from, &saved[2].0, &to, PLAIN);
     let pack = list_packs(&to).unwrap()[0];
@@ -334,10 +322,10 @@ fn a_pack_that_the_copy_lost_is_brought_again() {
 
 #[test]
 fn the_same_repository_is_refused_and_a_copy_of_it_is_not() {
-    let (from, saved) = generations();
+    let (from, saved) = sample::generations();
     let images = [saved[0].0.clone()];
     let read_only = Repository::open_read_only(Arc::new(from.clone())).unwrap();
-    for source in [open(&from), read_only] {
+    for source in [sample::open(&from), read_only] {
         let error = copy_with(&source, &images, &from, PLAIN, &Quiet::default()).unwrap_err();
         assert!(
             matches!(error, Error::Refused(_)) && error.to_string().contains("same"),
@@ -346,13 +334,13 @@ fn the_same_repository_is_refused_and_a_copy_of_it_is_not() {
     }
     assert!(from.list("locks").unwrap().is_empty());
     let twin = from.after_crash(Unflushed::NamesKept);
-    assert_eq!(open(&twin).id(), open(&from).id());
+    assert_eq!(sample::open(&twin).id(), sample::open(&from).id());
     assert!(copy(&from, &saved[0].0, &twin, PLAIN).images[0].was_there);
 }
 
 #[test]
 fn a_repository_that_is_only_read_needs_no_lock_and_its_trash_will_do() {
-    let (from, saved) = generations();
+    let (from, saved) = sample::generations();
     let pack = list_packs(&from).unwrap()[0].name;
     let trashed = format!("trash/2026-11-20.packs.{pack}");
     from.rename(&format!("packs/{pack}"), &trashed).unwrap();
@@ -366,10 +354,10 @@ fn a_repository_that_is_only_read_needs_no_lock_and_its_trash_will_do() {
 
 #[test]
 fn a_full_repository_can_be_copied_from() {
-    let (from, saved) = generations();
+    let (from, saved) = sample::generations();
     from.fill_after(0);
     let (to, report) = (empty(), Quiet::default());
-    copy_with(&open(&from), &[saved[2].0.clone()], &to, PLAIN, &report).unwrap();
+    copy_with(&sample::open(&from), &[saved[2].0.clone()], &to, PLAIN, &report).unwrap();
     assert_eq!(assert_sound(&to, &saved), 1);
     assert!(report.warnings()[0].contains("do not prune"), "{:?}", report.warnings());
     assert!(from.list("locks").unwrap().is_empty() && from.list("tmp").unwrap().is_empty());
@@ -377,18 +365,19 @@ fn a_full_repository_can_be_copied_from() {
 
 #[test]
 fn nobody_prunes_either_repository_meanwhile() {
-    let (from, saved) = generations();
+    let (from, saved) = sample::generations();
     let (to, report) = (empty(), Quiet::default());
     let images = [saved[2].0.clone()];
-    let copier = Copier::new(&open(&from), &images, &open(&to), PLAIN, &report).unwrap();
+    let copier =
+        Copier::new(&sample::open(&from), &images, &sample::open(&to), PLAIN, &report).unwrap();
     let now = PruneOptions { now: true, dry_run: false };
     for files in [&from, &to] {
-        let error = open(files).prune(now, &report).unwrap_err();
+        let error = sample::open(files).prune(now, &report).unwrap_err();
         assert!(matches!(error, Error::Refused(_)), "{error}");
     }
     copier.run(&report).unwrap();
     for files in [&from, &to] {
-        open(files).prune(now, &report).unwrap();
+        sample::open(files).prune(now, &report).unwrap();
     }
     assert_eq!(assert_sound(&to, &saved), 1);
     assert_eq!(assert_sound(&from, &saved), 3);

@@ -1,37 +1,17 @@
 //! Images whose chunks are deltas come back as they were; what a lost base costs is named.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use super::index::{PackFile, list_packs, read_trailer};
-use super::{
-    CheckOptions, CheckReport, ImageInfo, Memory, Read, Repository, Unflushed, Write, sample,
-};
+use super::{CheckOptions, CheckReport, ImageInfo, Memory, Read, Unflushed, Write, sample};
 use crate::image::hash::ChunkId;
 use crate::image::pack::Entry;
 use crate::report::Quiet;
 use crate::units::Bytes;
 
-/// Three generations of one disk: the repository, and each generation with what it holds.
-fn generations() -> (Memory, Vec<(ImageInfo, Vec<u8>)>) {
-    let files = Memory::new();
-    let repository = sample::repository(files.clone());
-    let mut data = sample::data(1, 24);
-    let mut saved = Vec::new();
-    for (seed, count) in [(2, 0), (3, 1), (4, 1)] {
-        saved.push((sample::save(&repository, "web", &data).unwrap(), data.clone()));
-        data = sample::changed(&data, seed, count);
-    }
-    (files, saved)
-}
-
-fn open(files: &Memory) -> Repository {
-    Repository::open(Arc::new(files.clone())).unwrap()
-}
-
 fn check(files: &Memory) -> CheckReport {
     let options = CheckOptions { read_data: true, rebuild: false };
-    open(files).check(options, &Quiet::default()).unwrap()
+    sample::open(files).check(options, &Quiet::default()).unwrap()
 }
 
 /// Every pack with its entries and where they begin.
@@ -41,13 +21,13 @@ fn packs(files: &Memory) -> Vec<(PackFile, Vec<(Bytes, Entry)>)> {
 }
 
 fn restored(files: &Memory, image: &ImageInfo) -> (Vec<u8>, usize) {
-    let (bytes, lost) = sample::restore(&open(files), image).unwrap();
+    let (bytes, lost) = sample::restore(&sample::open(files), image).unwrap();
     (bytes, lost.len())
 }
 
 #[test]
 fn deltas_are_based_on_full_chunks_and_restore() {
-    let (files, saved) = generations();
+    let (files, saved) = sample::generations();
     let all: Vec<Entry> =
         packs(&files).into_iter().flat_map(|(_, chunks)| chunks).map(|(_, entry)| entry).collect();
     let full = |entry: &&Entry| entry.base.is_none();
@@ -72,7 +52,7 @@ fn deltas_are_based_on_full_chunks_and_restore() {
 
 #[test]
 fn a_lost_base_is_damage_of_all_that_need_it_and_is_stored_again() {
-    let (files, saved) = generations();
+    let (files, saved) = sample::generations();
     let packs = packs(&files);
     let deltas = packs.iter().flat_map(|(_, chunks)| chunks).map(|(_, entry)| entry);
     let bases: HashSet<ChunkId> = deltas.filter_map(|entry| entry.base).collect();
@@ -89,7 +69,7 @@ fn a_lost_base_is_damage_of_all_that_need_it_and_is_stored_again() {
         let files = files.after_crash(Unflushed::NamesKept);
         let at = if whole_pack { first.size } else { offset + Bytes::new(5) };
         flip(&files, at.index().unwrap() - usize::from(whole_pack) * 100);
-        let (_, lost) = sample::restore(&open(&files), &saved[2].0).unwrap();
+        let (_, lost) = sample::restore(&sample::open(&files), &saved[2].0).unwrap();
         assert!(!lost.is_empty());
         for lost in lost {
             assert_eq!(format!("packs/{}", lost.pack.unwrap()), path, "{}", lost.why);
@@ -98,19 +78,19 @@ fn a_lost_base_is_damage_of_all_that_need_it_and_is_stored_again() {
         let named = report.damaged.iter().filter(|error| error.to_string().contains(&path));
         assert!(named.count() > 0, "{:?}", report.damaged);
         // A save of the same bytes notices a trailer that is gone, and what cannot be had without it.
-        let again = sample::save(&open(&files), "web", &saved[2].1).unwrap();
+        let again = sample::save(&sample::open(&files), "web", &saved[2].1).unwrap();
         assert_eq!(restored(&files, &again).1 == 0, whole_pack);
     }
 }
 
 #[test]
 fn a_damaged_parent_or_base_means_full_chunks_and_a_warning() {
-    let (files, saved) = generations();
+    let (files, saved) = sample::generations();
     let parent = &saved[2].0;
     let next = sample::changed(&saved[2].1, 9, 4);
     let save = |files: &Memory| {
         let report = Quiet::default();
-        let mut saver = open(files).saver(&report).unwrap();
+        let mut saver = sample::open(files).saver(&report).unwrap();
         let root = sample::add_beside(&mut saver, &next, Some(parent), &report).unwrap();
         saver.put_root(&root).unwrap();
         drop(saver);
@@ -119,7 +99,7 @@ fn a_damaged_parent_or_base_means_full_chunks_and_a_warning() {
     };
     assert_eq!(save(&files.after_crash(Unflushed::NamesKept)), (3, vec![]));
     let root = format!("roots/{}", parent.record.root);
-    let table = open(&files).root(parent).unwrap().volumes[0].segments[0].unwrap();
+    let table = sample::open(&files).root(parent).unwrap().volumes[0].segments[0].unwrap();
     for path in [root, format!("tables/{table}")] {
         let files = files.after_crash(Unflushed::NamesKept);
         files.damage(&path, |bytes| bytes[40] ^= 1);
@@ -142,7 +122,7 @@ fn a_damaged_parent_or_base_means_full_chunks_and_a_warning() {
 
 #[test]
 fn a_chunk_that_two_packs_hold_is_taken_from_the_sound_one() {
-    let (files, saved) = generations();
+    let (files, saved) = sample::generations();
     // Another save that did not know of the first one's packs.
     let elsewhere = Memory::new();
     sample::save(&sample::repository(elsewhere.clone()), "web", &saved[2].1).unwrap();
@@ -165,7 +145,7 @@ fn a_chunk_that_two_packs_hold_is_taken_from_the_sound_one() {
 
 #[test]
 fn packs_in_the_trash_are_read_and_not_known() {
-    let (files, saved) = generations();
+    let (files, saved) = sample::generations();
     for pack in list_packs(&files).unwrap() {
         let name = pack.name;
         files.rename(&format!("packs/{name}"), &format!("trash/2026-11-20.packs.{name}")).unwrap();
@@ -181,6 +161,6 @@ fn packs_in_the_trash_are_read_and_not_known() {
                 .unwrap();
         }
     }
-    sample::save(&open(&files), "web", &saved[2].1).unwrap();
+    sample::save(&sample::open(&files), "web", &saved[2].1).unwrap();
     assert_eq!(list_packs(&files).unwrap().len(), 1, "everything was stored again");
 }

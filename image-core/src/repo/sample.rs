@@ -13,7 +13,9 @@ use crate::image::record::Record;
 use crate::image::segment::{SegmentReader, SegmentWriter};
 use crate::image::time::Timestamp;
 use crate::pipeline::encode::ChunkEncoder;
-use crate::repo::{Added, ChunkFeed, Delivery, ImageInfo, Lost, Repository, Saver, WantSet, Write};
+use crate::repo::{
+    Added, ChunkFeed, Delivery, ImageInfo, Lost, Memory, Repository, Saver, WantSet, Write,
+};
 use crate::report::{Quiet, Report};
 use crate::units::Bytes;
 
@@ -152,4 +154,22 @@ pub(super) fn restore(repository: &Repository, image: &ImageInfo) -> Result<(Vec
 /// A new repository in `files`.
 pub(super) fn repository(files: impl Write + 'static) -> Repository {
     Repository::create(Arc::new(files)).unwrap()
+}
+
+/// Three generations of one disk: the repository, and each generation with what it holds.
+pub(super) fn generations() -> (Memory, Vec<(ImageInfo, Vec<u8>)>) {
+    let files = Memory::new();
+    let repository = repository(files.clone());
+    let mut data = data(1, 24);
+    let mut saved = Vec::new();
+    for (seed, count) in [(2, 0), (3, 1), (4, 1)] {
+        saved.push((save(&repository, "web", &data).unwrap(), data.clone()));
+        data = changed(&data, seed, count);
+    }
+    (files, saved)
+}
+
+/// The repository whose files these are.
+pub(super) fn open(files: &Memory) -> Repository {
+    Repository::open(Arc::new(files.clone())).unwrap()
 }

@@ -121,9 +121,11 @@ fn make(
     (work, progress): (&Path, &Progress),
 ) -> Result<(Parts, PathBuf, Exit)> {
     let answers = settings.answers.as_deref().map(|text| answers(args, text)).transpose()?;
-    progress.stage(Stage::Packages, None);
     let tree = match source {
-        Packages::Download => Some(packages::download(&Machine, &cache()?)?),
+        Packages::Download => {
+            progress.stage(Stage::Packages, None);
+            Some(packages::download(&Machine, &cache()?)?)
+        }
         Packages::Installed => Some(Tree::installed()),
         Packages::Medium => None,
     };

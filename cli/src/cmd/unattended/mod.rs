@@ -31,7 +31,7 @@ use crate::output::{self, progress::Progress};
 const MOMENT: u16 = 10;
 const WHILE: u16 = 60;
 
-/// Runs the verb. Whatever happens, it returns only when somebody pressed a key, or not at all: the machine starts again.
+/// Runs the verb. Whatever happens, it returns only when somebody pressed a key, or for the machine to start again.
 ///
 /// # Errors
 /// None that was not said and confirmed by a key.
@@ -199,9 +199,8 @@ fn end(then: Then, seconds: u16, consoles: &mut Consoles) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     Machine.check(&Call::new("sync", [""; 0]))?;
+    // Init does that when this has ended, for it waits for it.
     Machine.check(&Call::new(command, [""; 0]))?;
-    // Until it does.
-    std::thread::sleep(Duration::from_secs(600));
     Ok(Exit::Done)
 }
 
