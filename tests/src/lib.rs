@@ -15,7 +15,7 @@
 //! - [`pulled`]: filesystems after a pulled plug. [`recorder`]: a disk to be cut off at any moment. [`kill`]:
 //!   restores that are killed.
 //! - [`scenes`]: every verb on a small stage, and what must be true afterwards. [`faults`]: a folder whose calls fail.
-//!   [`outage`]: what a pulled plug leaves of one.
+//!   [`outage`]: what a pulled plug leaves of one. [`web`]: a web server, and a wire to it that breaks.
 //! - [`truth`]: the garbage-target truth test of maps.
 //! - [`garbage`]: targets full of garbage and old signatures. [`judge`]: the tools of truth.
 //! - [`second_save`]: what changes between two saves, and what storing that takes others. [`measure`]: what programs
@@ -57,3 +57,4 @@ pub mod truth;
 pub mod vg;
 pub mod vm;
 pub mod volumes;
+pub mod web;

@@ -1,8 +1,7 @@
 //! `keiki copy`.
 
-use std::path::PathBuf;
-
 use clap::Args;
+use image_core::repo::Location;
 
 /// Copy images into another repository
 ///
@@ -16,8 +15,8 @@ pub struct Copy {
     #[arg(required = true, value_name = "IMAGE", value_parser = super::image)]
     pub images: Vec<String>,
     /// The folder of the other repository; made where there is none
-    #[arg(long, value_name = "LOCATION")]
-    pub to: PathBuf,
+    #[arg(long, value_name = "LOCATION", value_parser = super::location())]
+    pub to: Location,
     /// Store what is a difference from an older image in full, so that nothing
     /// of that one is needed
     #[arg(long)]

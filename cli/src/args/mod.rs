@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use image_core::image::record::ImageName;
+use image_core::repo::Location;
 
 pub mod check;
 pub mod clone;
@@ -39,15 +41,17 @@ pub struct Cli {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Options of every command")]
 pub struct Global {
-    /// The repository: the folder where images are kept
+    /// The repository: the folder where images are kept, or http://SERVER/PATH to
+    /// read them from a web server
     #[arg(
         long,
         env = "KEIKI_REPO",
+        value_parser = location(),
         hide_env_values = true,
         value_name = "LOCATION",
         global = true
     )]
-    pub repo: Option<PathBuf>,
+    pub repo: Option<Location>,
     /// Print one JSON object on standard output, and nothing else there
     #[arg(long, global = true)]
     pub json: bool,
@@ -63,6 +67,12 @@ pub struct Global {
     /// Say more
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub verbose: u8,
+}
+
+/// Where a repository is, as it is typed; an address is looked at when it is used, for what clap says of a value has the
+/// password in it.
+fn location() -> impl TypedValueParser<Value = Location> {
+    PathBufValueParser::new().map(Location::from)
 }
 
 /// Checks that a word can mean an image: `NAME`, `NAME@ID` or `NAME@2026-11-20`.

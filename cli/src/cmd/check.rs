@@ -1,10 +1,9 @@
 //! `keiki check`: look after the repository.
 
 use std::io::{self, ErrorKind};
-use std::sync::Arc;
 
 use image_core::error::Error;
-use image_core::repo::{CheckOptions, Local, Repository};
+use image_core::repo::{CheckOptions, Repository};
 use image_core::report::Report;
 use serde_json::{Value, json};
 
@@ -26,8 +25,7 @@ pub fn run(global: &Global, args: &Check, progress: &Progress) -> anyhow::Result
             progress.warning(&format!(
                 "the repository can only be read ({source}): its catalog and locations are left alone"
             ));
-            let files = Arc::new(Local::new(location(global)?));
-            Repository::open_read_only(files)?.check(options, progress)?
+            Repository::open_read_only(location(global)?.files()?)?.check(options, progress)?
         }
         other => other?,
     };

@@ -18,14 +18,15 @@ use crate::output::{self, progress::Progress};
 /// Any but damage of an image, which is exit code 4.
 pub fn run(global: &Global, args: &Copy, progress: &Progress) -> anyhow::Result<Exit> {
     let began = Instant::now();
+    let into = args.to.writable()?;
     let from = repository(global)?;
     let resolve = |image: &String| from.resolve(image, progress);
     let images = args.images.iter().map(resolve).collect::<Result<Vec<_>, _>>()?;
-    let to = open_or_create(&args.to, global.quiet, progress)?;
+    let to = open_or_create(into, global.quiet, progress)?;
     let options = CopyOptions { flatten: args.flatten };
     let copier =
         Copier::new(&from, &images, &to, options, progress).context("nothing was copied")?;
-    room_for(copier.needed(), &args.to).context("nothing was copied")?;
+    room_for(copier.needed(), into).context("nothing was copied")?;
     let copied = copier
         .run(progress)
         .context("not everything was copied; the same command goes on where it ended")?;

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use image_core::disk::location as places;
 use image_core::error::Error;
-use image_core::repo::{Local, Repository};
+use image_core::repo::{Local, Location, Repository};
 use image_core::sys::space;
 use image_core::units::Bytes;
 
@@ -113,17 +113,26 @@ pub fn error_json(kind: &str, message: &str, subject: &str) -> serde_json::Value
 /// # Errors
 /// [`Usage`] where none is named.
 pub fn repository(global: &Global) -> anyhow::Result<Repository> {
-    Ok(Repository::open(Arc::new(Local::new(location(global)?)))?)
+    Ok(location(global)?.open()?)
+}
+
+/// The same for a verb that writes, which a web server takes from nobody.
+///
+/// # Errors
+/// [`Usage`] where none is named, [`Error::Refused`] where it can only be read.
+pub fn writable_repository(global: &Global) -> anyhow::Result<Repository> {
+    location(global)?.writable()?;
+    repository(global)
 }
 
 /// The location that the command line names.
 ///
 /// # Errors
 /// [`Usage`] where none is named.
-pub fn location(global: &Global) -> anyhow::Result<&Path> {
+pub fn location(global: &Global) -> anyhow::Result<&Location> {
     let missing =
         || Usage("which repository? Name its folder with --repo, or set KEIKI_REPO".to_owned());
-    Ok(global.repo.as_deref().ok_or_else(missing)?)
+    Ok(global.repo.as_ref().ok_or_else(missing)?)
 }
 
 /// Opens the repository at `path`, or makes one there and says so.

@@ -7,7 +7,7 @@ use image_core::error::Error;
 use image_core::repo::{Amount, PruneOptions, PruneReport};
 use serde_json::{Value, json};
 
-use super::repository;
+use super::writable_repository;
 use crate::args::Global;
 use crate::args::prune::Prune;
 use crate::exit::Exit;
@@ -23,7 +23,7 @@ const FULL: &str = "pruning needs a little space itself; the files in the reposi
 /// Of a repository that is damaged or in use: nothing was removed then.
 pub fn run(global: &Global, args: &Prune, progress: &Progress) -> anyhow::Result<Exit> {
     let options = PruneOptions { now: args.now, dry_run: args.dry_run };
-    let report = repository(global)?.prune(options, progress).map_err(|error| {
+    let report = writable_repository(global)?.prune(options, progress).map_err(|error| {
         let is_full =
             matches!(&error, Error::Io { source, .. } if source.kind() == ErrorKind::StorageFull);
         let error = anyhow::Error::new(error);

@@ -49,7 +49,7 @@ pub fn run(global: &Global, args: &Restore, progress: &Progress) -> anyhow::Resu
         root: &root,
         windows: &Stored { repo: &repo, root: &root },
         sources: &[],
-        repository: Some(location(global)?),
+        repository: location(global)?.folder(),
     };
     onto(global, (&args.onto, &args.targets), &origin, progress)
 }

@@ -5,7 +5,7 @@ use image_core::error::Error;
 use image_core::repo::{ImageInfo, Images};
 use serde_json::json;
 
-use super::{Usage, repository};
+use super::{Usage, writable_repository};
 use crate::args::Global;
 use crate::args::rm::Rm;
 use crate::exit::Exit;
@@ -38,7 +38,7 @@ fn chosen(images: &Images, args: &Rm) -> anyhow::Result<Vec<ImageInfo>> {
 /// # Errors
 /// Where several images have that name and neither `@ID` nor `--all` is given.
 pub fn run(global: &Global, args: &Rm) -> anyhow::Result<Exit> {
-    let repo = repository(global)?;
+    let repo = writable_repository(global)?;
     let images = repo.images()?;
     let removed = chosen(&images, args)?;
     if let Some(error) = repo.remove(&removed)? {

@@ -28,7 +28,7 @@ use crate::output::{self, holes, progress::Progress};
 /// Any: then there is no image.
 pub fn run(global: &Global, args: &Save, progress: &Progress) -> anyhow::Result<Exit> {
     let began = Instant::now();
-    let path = repository_location(global)?;
+    let path = repository_location(global)?.writable()?;
     let purpose = match &args.fill {
         Some(_) => source::Purpose::Fill(path),
         None => source::Purpose::Copy(Some(path)),

@@ -1,6 +1,6 @@
 //! Choosing an image, looking into it, verifying it.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use image_core::image::manifest::Root;
 use image_core::repo::{ImageInfo, Repository};
 
@@ -67,8 +67,7 @@ fn item(image: &ImageInfo) -> Item {
 }
 
 fn repository(menu: &Menu<'_>) -> Result<Repository> {
-    let path = menu.repo.clone().unwrap_or_default();
-    Ok(Repository::open(std::sync::Arc::new(image_core::repo::Local::new(path)))?)
+    Ok(menu.repo.as_ref().context("no repository was chosen")?.open()?)
 }
 
 /// Says what went wrong in a step, which ends the entry.

@@ -22,13 +22,14 @@ mod targets;
 mod terminal;
 mod words;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use clap::Parser;
 use image_core::error::Error;
+use image_core::repo::Location;
 
 use crate::args::Cli;
 use crate::cmd;
@@ -42,7 +43,7 @@ pub use terminal::usable;
 pub struct Menu<'a> {
     ask: &'a mut dyn Ask,
     /// The repository, once it was chosen; kept as long as the menu is open.
-    repo: Option<PathBuf>,
+    repo: Option<Location>,
     /// Whether the step was come back to: then it asks, also where it knows the answer.
     again: bool,
     /// Carries out a command as it is typed after `keiki`.
@@ -74,7 +75,7 @@ pub fn run() -> Exit {
     }
     let mut terminal = terminal::Terminal::new(before);
     let mut run = |words: &[String]| carry_out(words, &interrupted);
-    let repo = std::env::var_os("KEIKI_REPO").filter(|repo| !repo.is_empty()).map(PathBuf::from);
+    let repo = std::env::var_os("KEIKI_REPO").filter(|repo| !repo.is_empty()).map(Location::from);
     let mut menu = Menu { ask: &mut terminal, repo, again: false, run: &mut run };
     match menu.main() {
         Ok(()) => Exit::Done,
@@ -97,7 +98,7 @@ fn carry_out(words: &[String], interrupted: &Arc<AtomicBool>) -> Exit {
     let ended = cmd::run(&cli, &progress);
     progress.finish();
     let exit = ended.unwrap_or_else(|error| cmd::complain(&cli.global, &error));
-    live::log(&format!("keiki {}: exit code {}", words.join(" "), exit.code()));
+    live::log(&format!("keiki {}: exit code {}", words::shown(words).join(" "), exit.code()));
     if interrupted.load(Ordering::Relaxed) { Exit::Interrupted } else { exit }
 }
 
@@ -147,7 +148,7 @@ impl Menu<'_> {
         loop {
             self.tell("");
             if let Some(repo) = &self.repo {
-                self.ask.tell(&format!("Repository: {}", repo.display()));
+                self.ask.tell(&format!("Repository: {repo}"));
             }
             let chosen = self.ask.choose("What shall be done?", &items, start)?;
             // Esc quits nothing by accident: it only goes to the entry that does.
@@ -169,6 +170,11 @@ impl Menu<'_> {
 
     fn tell(&mut self, text: &str) {
         self.ask.tell(text);
+    }
+
+    /// The folder of the repository, which nothing may be written over; one on a web server is on no disk here.
+    fn folder(&self) -> Option<PathBuf> {
+        self.repo.as_ref().and_then(Location::folder).map(Path::to_owned)
     }
 
     /// Lets one of `items` be chosen; none for the entry `Back` and for Esc.
@@ -218,7 +224,8 @@ impl Menu<'_> {
     fn with_repository(&self, command: &[String]) -> Vec<String> {
         // What copies from disk to disk knows of none.
         let used = self.repo.iter().filter(|_| command.first().is_none_or(|verb| verb != "clone"));
-        let repo = used.flat_map(|repo| ["--repo".to_owned(), repo.display().to_string()]);
+        let repo = used
+            .flat_map(|repo| ["--repo".to_owned(), repo.as_typed().to_string_lossy().into_owned()]);
         repo.chain(command.iter().cloned()).collect()
     }
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use image_core::disk::location;
-use image_core::repo::{Local, Repository};
+use image_core::error::Error;
+use image_core::repo::{Location, Repository};
 use image_core::sys::{mounts, space};
 
 use super::ask::Item;
@@ -19,7 +20,7 @@ const MOST_FOLDERS: usize = 200;
 
 /// Asks for a repository that is there, unless one was chosen.
 pub fn existing(menu: &mut Menu<'_>) -> Result<Move> {
-    match menu.repo.as_deref().map(checked_existing) {
+    match menu.repo.as_ref().map(checked_existing) {
         Some(Ok(())) if !menu.again => return Ok(Move::Skip),
         Some(Err(why)) => menu.tell(&why),
         Some(Ok(())) | None => {}
@@ -29,7 +30,7 @@ pub fn existing(menu: &mut Menu<'_>) -> Result<Move> {
 
 /// Asks for a repository, or the place for a new one, unless one was chosen.
 pub fn any(menu: &mut Menu<'_>) -> Result<Move> {
-    match menu.repo.as_deref().map(checked) {
+    match menu.repo.as_ref().map(checked) {
         Some(Ok(())) if !menu.again => return Ok(Move::Skip),
         Some(Err(why)) => menu.tell(&why),
         Some(Ok(())) | None => {}
@@ -39,16 +40,19 @@ pub fn any(menu: &mut Menu<'_>) -> Result<Move> {
 
 /// Asks for a repository.
 pub fn choose(menu: &mut Menu<'_>, must_exist: bool) -> Result<Move> {
-    let mut found = found();
+    let check =
+        |place: &Location| if must_exist { checked_existing(place) } else { checked(place) };
+    let mut found: Vec<Location> = found().into_iter().map(Location::Folder).collect();
     if let Some(repo) = &menu.repo
         && is_repository(repo)
+        && check(repo).is_ok()
         && !found.contains(repo)
     {
         found.insert(0, repo.clone());
     }
-    let mut items: Vec<Item> = found.iter().map(|path| Item::new(describe(path))).collect();
+    let mut items: Vec<Item> = found.iter().map(|place| Item::new(describe(place))).collect();
     items.push(Item::new("Another folder...").with(if must_exist {
-        "where images were saved before"
+        "where images were saved before, or http://SERVER/PATH"
     } else {
         "an existing repository, or a new or empty folder to make one in"
     }));
@@ -66,50 +70,71 @@ pub fn choose(menu: &mut Menu<'_>, must_exist: bool) -> Result<Move> {
             }
             continue;
         }
-        let path = match found.get(at) {
-            Some(path) => path.clone(),
+        let place = match found.get(at) {
+            Some(place) => place.clone(),
             None => {
-                let check = |text: &str| {
-                    let path = Path::new(text);
-                    if must_exist { checked_existing(path) } else { checked(path) }
-                };
                 let here = || std::env::current_dir().unwrap_or_default().join("");
-                let hint = menu.repo.clone().unwrap_or_else(here).display().to_string();
+                let hint = menu.folder().unwrap_or_else(here).display().to_string();
+                let check = |text: &str| check(&Location::from(text));
                 match menu.ask.line("Folder (Esc goes back)", &hint, &check)? {
-                    Some(text) => PathBuf::from(text),
+                    Some(text) => Location::from(text),
                     None => continue,
                 }
             }
         };
-        let new = if is_repository(&path) { "" } else { "a new one, " };
-        menu.tell(&format!("Repository: {} ({new}{})", path.display(), free(&path)));
-        menu.repo = Some(path);
+        take(menu, place);
         return Ok(Move::Next);
     }
 }
 
-fn is_repository(path: &Path) -> bool {
-    Repository::exists(&Local::new(path)).unwrap_or(false)
+/// Asks for a repository on a web server; whether one was named.
+pub fn web(menu: &mut Menu<'_>) -> Result<bool> {
+    let check = |text: &str| match Location::from(text) {
+        Location::Folder(_) => Err(format!("{text:?} is not like http://192.168.1.5/backup.")),
+        address @ Location::Http(_) => checked_existing(&address),
+    };
+    let typed = menu.ask.line("http://SERVER[:PORT]/PATH", "http://", &check)?;
+    let place = typed.map(Location::from);
+    let is_named = place.is_some();
+    place.into_iter().for_each(|place| take(menu, place));
+    Ok(is_named)
 }
 
-fn checked_existing(path: &Path) -> Result<(), String> {
-    if path.as_os_str().is_empty() {
-        return Err("Type the path of a folder.".to_owned());
-    }
-    match Repository::exists(&Local::new(path)) {
-        Ok(true) => Ok(()),
-        Ok(false) if path.exists() => Err(format!("{} holds no images.", path.display())),
-        Ok(false) => Err(format!("There is no folder {}.", path.display())),
-        Err(error) => Err(error.to_string()),
+fn take(menu: &mut Menu<'_>, place: Location) {
+    let new = if is_repository(&place) { "" } else { "a new one, " };
+    menu.tell(&format!("Repository: {place} ({new}{})", free(&place)));
+    menu.repo = Some(place);
+}
+
+fn exists(place: &Location) -> Result<bool, Error> {
+    Repository::exists(place.files()?.as_ref())
+}
+
+fn is_repository(place: &Location) -> bool {
+    exists(place).unwrap_or(false)
+}
+
+fn checked_existing(place: &Location) -> Result<(), String> {
+    match (exists(place), place.folder()) {
+        (_, Some(path)) if path.as_os_str().is_empty() => {
+            Err("Type the path of a folder.".to_owned())
+        }
+        (Ok(true), _) => Ok(()),
+        (Ok(false), Some(path)) if !path.exists() => {
+            Err(format!("There is no folder {}.", path.display()))
+        }
+        (Ok(false), _) => Err(format!("{place} holds no images.")),
+        (Err(error), _) => Err(error.to_string()),
     }
 }
 
 /// Whether a repository is there or could be made.
-fn checked(path: &Path) -> Result<(), String> {
+fn checked(place: &Location) -> Result<(), String> {
+    let path = place.writable().map_err(|error| error.to_string())?;
     if path.as_os_str().is_empty() {
         return Err("Type the path of a folder.".to_owned());
     }
-    if Repository::exists(&Local::new(path)).map_err(|error| error.to_string())? {
+    if exists(place).map_err(|error| error.to_string())? {
         return Ok(());
     }
     location::check_new_repository(path).map_err(|error| error.to_string())?;
@@ -128,16 +153,18 @@ fn checked(path: &Path) -> Result<(), String> {
     }
 }
 
-fn describe(path: &Path) -> String {
-    let count = Repository::open(std::sync::Arc::new(Local::new(path)))
+fn describe(place: &Location) -> String {
+    let count = place
+        .open()
         .and_then(|repo| repo.images())
         .map(|images| crate::output::count(images.intact.len(), "image"));
     let count = count.unwrap_or_else(|error| format!("cannot be read: {error}"));
-    format!("{}  ({count}, {})", path.display(), free(path))
+    format!("{place}  ({count}, {})", free(place))
 }
 
-/// `12 GiB free`, of the filesystem that a path lies or would lie on.
-fn free(path: &Path) -> String {
+/// `12 GiB free`, of the filesystem that a folder lies or would lie on.
+fn free(place: &Location) -> String {
+    let Some(path) = place.folder() else { return "only to read".to_owned() };
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let there = absolute.ancestors().find(|path| path.exists());
     match there.map(space::free) {
@@ -159,7 +186,7 @@ fn found() -> Vec<PathBuf> {
             let folders = point.read_dir().into_iter().flatten().flatten();
             let folders = folders.take(MOST_FOLDERS).map(|entry| entry.path());
             for path in std::iter::once(point.clone()).chain(folders) {
-                if is_repository(&path) && send.send(path).is_err() {
+                if is_repository(&Location::from(path.as_path())) && send.send(path).is_err() {
                     return;
                 }
             }
@@ -178,7 +205,7 @@ fn found() -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::{checked, checked_existing};
+    use super::{Location, checked, checked_existing};
     use crate::tui::tests::with_menu;
 
     #[test]
@@ -188,19 +215,31 @@ mod tests {
         let path = folder.path();
         std::fs::create_dir(path.join("full")).unwrap();
         std::fs::write(path.join("full/letter"), "").unwrap();
-        assert_eq!(checked(&path.join("new")), Ok(()));
-        assert!(checked(&path.join("mistyped/new")).unwrap_err().contains("no folder"));
-        assert!(checked(&path.join("full")).unwrap_err().contains("other files"));
-        assert!(checked(std::path::Path::new("")).unwrap_err().contains("Type"));
-        assert!(checked_existing(&path.join("new")).unwrap_err().contains("no folder"));
-        assert!(checked_existing(path).unwrap_err().contains("no images"));
+        assert_eq!(checked(&path.join("new").into()), Ok(()));
+        assert!(checked(&path.join("mistyped/new").into()).unwrap_err().contains("no folder"));
+        assert!(checked(&path.join("full").into()).unwrap_err().contains("other files"));
+        assert!(checked(&"".into()).unwrap_err().contains("Type"));
+        assert!(checked_existing(&path.join("new").into()).unwrap_err().contains("no folder"));
+        assert!(checked_existing(&path.into()).unwrap_err().contains("no images"));
         let (full, new) = (path.join("full"), path.join("new"));
         let answers = ["Another", full.to_str().unwrap(), "<", "Another", new.to_str().unwrap()];
         let (heard, _) = with_menu(&answers, &[], |menu| {
             super::any(menu).unwrap();
-            assert_eq!(menu.repo.as_deref(), Some(new.as_path()));
+            assert_eq!(menu.folder(), Some(new.clone()));
             assert_eq!(super::any(menu).unwrap(), super::Move::Skip);
         });
         assert!(heard.iter().any(|heard| heard.contains("a new one, ")), "{heard:?}");
+    }
+
+    #[test]
+    fn an_address_is_only_for_reading() {
+        let address = Location::from("http://anna:geheim@127.0.0.1:1/x");
+        let why = checked(&address).unwrap_err();
+        assert!(why.contains("http://anna:***@127.0.0.1:1/x can only be read"), "{why}");
+        let why = checked_existing(&address).unwrap_err();
+        assert!(why.contains("Connection refused") && !why.contains("geheim"), "{why}");
+        assert!(checked_existing(&"https://x/".into()).unwrap_err().contains("not supported"));
+        let (heard, _) = with_menu(&["<"], &[], |menu| assert!(!super::web(menu).unwrap()));
+        assert!(heard.iter().any(|heard| heard.contains("http://SERVER")), "{heard:?}");
     }
 }

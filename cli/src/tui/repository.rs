@@ -23,8 +23,8 @@ fn entries(menu: &mut Menu<'_>, (): &mut ()) -> Result<Move> {
     ];
     let mut start = 0;
     loop {
-        let repo = menu.repo.clone().unwrap_or_default();
-        let question = format!("Repository {}", repo.display());
+        let repo = menu.repo.as_ref().map(ToString::to_string).unwrap_or_default();
+        let question = format!("Repository {repo}");
         let Some(at) = menu.choose(&question, &items, start)? else { return Ok(Move::Leave) };
         start = at;
         let words: &[&str] = match at {

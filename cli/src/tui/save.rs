@@ -4,7 +4,6 @@ use std::path::Path;
 
 use anyhow::Result;
 use image_core::image::record::ImageName;
-use image_core::repo::{Local, Repository};
 
 use super::ask::Item;
 use super::{Menu, Move, Step, disks, places};
@@ -46,7 +45,7 @@ pub fn pick(menu: &mut Menu<'_>, question: &str, taken: &[String]) -> Result<Opt
             Vec::new()
         }
     };
-    let repo = menu.repo.clone();
+    let repo = menu.folder();
     let blocked = |path: &Path| {
         let twice = taken.iter().any(|taken| Path::new(taken) == path);
         let twice = twice.then(|| "it was chosen already".to_owned());
@@ -98,7 +97,7 @@ fn whole_or_part(
 }
 
 fn file(menu: &mut Menu<'_>, taken: &[String]) -> Result<Option<String>> {
-    let repo = menu.repo.clone();
+    let repo = menu.folder();
     let check = |text: &str| {
         if text.is_empty() {
             return Err("Type the path of an image file, or press Esc to go back.".to_owned());
@@ -132,8 +131,7 @@ fn name(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
 
 /// The newest image of that name, where there is one.
 fn newest(menu: &Menu<'_>, name: &str) -> Option<String> {
-    let files = std::sync::Arc::new(Local::new(menu.repo.clone()?));
-    let images = Repository::open(files).and_then(|repo| repo.images()).ok()?;
+    let images = menu.repo.as_ref()?.open().and_then(|repo| repo.images()).ok()?;
     let name = name.parse().ok()?;
     images
         .newest(&name)

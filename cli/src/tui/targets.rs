@@ -37,7 +37,7 @@ pub struct Target {
 pub fn pick(menu: &mut Menu<'_>, need: &Need, taken: &[String]) -> Result<Option<Target>> {
     menu.ask.busy("Looking at the disks...");
     let disks = disks::all().unwrap_or_default();
-    let repo = menu.repo.clone();
+    let repo = menu.folder();
     let blocked = |path: &Path, size: Bytes| {
         let twice = taken.iter().any(|taken| Path::new(taken) == path);
         let twice = twice.then(|| "it was chosen already".to_owned());
@@ -77,7 +77,7 @@ pub fn pick(menu: &mut Menu<'_>, need: &Need, taken: &[String]) -> Result<Option
 
 /// A file that exists, or a new one and its size.
 fn file(menu: &mut Menu<'_>, need: &Need, taken: &[String]) -> Result<Option<Target>> {
-    let repo = menu.repo.clone();
+    let repo = menu.folder();
     let mut typed = String::new();
     loop {
         let check = |text: &str| check_file(text, need, taken, repo.as_deref());

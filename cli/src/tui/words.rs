@@ -1,11 +1,14 @@
 //! A command as a person types it.
 
+use image_core::repo::Address;
+
 /// How long a line of a command is at most: a serial console has 80 columns.
 const LONGEST: usize = 74;
 
 /// `keiki` and these words, each as a shell takes it, in lines that a shell joins again.
 pub fn command(words: &[String]) -> String {
     let mut lines = vec!["  keiki".to_owned()];
+    let words = shown(words);
     let mut words = words.iter().peekable();
     while let Some(word) = words.next() {
         let mut word = quoted(word);
@@ -30,6 +33,12 @@ pub fn command(words: &[String]) -> String {
     lines.join("\n")
 }
 
+/// The same words without the passwords in addresses.
+pub fn shown(words: &[String]) -> Vec<String> {
+    let word = |word: &String| Address::of(word).map_or_else(|| word.clone(), |it| it.to_string());
+    words.iter().map(word).collect()
+}
+
 /// A word as a shell takes it.
 pub fn quoted(word: &str) -> String {
     let plain = |char: char| char.is_ascii_alphanumeric() || "/._-:+=@%,".contains(char);
@@ -49,6 +58,8 @@ mod tests {
             |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let text = command(&words(&["save", "/a b/it's.img", "--name", "x"]));
         assert_eq!(text, r"  keiki save '/a b/it'\''s.img' --name x");
+        let text = command(&words(&["--repo", "http://anna:geheim@s/x", "show", "x"]));
+        assert_eq!(text, "  keiki --repo 'http://anna:***@s/x' show x");
         let long = "y".repeat(50);
         let text = command(&words(&["save", &long, "--name", "long-name"]));
         assert_eq!(text, format!("  keiki save {long} \\\n    --name long-name"));

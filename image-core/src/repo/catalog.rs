@@ -52,6 +52,15 @@ impl Catalog {
         let parse = || parse_json("catalog", unseal("catalog", &bytes)?);
         parse().map_err(|error: Error| error.on(CATALOG))
     }
+
+    /// The names of the files of a folder, as far as it lists that folder.
+    pub fn names(&self, folder: &str) -> Option<Vec<String>> {
+        match folder {
+            "images" => Some(self.images.iter().map(|image| image.id.to_string()).collect()),
+            "packs" => Some(self.packs.iter().map(|pack| pack.name.to_string()).collect()),
+            _ => None,
+        }
+    }
 }
 
 /// Writes the catalog anew.

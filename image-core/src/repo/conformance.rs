@@ -3,9 +3,10 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use super::read::is_missing;
+use super::http::server::Server;
+use super::read::{Read, is_missing};
 use super::write::{Session, Write};
-use super::{ImageInfo, Local, Memory, Repository, sample};
+use super::{Address, Http, ImageInfo, Local, Memory, Repository, sample};
 use crate::error::Error;
 use crate::extent::Extent;
 use crate::report::Quiet;
@@ -13,10 +14,17 @@ use crate::units::Bytes;
 
 const MAX: Bytes = Bytes::mib(1);
 
-fn on_every_place(test: impl Fn(Arc<dyn Write>)) {
+/// Every way to read, with a way to write what is read there.
+fn on_every_place(test: impl Fn(Arc<dyn Write>, Arc<dyn Read>)) {
     let folder = tempfile::tempdir().unwrap();
-    test(Arc::new(Local::new(folder.path().join("new/repository"))));
-    test(Arc::new(Memory::new()));
+    let local = Arc::new(Local::new(folder.path().join("new/repository")));
+    test(local.clone(), local);
+    let memory = Arc::new(Memory::new());
+    test(memory.clone(), memory);
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::new(folder.path(), |_| None);
+    let address = Address::of(&server.address()).unwrap();
+    test(Arc::new(Local::new(folder.path())), Arc::new(Http::new(&address).unwrap()));
 }
 
 fn with_folders(files: &Arc<dyn Write>) -> Session {
@@ -36,18 +44,19 @@ fn kind(error: &Error) -> Option<ErrorKind> {
 
 #[test]
 fn files_are_put_whole_and_replaced() {
-    on_every_place(|files| {
+    on_every_place(|files, read| {
         let session = with_folders(&files);
         for bytes in [&b"first"[..], b"second one", b""] {
             session.put("packs/a", bytes).unwrap();
-            assert_eq!(files.get("packs/a", MAX).unwrap(), bytes);
+            assert_eq!(read.get("packs/a", MAX).unwrap(), bytes);
         }
-        session.put("top", b"x").unwrap();
+        // Without this file no web server's list of folders is believed.
+        session.put("keiki", b"x").unwrap();
         let names = |folder| -> Vec<(String, Bytes)> {
-            files.list(folder).unwrap().into_iter().map(|file| (file.name, file.size)).collect()
+            read.list(folder).unwrap().into_iter().map(|file| (file.name, file.size)).collect()
         };
         assert_eq!(names("packs"), [("a".to_owned(), Bytes::ZERO)]);
-        assert_eq!(names(""), [("top".to_owned(), Bytes::new(1))]);
+        assert_eq!(names(""), [("keiki".to_owned(), Bytes::new(1))]);
         assert!(names("tmp").is_empty(), "no draft is left");
         assert!(names("nowhere").is_empty());
     });
@@ -55,26 +64,29 @@ fn files_are_put_whole_and_replaced() {
 
 #[test]
 fn reads_are_exact_and_bounded() {
-    on_every_place(|files| {
+    on_every_place(|files, read| {
         with_folders(&files).put("packs/a", b"0123456789").unwrap();
         let range =
-            |start, end| files.range("packs/a", Extent::new(Bytes::new(start), Bytes::new(end)));
+            |start, end| read.range("packs/a", Extent::new(Bytes::new(start), Bytes::new(end)));
         assert_eq!(range(3, 6).unwrap(), b"345");
         assert_eq!(range(0, 10).unwrap(), b"0123456789");
         assert_eq!(range(4, 4).unwrap(), b"");
+        assert_eq!(range(9, 10).unwrap(), b"9");
+        assert_eq!(kind(&range(10, 11).unwrap_err()), Some(ErrorKind::UnexpectedEof));
         assert_eq!(kind(&range(5, 11).unwrap_err()), Some(ErrorKind::UnexpectedEof));
         assert_eq!(kind(&range(0, u64::MAX).unwrap_err()), Some(ErrorKind::UnexpectedEof));
-        assert_eq!(files.get("packs/a", Bytes::new(10)).unwrap().len(), 10);
-        assert!(matches!(files.get("packs/a", Bytes::new(9)), Err(Error::Corrupt { .. })));
+        assert_eq!(read.get("packs/a", Bytes::new(10)).unwrap().len(), 10);
+        assert!(matches!(read.get("packs/a", Bytes::new(9)), Err(Error::Corrupt { .. })));
     });
 }
 
 #[test]
 fn missing_files_are_not_found() {
-    on_every_place(|files| {
+    on_every_place(|files, read| {
         with_folders(&files);
-        assert!(is_missing(&files.get("packs/a", MAX).unwrap_err()));
-        assert!(is_missing(&files.range("packs/a", Extent::first(MAX)).unwrap_err()));
+        assert!(is_missing(&read.get("packs/a", MAX).unwrap_err()));
+        assert!(is_missing(&read.range("packs/a", Extent::first(MAX)).unwrap_err()));
+        assert!(is_missing(&read.range("packs/a", Extent::first(Bytes::ZERO)).unwrap_err()));
         assert!(is_missing(&files.delete("packs/a").unwrap_err()));
         assert!(is_missing(&files.rename("packs/a", "packs/b").unwrap_err()));
     });
@@ -82,7 +94,7 @@ fn missing_files_are_not_found() {
 
 #[test]
 fn created_files_are_new() {
-    on_every_place(|files| {
+    on_every_place(|files, _| {
         let session = with_folders(&files);
         files.create("tmp/a").unwrap();
         assert_eq!(kind(&files.create("tmp/a").err().unwrap()), Some(ErrorKind::AlreadyExists));
@@ -95,19 +107,19 @@ fn created_files_are_new() {
 
 #[test]
 fn names_that_some_filesystem_would_change_are_refused() {
-    on_every_place(|files| {
+    on_every_place(|files, read| {
         with_folders(&files);
         for wrong in ["../a", "packs/A", "packs/a.", "packs/nul", ".."] {
             assert!(matches!(files.create(wrong), Err(Error::Refused(_))), "{wrong}");
-            assert!(matches!(files.get(wrong, MAX), Err(Error::Refused(_))), "{wrong}");
+            assert!(matches!(read.get(wrong, MAX), Err(Error::Refused(_))), "{wrong}");
         }
     });
 }
 
 #[test]
 fn images_come_back_and_are_stored_once() {
-    on_every_place(|files| {
-        assert!(!Repository::exists(files.as_ref()).unwrap());
+    on_every_place(|files, read| {
+        assert!(!Repository::exists(read.as_ref()).unwrap());
         assert!(matches!(Repository::open(files.clone()), Err(Error::Refused(_))));
         let repository = Repository::create(files.clone()).unwrap();
         assert!(matches!(Repository::create(files.clone()), Err(Error::Refused(_))));
@@ -124,7 +136,7 @@ fn images_come_back_and_are_stored_once() {
         assert_eq!(again.record.root, first.record.root);
         assert_eq!(second.record.parent, Some(again.id));
 
-        let reader = Repository::open_read_only(files.clone()).unwrap();
+        let reader = Repository::open_read_only(read.clone()).unwrap();
         assert_eq!(reader.resolve("WEB", &Quiet::default()).unwrap(), second);
         for (image, bytes) in [(&first, &data), (&second, &changed)] {
             let (restored, lost) = sample::restore(&reader, image).unwrap();

@@ -5,7 +5,9 @@
 //! lock that another holds. The truth is records, roots, tables and the packs' trailers; `catalog` and
 //! `locations/` are caches and rebuilt.
 //!
-//! - `read.rs` `write.rs` what is asked of a place for files; drafts · `local.rs` `memory.rs` such places
+//! - `location.rs` where, as a person names it
+//! - `read.rs` `write.rs` what is asked of a place for files; drafts · `local.rs` `memory.rs` such places ·
+//!   `http/` one that is only read
 //! - `lock.rs` who else works here · `catalog.rs` the list for places that cannot list
 //! - `index.rs` known chunks by the trailers · `locations.rs` where a table's chunks lie
 //! - `images.rs` images by name · `census.rs` `usage.rs` what they need and take · `save.rs` a save's side of it
@@ -20,9 +22,11 @@ mod census;
 mod check;
 mod copy;
 mod feed;
+mod http;
 mod images;
 mod index;
 mod local;
+mod location;
 mod locations;
 mod lock;
 mod memory;
@@ -59,13 +63,15 @@ use serde::{Deserialize, Serialize};
 pub use check::{CheckOptions, CheckReport};
 pub use copy::{Copied, CopiedImage, Copier, CopyOptions};
 pub use feed::{ChunkFeed, Delivery, Lost, PackFeed, WantSet};
+pub use http::{Address, Http, listed_names};
 pub use images::{ImageInfo, Images};
 pub use local::Local;
+pub use location::Location;
 pub use lock::host_name;
 pub use memory::{Memory, Unflushed};
 pub use parent::{Base, Parent};
 pub use prune::{Amount, PruneOptions, PruneReport};
-pub use read::{FileInfo, Read};
+pub use read::{FileInfo, Read, check_path};
 pub use save::{Added, Known, Saver};
 pub use usage::{Usage, Usages};
 pub use write::{Append, Write};

@@ -42,7 +42,7 @@ const fn target(name: &'static str, entry: fn(&[u8])) -> Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 22] = [
+pub const TARGETS: [Target; 23] = [
     target("tables", tables::tables),
     target("signatures", tables::signatures),
     target("restore_record", tables::record),
@@ -60,6 +60,7 @@ pub const TARGETS: [Target; 22] = [
     target("chunk", format::chunk),
     target("delta", format::delta),
     target("repository", repository::repository),
+    target("listing", repository::listing),
     target("grub", loaders::grub),
     target("program", loaders::program),
     target("configuration", loaders::configuration),

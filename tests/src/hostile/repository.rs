@@ -12,7 +12,10 @@ use image_core::extent::Extent;
 use image_core::image::chunk::WindowState;
 use image_core::image::hash::{ChunkId, Hash};
 use image_core::image::segment::{SegmentReader, segment_span};
-use image_core::repo::{CheckOptions, ChunkFeed, Delivery, FileInfo, Read, Repository, WantSet};
+use image_core::repo::{
+    CheckOptions, ChunkFeed, Delivery, FileInfo, Read, Repository, WantSet, check_path,
+    listed_names,
+};
 use image_core::report::Quiet;
 use image_core::units::Bytes;
 
@@ -46,6 +49,16 @@ fn collect(
         }
     }
     Ok(())
+}
+
+/// A web server's page of a folder: names lead nowhere else, and a page of these names has the same ones.
+pub fn listing(input: &[u8]) {
+    let names = listed_names(input);
+    for name in &names {
+        assert!(check_path(name).is_ok() && !name.contains('/'), "{name:?}");
+    }
+    let page: String = names.iter().map(|name| format!("<a href=\"{name}\">")).collect();
+    assert_eq!(listed_names(page.as_bytes()), names);
 }
 
 /// The number of files, the first of which an input that begins with 0 changes.

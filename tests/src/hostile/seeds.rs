@@ -15,6 +15,10 @@ use super::edited::{self, Edited};
 use super::{filesystems, groups, loaders, repository, tables};
 use crate::format_sample;
 
+/// A web server's page of a folder.
+const LISTING: &[u8] =
+    b"<a href=\"../\">up</a> <A HREF='keiki'>keiki</A> <a href=\"./packs/\"> <a href=\"./0a.1\">";
+
 /// The seeds of a target, of which there is at least one.
 ///
 /// # Errors
@@ -45,6 +49,7 @@ pub fn seeds(target: &str) -> Result<Vec<Vec<u8>>> {
         "chunk" => chunks()?,
         "delta" => vec![[vec![0x80], noise(9000), noise(9000)].concat()],
         "repository" => untouched(repository::count()),
+        "listing" => vec![LISTING.to_vec()],
         "grub" => untouched(loaders::GRUBS.len()),
         "program" => vec![program()],
         "configuration" => configuration(),

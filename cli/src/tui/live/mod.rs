@@ -34,7 +34,9 @@ pub fn is_here() -> bool {
 pub fn run(menu: &mut Menu<'_>) -> Result<()> {
     type Entry = (&'static str, &'static str, fn(&mut Menu<'_>) -> Result<()>);
     let entries: [Entry; 8] = [
-        ("Attach a disk or a share", "where images are kept", |menu| attach(menu).map(drop)),
+        ("Attach a disk or a share", "where images are kept; also a web server", |menu| {
+            attach(menu).map(drop)
+        }),
         ("Detach", "so that it is safe to unplug", storage::detach),
         ("Network", "addresses, by DHCP or by hand", network::run),
         ("Keyboard", "its layout", keyboard::run),
@@ -89,7 +91,7 @@ pub fn log(line: &str) {
 }
 
 fn shell(menu: &mut Menu<'_>) -> Result<()> {
-    let mounted = menu.repo.as_ref().map(|repo| format!("The repository is {}. ", repo.display()));
+    let mounted = menu.repo.as_ref().map(|repo| format!("The repository is {}. ", repo));
     menu.tell(&format!("{}`exit` comes back to the menu.", mounted.unwrap_or_default()));
     Machine.attend(&Call::new("bash", ["-l"])).map(drop)?;
     Ok(())

@@ -9,8 +9,8 @@ use image_core::sys::mounts;
 use image_core::units::Bytes;
 use serde::Deserialize;
 
-use super::super::Menu;
 use super::super::ask::Item;
+use super::super::{Menu, places};
 use super::{attend, check, is_attached};
 
 /// Below which folder.
@@ -92,7 +92,7 @@ fn listed(json: &str) -> Result<Vec<(Block, String)>> {
     Ok(out)
 }
 
-/// Lets a disk or a share be chosen and mounts it; whether something was.
+/// Lets a disk, a share or a web server be chosen, and mounts what can be; whether something was.
 pub fn attach(menu: &mut Menu<'_>) -> Result<bool> {
     let items = [
         Item::new("A disk, a stick or a disc")
@@ -100,13 +100,15 @@ pub fn attach(menu: &mut Menu<'_>) -> Result<bool> {
         Item::new("An NFS share"),
         Item::new("A share of Windows or Samba (SMB)"),
         Item::new("A folder of a machine with SSH"),
+        Item::new("A web server").with("only to restore from it: http://SERVER/FOLDER"),
     ];
     let Some(at) = menu.choose("Where are images kept?", &items, 0)? else { return Ok(false) };
     match at {
         0 => disk(menu),
         1 => share(menu, "nfs", "SERVER:/FOLDER", nfs),
         2 => share(menu, "smb", "USER@SERVER/SHARE", smb),
-        _ => share(menu, "ssh", "USER@SERVER:/FOLDER", ssh),
+        3 => share(menu, "ssh", "USER@SERVER:/FOLDER", ssh),
+        _ => places::web(menu),
     }
 }
 
@@ -259,7 +261,7 @@ pub fn detach(menu: &mut Menu<'_>) -> Result<()> {
     let Some(point) = choose_attached(menu, "Detach which one?")? else { return Ok(()) };
     menu.ask.busy("Writing what is not written yet");
     check(&Call::new("umount", [&point]))?;
-    if menu.repo.as_ref().is_some_and(|repo| repo.starts_with(&point)) {
+    if menu.folder().is_some_and(|repo| repo.starts_with(&point)) {
         menu.repo = None;
     }
     menu.tell(&format!("{} is safe to unplug.", point.display()));
