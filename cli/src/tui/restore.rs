@@ -9,7 +9,7 @@ use image_core::units::Bytes;
 use super::ask::Item;
 use super::images::{self, Chosen};
 use super::targets::{self, Need, Target};
-use super::{Menu, Move, Step, disks, growth, places, save};
+use super::{Menu, Move, Step, disks, growth, live, places, save};
 use crate::exit::Exit;
 
 /// What was answered so far.
@@ -254,10 +254,32 @@ fn ready(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
         menu.tell("");
         menu.tell(&next(exit, done, draft));
         match exit {
-            Exit::Done | Exit::StepsRemain | Exit::Unreadable => return Ok(Move::Next),
+            Exit::Done | Exit::StepsRemain | Exit::Unreadable => {
+                // Elsewhere the disk may be meant for another machine.
+                if live::is_here() && draft.volume.is_none() {
+                    repair(menu, draft)?;
+                }
+                return Ok(Move::Next);
+            }
             _ => start = 0,
         }
     }
+}
+
+/// Offers to make what was restored start on the machine that it is in now.
+fn repair(menu: &mut Menu<'_>, draft: &Draft) -> Result<()> {
+    let items = [
+        Item::new("Yes").with("looks what could keep it from starting, and shows that first"),
+        Item::new("No").with("the disk goes into another machine, or has no Linux to start"),
+    ];
+    let question = "Shall the system on it start on this machine?";
+    if menu.choose(question, &items, 0)? == Some(0) {
+        let targets = draft.targets.iter().map(|target| target.word.clone());
+        let words: Vec<String> = std::iter::once("repair".to_owned()).chain(targets).collect();
+        menu.act(&words)?;
+        menu.tell("");
+    }
+    Ok(())
 }
 
 /// What was done, and what is to be done next.
@@ -299,7 +321,9 @@ mod tests {
     use image_core::units::Bytes;
     use serde_json::json;
 
-    use super::{Chosen, Draft, Exit, Move, Target, exact, identifiers, ready, what, words};
+    use super::{
+        Chosen, Draft, Exit, Move, Target, exact, identifiers, ready, repair, what, words,
+    };
     use crate::tui::tests::with_menu;
 
     fn root() -> Root {
@@ -335,6 +359,16 @@ mod tests {
         });
         assert_eq!(words(&one).join(" "), "restore web@12 /dev/x --volume d0:2");
         assert_eq!([exact(Bytes::new(1025)), exact(Bytes::mib(1025))], ["1025", "1025MiB"]);
+    }
+
+    #[test]
+    fn a_restored_system_is_repaired_if_wanted() {
+        for (answer, expected) in [("Yes", vec!["repair /dev/x"]), ("No", vec![])] {
+            let (_, ran) = with_menu(&[answer], &[Exit::Done], |menu| {
+                repair(menu, &draft(Bytes::gib(10), false)).unwrap();
+            });
+            assert_eq!(ran, expected);
+        }
     }
 
     #[test]
