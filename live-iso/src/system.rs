@@ -136,6 +136,7 @@ const OURS: &[(&str, &str, u32)] = &[
     ("usr/lib/keiki/plug", include_str!("files/plug"), 0o755),
     ("usr/lib/keiki/dhcp", include_str!("files/dhcp"), 0o755),
     ("etc/lvm/lvm.conf", include_str!("files/lvm.conf"), 0o644),
+    ("etc/nfsmount.conf", include_str!("files/nfsmount.conf"), 0o644),
     ("etc/mdadm/mdadm.conf", include_str!("files/mdadm.conf"), 0o644),
     ("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n", 0o644),
     ("etc/group", "root:x:0:\n", 0o644),

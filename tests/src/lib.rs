@@ -48,6 +48,7 @@ pub mod recorder;
 pub mod sample_disk;
 pub mod scenes;
 pub mod second_save;
+pub mod shares;
 pub mod sources;
 pub mod sparse;
 pub mod table;

@@ -1,6 +1,10 @@
 //! Boots our recovery disc in QEMU and types on its serial console what a person would type.
 //!
 //! The machine is emulated (TCG), as in [`crate::vm`]. Nobody waits for its end: it is ended with its session.
+//!
+//! - `person` what is typed into the menu, and what is done to the machine from outside
+
+mod person;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -224,7 +228,9 @@ fn machine(firmware: Firmware, medium: Medium, disc: &Path, work: &Path) -> Resu
         call.args.extend([option.into(), value.into()]);
     };
     add("-vga", "std".to_owned());
-    add("-serial", "stdio".to_owned());
+    // Ctrl-C is for the machine.
+    add("-chardev", "stdio,id=console,signal=off".to_owned());
+    add("-serial", "chardev:console".to_owned());
     add("-monitor", format!("unix:{},server,nowait", work.join("monitor").display()));
     let drive = format!("if=none,id=disc,format=raw,file={}", disc.display());
     match medium {

@@ -218,6 +218,9 @@ impl Menu<'_> {
         if exit == Exit::Interrupted {
             return Err(Error::Interrupted.into());
         }
+        if exit == Exit::Failed && live::is_here() {
+            live::tell_gone(self);
+        }
         Ok(exit)
     }
 

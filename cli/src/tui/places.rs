@@ -186,7 +186,9 @@ fn found() -> Vec<PathBuf> {
             let folders = point.read_dir().into_iter().flatten().flatten();
             let folders = folders.take(MOST_FOLDERS).map(|entry| entry.path());
             for path in std::iter::once(point.clone()).chain(folders) {
-                if is_repository(&Location::from(path.as_path())) && send.send(path).is_err() {
+                // A folder of programs has a file `keiki` too.
+                let is_one = is_repository(&Location::from(path.as_path())) && path.join("packs").is_dir();
+                if is_one && send.send(path).is_err() {
                     return;
                 }
             }

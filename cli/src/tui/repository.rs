@@ -37,7 +37,7 @@ fn entries(menu: &mut Menu<'_>, (): &mut ()) -> Result<Move> {
             }
             4 => &["prune"],
             _ => {
-                places::choose(menu, true)?;
+                places::choose(menu, false)?;
                 continue;
             }
         };

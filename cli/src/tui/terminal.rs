@@ -25,6 +25,10 @@ use crate::output::wrap;
 /// The bytes of one key follow each other within this, also at 1200 baud.
 const KEY_TIME: Duration = Duration::from_millis(60);
 
+/// What is asked to stop has stopped within this, unless it waits for something that does not answer.
+const STOP_TIME: Duration = Duration::from_secs(5);
+const HINT: &str = "\nStill stopping. Where a disk or a share does not answer any more, Ctrl-C once more leaves at once.";
+
 /// Whether there is a terminal to ask on: one that shows, understands cursor keys, and is typed on.
 pub fn usable() -> bool {
     let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
@@ -369,6 +373,11 @@ pub fn watch(before: &Before, interrupted: &Arc<std::sync::atomic::AtomicBool>) 
                 before.restore();
                 std::process::exit(crate::exit::Exit::Interrupted.code().into());
             }
+            let hint = || {
+                std::thread::sleep(STOP_TIME);
+                crate::output::talk(HINT);
+            };
+            drop(std::thread::Builder::new().name("hint".to_owned()).spawn(hint));
         }
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(watching).context("signals")?;

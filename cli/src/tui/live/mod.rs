@@ -20,7 +20,7 @@ use super::Menu;
 use super::ask::Item;
 
 pub use keyboard::first as keyboard_first;
-pub use storage::attach;
+pub use storage::{attach, tell_gone};
 
 /// What happened on this machine, for whoever has to find out why.
 const LOG: &str = "/run/keiki/log";

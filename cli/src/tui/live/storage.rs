@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use image_core::exec::Call;
-use image_core::sys::mounts;
+use image_core::sys::mounts::{self, Mount};
 use image_core::units::Bytes;
 use serde::Deserialize;
 
@@ -103,6 +103,10 @@ pub fn attach(menu: &mut Menu<'_>) -> Result<bool> {
         Item::new("A web server").with("only to restore from it: http://SERVER/FOLDER"),
     ];
     let Some(at) = menu.choose("Where are images kept?", &items, 0)? else { return Ok(false) };
+    // What is gone keeps its place no longer from what comes back.
+    for gone in gone() {
+        take_away(menu, &gone.point)?;
+    }
     match at {
         0 => disk(menu),
         1 => share(menu, "nfs", "SERVER:/FOLDER", nfs),
@@ -182,8 +186,10 @@ fn nfs(text: &str, point: &str) -> Result<Call, String> {
     if server.is_empty() || text.starts_with('-') {
         return Err(format!("{text:?} is not like 192.168.1.5:/backup."));
     }
-    // A server that is gone becomes an error after half a minute, not a program that cannot be ended.
-    let options = "soft,timeo=100,retrans=2,nolock";
+    // A server that is gone becomes an error after half a minute (5 + 10 + 15 s), not a program that cannot be ended. That
+    // is safe here: whatever is saved is flushed and looked up again before it counts, so a write that failed is seen.
+    // nfsmount.conf(5) of the disc says with which version to begin.
+    let options = "soft,timeo=50,retrans=2,nolock";
     Ok(Call::new("mount.nfs", [&format!("{server}:/{folder}"), point, "-o", options]))
 }
 
@@ -195,7 +201,8 @@ fn smb(text: &str, point: &str) -> Result<Call, String> {
         return Err(format!("{text:?} is not like anna@192.168.1.5/backup."));
     }
     let guest = if user == "guest" { ",guest" } else { "" };
-    let options = format!("username={user}{guest},soft,noatime");
+    // A server that answers nothing for three of these intervals (seconds; usually 60) is gone.
+    let options = format!("username={user}{guest},soft,echo_interval=10,noatime");
     Ok(Call::new("mount.cifs", [&format!("//{place}"), point, "-o", &options]))
 }
 
@@ -235,8 +242,53 @@ fn is_mounted(point: &Path) -> bool {
 
 /// Where something is attached.
 fn points() -> Vec<PathBuf> {
+    mounted().into_iter().map(|mount| mount.point).collect()
+}
+
+fn mounted() -> Vec<Mount> {
     let mounts = mounts::mounts(Path::new("/")).unwrap_or_default();
-    mounts.into_iter().map(|mount| mount.point).filter(|point| is_attached(point)).collect()
+    mounts.into_iter().filter(|mount| is_attached(&mount.point)).collect()
+}
+
+/// What is attached here and does not come back by itself: what was pulled out, and broken connections of SSH. Shares of NFS
+/// and SMB do come back.
+fn gone() -> Vec<Mount> {
+    let is_gone = |mount: &Mount| match mount.source.starts_with("/dev") {
+        true => !mount.source.exists(),
+        // sshfs has ended; asking anything else could wait for its server.
+        false if mount.fs_type == "fuse.sshfs" => {
+            let asked = fs::metadata(&mount.point);
+            asked.is_err_and(|error| error.kind() == std::io::ErrorKind::NotConnected)
+        }
+        false => false,
+    };
+    mounted().into_iter().filter(is_gone).collect()
+}
+
+/// Says so where something that was attached is gone, for whoever looks for the reason why something failed.
+pub fn tell_gone(menu: &mut Menu<'_>) {
+    for Mount { point, source, .. } in gone() {
+        menu.tell(&format!(
+            "{} is gone: {} was pulled out, or the connection broke. Attach it again (main menu, This machine).",
+            point.display(),
+            source.display()
+        ));
+    }
+}
+
+/// Unmounts what is gone. Its folder goes too, or what is saved there would be saved into memory.
+fn take_away(menu: &mut Menu<'_>, point: &Path) -> Result<()> {
+    check(&Call::new("umount", ["-l".as_ref(), point.as_os_str()]))?;
+    fs::remove_dir(point).with_context(|| format!("cannot remove {}", point.display()))?;
+    forget(menu, point);
+    Ok(())
+}
+
+/// The repository is chosen anew where it was on what is attached no longer.
+fn forget(menu: &mut Menu<'_>, point: &Path) {
+    if menu.folder().is_some_and(|repo| repo.starts_with(point)) {
+        menu.repo = None;
+    }
 }
 
 fn attached(menu: &mut Menu<'_>, point: &Path) -> Result<bool> {
@@ -259,11 +311,14 @@ pub fn choose_attached(menu: &mut Menu<'_>, question: &str) -> Result<Option<Pat
 /// Unmounts what a person chooses.
 pub fn detach(menu: &mut Menu<'_>) -> Result<()> {
     let Some(point) = choose_attached(menu, "Detach which one?")? else { return Ok(()) };
+    if gone().iter().any(|gone| gone.point == point) {
+        take_away(menu, &point)?;
+        menu.tell(&format!("{} was gone already.", point.display()));
+        return Ok(());
+    }
     menu.ask.busy("Writing what is not written yet");
     check(&Call::new("umount", [&point]))?;
-    if menu.folder().is_some_and(|repo| repo.starts_with(&point)) {
-        menu.repo = None;
-    }
+    forget(menu, &point);
     menu.tell(&format!("{} is safe to unplug.", point.display()));
     Ok(())
 }
@@ -305,11 +360,11 @@ mod tests {
     fn shares_are_checked_as_they_are_typed() {
         assert_eq!(
             nfs("10.0.0.1:/srv/images", "/media/nfs").unwrap().line(),
-            "mount.nfs 10.0.0.1:/srv/images /media/nfs -o soft,timeo=100,retrans=2,nolock"
+            "mount.nfs 10.0.0.1:/srv/images /media/nfs -o soft,timeo=50,retrans=2,nolock"
         );
         assert_eq!(
             smb(r"anna@\\10.0.0.1\backup", "/media/smb").unwrap().line(),
-            "mount.cifs //10.0.0.1/backup /media/smb -o username=anna,soft,noatime"
+            "mount.cifs //10.0.0.1/backup /media/smb -o username=anna,soft,echo_interval=10,noatime"
         );
         assert!(smb("10.0.0.1/backup", "").unwrap().line().contains("username=guest,guest"));
         assert!(ssh("anna@10.0.0.1:/backup", "/media/ssh").is_ok());
