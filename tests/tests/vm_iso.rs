@@ -6,11 +6,14 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use image_core::extent::Extent;
 use image_core::units::Bytes;
 use keiki_tests::bench::Bench;
+use keiki_tests::garbage::{self, Old};
 use keiki_tests::live::{self, Firmware, Live, Medium};
 use keiki_tests::loops::Loop;
-use keiki_tests::{call, kill, sources, sparse, table, tool};
+use keiki_tests::vg::Vg;
+use keiki_tests::{call, filesystem, kill, pulled, sources, sparse, table, tool};
 
 /// Boots one way; the menu comes, and the kernel says how it was started.
 fn reaches_the_menu(firmware: Firmware, medium: Medium) -> Result<()> {
@@ -180,6 +183,68 @@ fn vm_a_stick_makes_another_disc_that_boots() -> Result<()> {
     let mut machine = Live::boot(Firmware::Uefi, Medium::Usb, &target, &[])?;
     machine.shell()?;
     machine.run("grep -qx de-latin1 /etc/keiki/keymap").map(drop)
+}
+
+/// A volume group, a member of an array and an ext4 that was not unmounted lie there: the menu lists them, and nothing is
+/// activated or changed.
+#[test]
+fn vm_no_disk_is_touched_before_it_is_told() -> Result<()> {
+    let bench = Bench::new()?;
+    let disks = ["group", "array", "dirty"].map(|name| bench.path(name));
+    let [group, array, dirty] = &disks;
+    sparse::create(group, Bytes::mib(64))?;
+    let vg = Vg::create("vg7", &[(group.clone(), Extent::first(Bytes::mib(64)))])?;
+    vg.add("root", Bytes::mib(16), None)?;
+    drop(vg);
+    sparse::create(array, Bytes::mib(64))?;
+    garbage::plant(array, &[Old::Md12])?;
+    let empty = bench.path("empty");
+    fs::create_dir(&empty)?;
+    filesystem::ext4(dirty, Bytes::mib(64), ["dirty", &filesystem::uuid()?], &empty)?;
+    pulled::pull(dirty, "", |folder| pulled::write(&folder.join(pulled::KEPT), "kept", 5000))?;
+    let before: Vec<Vec<u8>> = disks.iter().map(fs::read).collect::<Result<_, _>>()?;
+    let more: Vec<String> = (0..)
+        .zip(&disks)
+        .flat_map(|(at, file)| {
+            let drive = format!("if=none,id=d{at},format=raw,file={}", file.display());
+            [
+                "-drive".to_owned(),
+                drive,
+                "-device".to_owned(),
+                format!("virtio-blk-pci,drive=d{at}"),
+            ]
+        })
+        .collect();
+    let more: Vec<&str> = more.iter().map(String::as_str).collect();
+    let mut machine = Live::boot(Firmware::Bios, Medium::Cd, &live::disc()?, &more)?;
+    machine.choose("What shall be done?", "Clone a disk")?;
+    machine.expect("Clone which disk?")?;
+    let listed = machine.expect("An image file")?;
+    for disk in ["/dev/vda", "/dev/vdb", "/dev/vdc", "vg7", "ext4"] {
+        ensure!(listed.contains(disk), "{disk} is not listed: {listed}");
+    }
+    machine.send("\x1b")?;
+    let seen = machine.commands(&[
+        "vgs --noheadings -o vg_name,lv_count",
+        "mdadm --examine /dev/vdb",
+        "[ -z \"$(dmsetup info -c --noheadings -o name 2> /dev/null | grep -v '^No devices')\" ]",
+        "! grep -s ^md /proc/mdstat",
+        "! grep -E '^/dev/(vd|dm|md|mapper)' /proc/mounts",
+    ])?;
+    ensure!(seen.first().is_some_and(|said| said.contains("vg7")), "{seen:?}");
+    machine.power_off()?;
+    for (disk, before) in disks.iter().zip(before) {
+        ensure!(fs::read(disk)? == before, "{} was changed", disk.display());
+    }
+    Ok(())
+}
+
+/// What does not fit is said in words, before anything else.
+#[test]
+fn vm_too_little_memory_is_said_in_words() -> Result<()> {
+    let mut machine = Live::boot(Firmware::Bios, Medium::Cd, &live::disc()?, &["-m", "256"])?;
+    machine.expect("Keiki does not fit into the memory of this machine")?;
+    machine.expect("It needs 512 MiB").map(drop)
 }
 
 mod only_all {

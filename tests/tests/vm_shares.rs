@@ -86,6 +86,7 @@ fn vm_a_disk_is_saved_to_and_restored_from_each_share() -> Result<()> {
         restore(&mut machine)?;
         machine.expect("Restored.").with_context(|| format!("{share:?}"))?;
         println!("{share:?}: restored after {:.1?}", machine.age());
+        machine.choose("Shall the system on it start", "No")?;
         machine.commands(&["sync"])?;
         let now = Facts::of(std::slice::from_ref(&file))?;
         facts.expect(&now).with_context(|| format!("{share:?}"))?;

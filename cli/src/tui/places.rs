@@ -187,7 +187,8 @@ fn found() -> Vec<PathBuf> {
             let folders = folders.take(MOST_FOLDERS).map(|entry| entry.path());
             for path in std::iter::once(point.clone()).chain(folders) {
                 // A folder of programs has a file `keiki` too.
-                let is_one = is_repository(&Location::from(path.as_path())) && path.join("packs").is_dir();
+                let is_one =
+                    is_repository(&Location::from(path.as_path())) && path.join("packs").is_dir();
                 if is_one && send.send(path).is_err() {
                     return;
                 }

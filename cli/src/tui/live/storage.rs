@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use image_core::exec::Call;
+use image_core::exec::real::Machine;
+use image_core::exec::{Call, Runner};
 use image_core::sys::mounts::{self, Mount};
 use image_core::units::Bytes;
 use serde::Deserialize;
@@ -54,6 +55,22 @@ struct Listed {
 }
 
 impl Block {
+    /// Asks what is on it and on its partitions, where that is not known.
+    fn probe(&mut self, blkid: &dyn Fn(&str) -> String) {
+        if self.fstype.is_none() && self.children.is_empty() {
+            for (key, value) in blkid(&self.path).lines().filter_map(|line| line.split_once('=')) {
+                // Spaces and the like are behind a backslash.
+                let value = Some(value.replace('\\', ""));
+                match key {
+                    "TYPE" => self.fstype = value,
+                    "LABEL" => self.label = value,
+                    _ => {}
+                }
+            }
+        }
+        self.children.iter_mut().for_each(|child| child.probe(blkid));
+    }
+
     /// It, and everything on it that can be mounted, with what is known of the disk.
     fn mountable(&self, disk: Option<&Self>, out: &mut Vec<(Self, String)>) {
         let disk = disk.unwrap_or(self);
@@ -82,11 +99,17 @@ impl Block {
 fn blocks() -> Result<Vec<(Block, String)>> {
     let columns = "PATH,SIZE,FSTYPE,LABEL,MODEL,TRAN,RO,MOUNTPOINTS";
     let said = check(&Call::new("lsblk", ["--json", "--bytes", "--output", columns]))?;
-    listed(&said)
+    // lsblk asks udev what is on them, and there is none here.
+    listed(&said, &|path| {
+        let said = Machine.run(&Call::new("blkid", ["-p", "-o", "export", path]));
+        said.map(|said| said.text()).unwrap_or_default()
+    })
 }
 
-fn listed(json: &str) -> Result<Vec<(Block, String)>> {
-    let listed: Listed = serde_json::from_str(json).context("lsblk said something else")?;
+/// What can be mounted of what lsblk lists; `blkid` says what is on a device, in lines `KEY=value`.
+fn listed(json: &str, blkid: &dyn Fn(&str) -> String) -> Result<Vec<(Block, String)>> {
+    let mut listed: Listed = serde_json::from_str(json).context("lsblk said something else")?;
+    listed.blockdevices.iter_mut().for_each(|block| block.probe(blkid));
     let mut out = Vec::new();
     listed.blockdevices.iter().for_each(|disk| disk.mountable(None, &mut out));
     Ok(out)
@@ -268,11 +291,12 @@ fn gone() -> Vec<Mount> {
 /// Says so where something that was attached is gone, for whoever looks for the reason why something failed.
 pub fn tell_gone(menu: &mut Menu<'_>) {
     for Mount { point, source, .. } in gone() {
-        menu.tell(&format!(
-            "{} is gone: {} was pulled out, or the connection broke. Attach it again (main menu, This machine).",
-            point.display(),
-            source.display()
-        ));
+        let why = match source.starts_with("/dev") {
+            true => format!("{} was pulled out", source.display()),
+            false => "the connection broke".to_owned(),
+        };
+        let point = point.display();
+        menu.tell(&format!("{point} is gone: {why}. Attach it again (main menu, This machine)."));
     }
 }
 
@@ -336,13 +360,21 @@ mod tests {
              "ro":false,"mountpoints":[null]},
             {"path":"/dev/sda2","size":1048576,"fstype":"LVM2_member","label":null,"model":null,"tran":null,
              "ro":false,"mountpoints":[null]}]},
+        {"path":"/dev/sdb","size":1000202788864,"fstype":null,"label":null,"model":"Stick","tran":"usb",
+         "ro":false,"mountpoints":[null]},
         {"path":"/dev/sr0","size":56832000,"fstype":"iso9660","label":"KEIKI","model":"QEMU DVD-ROM","tran":"sata",
          "ro":false,"mountpoints":["/media/sr0"]}]}"#;
 
     #[test]
     fn what_can_be_attached_is_listed_with_its_disk() {
-        let found = listed(LSBLK).unwrap();
-        let [(block, disk)] = found.as_slice() else { panic!("{found:?}") };
+        let found = listed(LSBLK, &|path| match path {
+            "/dev/sdb" => "DEVNAME=/dev/sdb\nLABEL=My\\ stick\nTYPE=exfat\n".to_owned(),
+            _ => panic!("{path} is known already"),
+        });
+        let found = found.unwrap();
+        let [(block, disk), (stick, _)] = found.as_slice() else { panic!("{found:?}") };
+        let line = stick.describe("usb");
+        assert!(line.contains("My stick") && line.contains("exfat"), "{line}");
         let line = block.describe(disk);
         for word in ["/dev/sda1", "Sicherung", "ntfs", "931 GiB", "usb Backup Disk"] {
             assert!(line.contains(word), "{line}");
