@@ -3,9 +3,9 @@
 mod consoles;
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Parser;
 use image_core::disk::inventory::{self, DiskInfo};
 use image_core::disk::table;
@@ -31,6 +31,9 @@ use crate::output::{self, progress::Progress};
 const MOMENT: u16 = 10;
 const WHILE: u16 = 60;
 
+/// How long a disk may take until the kernel knows it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Runs the verb. Whatever happens, it returns only when somebody pressed a key, or for the machine to start again.
 ///
 /// # Errors
@@ -54,8 +57,7 @@ fn carry_out(args: &Unattended, consoles: &mut Consoles, progress: &Progress) ->
         .with_context(|| format!("cannot read {}", args.file.display()))?;
     let answers = Answers::parse(&text).map_err(|why| anyhow!("the answer file: {why}"))?;
     let repo = medium::attach()?.join(iso::IMAGES).display().to_string();
-    let disks = inventory::disks()?;
-    let chosen = answers.choose(&disks).map_err(|why| anyhow!("the answer file: {why}"))?;
+    let chosen = chosen(&answers, PATIENCE)?;
     // The same answers with a newer image are another order.
     let image = image_of(&repo, &answers, progress)?;
     let order = Hash::of(format!("{text}\0{image}").as_bytes());
@@ -79,6 +81,10 @@ fn carry_out(args: &Unattended, consoles: &mut Consoles, progress: &Progress) ->
         output::talk("Stopped; nothing was done.");
         return Ok(Exit::Interrupted);
     }
+    ensure!(
+        self::chosen(&answers, Duration::ZERO)? == chosen,
+        "other disks are there now than before"
+    );
     let restored = typed(&repo, answers.restore(&targets), progress)?;
     ensure!(!matches!(restored, Exit::Damaged), "the restore did not end");
     let repaired = match answers.repair {
@@ -95,6 +101,18 @@ fn carry_out(args: &Unattended, consoles: &mut Consoles, progress: &Progress) ->
     let is_clean = restored == Exit::Done && repaired == Exit::Done;
     output::talk(&format!("\nThe image {} is restored.", answers.image));
     end(answers.then, if is_clean { MOMENT } else { WHILE }, consoles)
+}
+
+/// The disks that the rules mean; one that fits may come a little later.
+fn chosen(answers: &Answers, patience: Duration) -> Result<Vec<DiskInfo>> {
+    let began = Instant::now();
+    loop {
+        match answers.choose(&inventory::disks()?) {
+            Ok(disks) => return Ok(disks.into_iter().cloned().collect()),
+            Err(why) if began.elapsed() >= patience => bail!("the answer file: {why}"),
+            Err(_) => std::thread::sleep(Duration::from_secs(1)),
+        }
+    }
 }
 
 /// The id of the image that the answers name.
@@ -117,7 +135,7 @@ fn parsed(repo: &str, words: Vec<String>) -> Result<Cli> {
 
 /// The first of the disks on which the order was carried out, and when.
 fn done_before<'a>(
-    disks: &[&'a DiskInfo],
+    disks: &'a [DiskInfo],
     order: &Hash,
 ) -> Result<Option<(&'a DiskInfo, Timestamp)>> {
     for disk in disks {
