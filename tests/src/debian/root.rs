@@ -148,15 +148,14 @@ fn grub_cfg(boot: &Path, ids: &Ids) -> Result<String> {
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .find_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned))
         .context("the root folder has no kernel")?;
-    // A panic ends the machine instead of the test's patience. The initramfs waits for its disk longer than the 30 s that
-    // are enough on a machine that is not emulated beside others.
+    // A panic ends the machine instead of the test's patience.
     Ok(format!(
         "serial --unit=0 --speed=115200\n\
          terminal_input serial console\n\
          terminal_output serial\n\
          echo \"GRUB on $grub_platform\"\n\
          search --no-floppy --fs-uuid --set=root {}\n\
-         linux /vmlinuz-{kernel} root=/dev/mapper/vg0-root ro console=ttyS0 panic=-1 rootdelay=150 quiet\n\
+         linux /vmlinuz-{kernel} root=/dev/mapper/vg0-root ro console=ttyS0 panic=-1 quiet\n\
          initrd /initrd.img-{kernel}\n\
          boot\n",
         ids.boot
