@@ -92,7 +92,9 @@ impl Planner<'_> {
         let Some((_, volume)) = self.saved_lv(vg, lv).filter(|_| !lv.held) else {
             return Ok(unknown_member(format!("{}/{}", vg.name, lv.name), lv.size(vg)));
         };
-        targets.iter().try_for_each(|target| refuse::sector_size(volume, target))?;
+        targets
+            .iter()
+            .try_for_each(|target| refuse::sector_size(volume, self.saved_sector(), target))?;
         let stripes = lv.segments.last().map_or(1, |last| last.stripes().len());
         let grain = vg.extents(Bytes::from(stripes).get());
         let mut member = Member { grain, most: room.for_lv(lv), ..self.member(volume) };

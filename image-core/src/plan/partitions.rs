@@ -221,7 +221,7 @@ impl Planner<'_> {
                 let expected = format!("the bytes {saved} of its table");
                 return Err(contradiction(&id, &expected, &found));
             }
-            refuse::sector_size(volume, disk.target)?;
+            refuse::sector_size(volume, disk.disk.sector_size, disk.target)?;
             members.push(self.partition_member(volume, partition.role()));
         }
         Ok(members)

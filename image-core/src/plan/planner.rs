@@ -161,7 +161,7 @@ impl<'a> Planner<'a> {
         let (Some((entry, volume)), None) = (volumes.next(), volumes.next()) else {
             return Err(contradiction(&target.slot, "one volume", "none or several"));
         };
-        refuse::sector_size(volume, target)?;
+        refuse::sector_size(volume, self.saved_sector(), target)?;
         let least = self.least_bare(volume, target.sector_size);
         if target.size < least {
             return Err(refuse::too_small(target, &self.largest(&target.slot), least));
@@ -229,9 +229,35 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// The largest sectors of the disks that were saved.
+    pub(super) fn saved_sector(&self) -> Bytes {
+        self.root.disks.iter().map(|disk| disk.sector_size).max().unwrap_or(Bytes::new(512))
+    }
+
+    /// What to say of contents that nothing is known of, where the sectors are larger than they were.
+    fn unsure_on_larger_sectors(&self, entry: &VolumeEntry) -> Option<String> {
+        let (saved, targets) = (self.saved_sector(), &self.request.targets);
+        let larger =
+            targets.iter().map(|target| target.sector_size).max().filter(|at| *at > saved)?;
+        let is_copied = entry.sector_limit.is_none()
+            && entry.kind != "gap"
+            && !entry.is_container
+            && !entry.used_bytes.is_zero();
+        (is_copied && self.left_empty(entry).is_none()).then(|| {
+            format!(
+                "{} ({}) is copied as it is from sectors of {} bytes: what is in it may not work with {}",
+                entry.id,
+                entry.content,
+                saved.get(),
+                larger.get()
+            )
+        })
+    }
+
     /// What follows from the volumes' new sizes.
     pub(super) fn finish(&self, plan: &mut RestorePlan) -> Result<()> {
         for entry in plan.volumes.iter().filter_map(|volume| self.root.volumes.get(volume.entry)) {
+            plan.warnings.extend(self.unsure_on_larger_sectors(entry));
             let lost = entry.unreadable_bytes();
             if !lost.is_zero() && self.left_empty(entry).is_none() {
                 plan.warnings.push(format!(

@@ -5,12 +5,17 @@ use crate::error::{Error, Result};
 use crate::image::manifest::{EXCLUDED, VolumeEntry};
 use crate::units::Bytes;
 
-/// Refuses a filesystem on sectors that are larger than it can live with.
+/// Contents that are only copied, and known to work on no larger sectors than those they were made on: their boot sector
+/// says which (bytes per sector).
+const BOUND: [&str; 2] = ["ntfs", "exfat"];
+
+/// Refuses a filesystem on sectors that are larger than it can live with; it was saved from sectors of `saved` bytes.
 ///
 /// # Errors
 /// [`Error::Refused`] naming the volume.
-pub fn sector_size(volume: &VolumeEntry, target: &Target) -> Result<()> {
-    match volume.sector_limit {
+pub fn sector_size(volume: &VolumeEntry, saved: Bytes, target: &Target) -> Result<()> {
+    let bound = BOUND.contains(&volume.content.as_str()).then_some(saved);
+    match volume.sector_limit.or(bound) {
         Some(limit) if limit < target.sector_size => Err(Error::refused(format!(
             "{} has sectors of {} bytes, but {} ({}) only works with sectors of up to {} bytes",
             target.path.display(),

@@ -371,6 +371,31 @@ fn larger_sectors_than_a_filesystem_bears_are_refused_on_logical_volumes_too() {
 }
 
 #[test]
+fn what_is_only_copied_is_refused_or_warned_of_on_larger_sectors() {
+    let (table, _) = gpt();
+    for content in ["ntfs", "exfat", "crypto_LUKS", "btrfs"] {
+        let root = root_of(&table, &[(1, "raw"), (2, "raw"), (3, content)]);
+        let mut request = request(&root, &[SIZE], &[]);
+        let same = plan(&root, &request).unwrap();
+        assert!(same.warnings.iter().all(|warning| !warning.contains("sectors")), "{same:?}");
+        request.targets[0].sector_size = Bytes::BLOCK;
+        let planned = plan(&root, &request);
+        match content {
+            "ntfs" | "exfat" => {
+                let why = planned.unwrap_err().to_string();
+                assert!(why.contains("d0:3") && why.contains("sectors of up to 512"), "{why}");
+            }
+            _ => {
+                let warnings = planned.unwrap().warnings;
+                let said = |id: &str| warnings.iter().any(|warning| warning.contains(id));
+                assert!(said("d0:2 (raw)") && said(&format!("d0:3 ({content})")), "{warnings:?}");
+                assert!(warnings[0].contains("may not work with 4096"), "{warnings:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn roots_that_contradict_themselves_are_refused() {
     type Damage = fn(&mut Root);
     let on_disk: [(&str, Damage); 9] = [

@@ -38,7 +38,9 @@ pub(super) fn decide(facts: &Facts, wishes: &Wishes<'_>) -> Result<Plan> {
     boot::initramfs(facts, &system, wishes, &mut plan);
     boot::grub(facts, &system, &mut plan);
     for (volume, why) in &facts.closed {
-        plan.warnings.push(format!("{volume}: {why}"));
+        plan.steps.push(format!(
+            "see for yourself whether {volume} needs anything: it could not be looked into ({why})"
+        ));
     }
     Ok(plan)
 }

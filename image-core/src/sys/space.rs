@@ -1,7 +1,9 @@
-//! Free space of the filesystem that holds a path.
+//! Whether there is space on the filesystem that holds a path.
 
 use std::io;
 use std::path::Path;
+
+use rustix::fs::StatVfsMountFlags;
 
 use crate::units::Bytes;
 
@@ -12,6 +14,11 @@ pub fn free(path: &Path) -> io::Result<Bytes> {
     unit.checked_mul(figures.f_bavail).ok_or_else(|| io::Error::other("absurd free space"))
 }
 
+/// Whether nothing can be written to the filesystem of `path`, which exists.
+pub fn is_read_only(path: &Path) -> io::Result<bool> {
+    Ok(rustix::fs::statvfs(path)?.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -20,5 +27,6 @@ mod tests {
     fn there_is_some_and_less_than_an_exabyte() {
         let free = free(&std::env::temp_dir()).unwrap();
         assert!(free > Bytes::MIB && free < Bytes::gib(1 << 30));
+        assert!(!is_read_only(&std::env::temp_dir()).unwrap());
     }
 }
