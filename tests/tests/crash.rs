@@ -186,7 +186,8 @@ fn check(kind: &Kind, count: usize) -> Result<()> {
         })
     })?;
     println!("{count} cuts of {events} events, {replayable} replayable, {due_in_all} files due");
-    ensure!(replayable * 10 > count * 9, "hardly a journal waited");
+    // Each that was clean was allowed to be; of few cuts, one or two fall there.
+    ensure!(replayable * 2 > count, "hardly a journal waited");
     Ok(())
 }
 
