@@ -13,7 +13,7 @@ use image_core::sys::mounts;
 use live_iso::iso;
 
 /// Where it is mounted.
-const POINT: &str = "/media/keiki";
+pub const POINT: &str = "/media/keiki";
 
 /// How long a stick may take until the kernel knows it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,6 +49,7 @@ pub fn attach() -> Result<PathBuf> {
             Machine.check(&Call::new("umount", [POINT]))?;
         }
         if began.elapsed() > PATIENCE {
+            drop(fs::remove_dir(&point));
             bail!("the medium that this machine was started from is not there");
         }
         std::thread::sleep(Duration::from_secs(1));

@@ -6,7 +6,7 @@ use std::path::Path;
 use image_core::error::{Error, Result};
 use image_core::exec::{Call, Runner};
 
-use crate::iso::Serial;
+use crate::boot::Serial;
 use crate::name;
 use crate::tree::Tree;
 
@@ -32,6 +32,9 @@ const MODULES: &str = "biosdisk iso9660 part_msdos part_gpt fat normal linux ser
 
 /// The MBR's boot code of a hybrid medium.
 const HYBRID: &str = "usr/lib/grub/i386-pc/boot_hybrid.img";
+
+/// The label of the EFI system partition.
+pub const ESP_LABEL: &str = "KEIKI-EFI";
 
 const KIB: u64 = 1024;
 
@@ -82,7 +85,7 @@ fn system_partition(runner: &dyn Runner, tree: &Tree, date: u32, image: &Path) -
     let image_text = image.display().to_string();
     runner.check(&Call::new(
         "mkfs.fat",
-        ["--invariant", "-n", "KEIKI-EFI", "-i", "4b45494b", &image_text],
+        ["--invariant", "-n", ESP_LABEL, "-i", "4b45494b", &image_text],
     ))?;
     let mtools = |program: &str, words: &[&str]| {
         let words = ["-i", &image_text].into_iter().chain(words.iter().copied());

@@ -3,18 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use image_core::error::{Error, Result};
 use image_core::exec::{Call, Runner};
 
-use crate::Profile;
-use crate::bootloader;
-use crate::kernel::Kernel;
-use crate::name;
-use crate::staging::Staging;
-use crate::system;
+use crate::boot::{Boot, Settings, copy, dated_at, read, write};
 use crate::tree::Tree;
+use crate::{Profile, bootloader, name};
 
 /// The name of the disc's filesystem.
 pub const LABEL: &str = "KEIKI";
@@ -65,66 +60,13 @@ pub(crate) fn lacking(
     packages.into_iter().collect()
 }
 
-/// What is another one on each disc.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Settings {
-    /// The layout of the keyboard, by its name in console-data; asked for where there is none.
-    pub keymap: Option<String>,
-    /// The serial console.
-    pub console: Serial,
-    /// The file with answers for whoever is not there.
-    pub answers: Option<Vec<u8>>,
-    /// A private key for machines with SSH.
-    pub ssh_key: Option<Vec<u8>>,
-    /// The ids of the images in the folder [`IMAGES`].
-    pub images: Vec<String>,
-}
-
-/// A serial port of a PC, and its speed in baud.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Serial {
-    /// 0 is the first one, `ttyS0`.
-    pub unit: u8,
-    /// Usually 115200.
-    pub speed: u32,
-}
-
-impl Default for Serial {
-    fn default() -> Self {
-        Self { unit: 0, speed: 115_200 }
-    }
-}
-
-impl FromStr for Serial {
-    type Err = String;
-
-    /// As the kernel's argument `console=` has it: `ttyS1,9600`, or `ttyS1`.
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let (port, speed) = text.split_once(',').unwrap_or((text, "115200"));
-        let unit = port.strip_prefix("ttyS").and_then(|unit| unit.parse().ok());
-        let unit = unit.filter(|unit| *unit < 4);
-        match (unit, speed.parse()) {
-            (Some(unit), Ok(speed)) => Ok(Self { unit, speed }),
-            _ => Err(format!("{text:?} is not like ttyS0 or ttyS1,9600")),
-        }
-    }
-}
-
-/// Where a live system finds the name of its keyboard's layout, the answers, and a key for SSH.
-const KEYMAP: &str = "etc/keiki/keymap";
-/// See [`KEYMAP`].
-pub const ANSWERS: &str = "etc/keiki/answers.toml";
-const SSH_KEY: &str = "root/.ssh/keiki";
-const SSH_CONFIG: &str = "root/.ssh/config";
-
 /// Everything that a disc is made of.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Parts {
     /// What becomes the disc's files.
     root: PathBuf,
     esp: PathBuf,
-    date: u32,
-    kernel: String,
+    boot: Boot,
 }
 
 impl Parts {
@@ -140,29 +82,11 @@ impl Parts {
         cache: &Path,
         folder: &Path,
     ) -> Result<Self> {
-        let kernel = Kernel::newest(tree)?;
-        // What was built of the same packages is dated the same.
-        let date = dated_at(&tree.place(&kernel.image))?;
-        let parts = Self::empty(folder, date, kernel.version.clone())?;
-        let boot = parts.root.join(BOOT);
-        write(&boot.join(name::KERNEL), &tree.read(&kernel.image)?)?;
-        bootloader::make(runner, tree, date, &parts.root.join(BIOS), &parts.esp)?;
-        let system = system::gather(runner, tree, &kernel, profile)?;
-        let kept = cache.join(format!("system-{}", system.hash(&system::FIRST, date)?));
-        if !kept.exists() {
-            let failed = |error| Error::io(kept.display().to_string(), "write", error);
-            fs::create_dir_all(cache).map_err(failed)?;
-            // A name of this process's own, for another one may do the same.
-            let draft = cache.join(format!("draft-{}", std::process::id()));
-            let made = system.pack(&system::FIRST, date, &draft);
-            made.and_then(|()| fs::rename(&draft, &kept).map_err(failed)).inspect_err(|_| {
-                // The reason is what matters.
-                drop(fs::remove_file(&draft));
-            })?;
-        }
-        copy(&kept, &boot.join(name::SYSTEM))?;
-        system::ours(tree, keiki)?.pack(&[], date, &boot.join(name::PROGRAM))?;
-        Ok(parts)
+        let root = Self::empty(folder)?;
+        let esp = folder.join(name::ESP);
+        let boot = Boot::make(runner, (tree, profile), keiki, cache, &root.join(BOOT))?;
+        bootloader::make(runner, tree, boot.date, &root.join(BIOS), &esp)?;
+        Ok(Self { root, esp, boot })
     }
 
     /// Takes them, in `folder`, from the disc or stick `device`, which is mounted at `medium`.
@@ -178,14 +102,13 @@ impl Parts {
         let info = medium.join(INFO);
         let text = String::from_utf8_lossy(&read(&info)?).into_owned();
         let kernel = text.lines().nth(1).unwrap_or_default().to_owned();
-        let parts = Self::empty(folder, dated_at(&info)?, kernel)?;
-        for name in [name::KERNEL, name::SYSTEM, name::PROGRAM] {
-            let name = Path::new(BOOT).join(name);
-            copy(&medium.join(&name), &parts.root.join(&name))?;
-        }
+        let root = Self::empty(folder)?;
+        let esp = folder.join(name::ESP);
+        let known = (dated_at(&info)?, kernel);
+        let boot = Boot::copied(&medium.join(BOOT), known, &root.join(BOOT))?;
         for name in [name::ELTORITO, name::HYBRID] {
             let name = Path::new(BIOS).join(name);
-            copy(&medium.join(&name), &parts.root.join(&name))?;
+            copy(&medium.join(&name), &root.join(&name))?;
         }
         let images = folder.join("boot-images");
         // A stick is no drive for discs: it is read as a file.
@@ -193,21 +116,22 @@ impl Parts {
         let to = images.display().to_string();
         let words = ["-osirrox", "on", "-indev", &from, "-extract_boot_images", &to];
         runner.check(&Call::new("xorriso", words))?;
-        copy(&images.join("eltorito_img2_uefi.img"), &parts.esp)?;
-        Ok(parts)
+        copy(&images.join("eltorito_img2_uefi.img"), &esp)?;
+        Ok(Self { root, esp, boot })
     }
 
-    fn empty(folder: &Path, date: u32, kernel: String) -> Result<Self> {
+    /// Makes the folder of what becomes the disc's files.
+    fn empty(folder: &Path) -> Result<PathBuf> {
         let root = folder.join("disc");
         let bios = root.join(BIOS);
         fs::create_dir_all(&bios)
             .map_err(|error| Error::io(bios.display().to_string(), "create", error))?;
-        Ok(Self { root, esp: folder.join(name::ESP), date, kernel })
+        Ok(root)
     }
 
     /// The version of the kernel.
     pub fn kernel(&self) -> &str {
-        &self.kernel
+        &self.boot.kernel
     }
 
     /// Where the repository with the images of the disc goes, before the disc is written.
@@ -222,27 +146,10 @@ impl Parts {
     pub fn write(&self, runner: &dyn Runner, settings: &Settings, out: &Path) -> Result<()> {
         let menu = bootloader::menu(&settings.console);
         self.add("boot/grub/grub.cfg", menu.as_bytes())?;
-        self.add(INFO, format!("Keiki recovery disc\n{}\n", self.kernel).as_bytes())?;
-        let files = Staging::empty()?;
-        let secret = |path, bytes: &[u8]| files.file(Path::new(path), bytes, 0o600);
-        if let Some(keymap) = &settings.keymap {
-            files.file(Path::new(KEYMAP), format!("{keymap}\n").as_bytes(), 0o444)?;
-        }
-        if let Some(answers) = &settings.answers {
-            files.file(Path::new(ANSWERS), answers, 0o444)?;
-        }
-        if let Some(key) = &settings.ssh_key {
-            secret(SSH_KEY, key)?;
-            secret(SSH_CONFIG, format!("IdentityFile /{SSH_KEY}\n").as_bytes())?;
-        }
-        let what = [files.hash(&[], self.date)?, self.kernel.clone(), settings.images.join(" ")];
-        let id = format!("{}\n", blake3::hash(what.join("\n").as_bytes()).to_hex());
-        files.file(Path::new(MEDIUM), id.as_bytes(), 0o444)?;
+        self.add(INFO, format!("Keiki recovery disc\n{}\n", self.boot.kernel).as_bytes())?;
+        let id = self.boot.settings(settings, Some(MEDIUM))?;
         self.add(ID, id.as_bytes())?;
-        // Last of all: its name comes behind the others.
-        files.file(Path::new(system::COMPLETE), b"", 0o444)?;
-        files.pack(&[], self.date, &self.root.join(BOOT).join(name::SETTINGS))?;
-        dated(&self.root, self.date)
+        dated(&self.root, self.boot.date)
             .map_err(|error| Error::io(self.root.display().to_string(), "date", error))?;
         self.call(runner, out)
     }
@@ -276,7 +183,7 @@ impl Parts {
         words.extend(paths.map(str::to_owned));
         words.push(root);
         let call = Call::new("xorriso", words)
-            .env("SOURCE_DATE_EPOCH", self.date.to_string())
+            .env("SOURCE_DATE_EPOCH", self.boot.date.to_string())
             .env("TZ", "UTC");
         runner.check(&call).map(drop)
     }
@@ -290,39 +197,4 @@ fn dated(path: &Path, date: u32) -> std::io::Result<()> {
         }
     }
     bootloader::dated(path, date)
-}
-
-/// The date of a file.
-fn dated_at(path: &Path) -> Result<u32> {
-    let failed = |error| Error::io(path.display().to_string(), "read", error);
-    let date = path.metadata().and_then(|data| data.modified()).map_err(failed)?;
-    let seconds = date.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
-    u32::try_from(seconds).map_err(|_| Error::unsupported("a file dated after 2106"))
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    fs::write(path, bytes).map_err(|error| Error::io(path.display().to_string(), "write", error))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|error| Error::io(path.display().to_string(), "read", error))
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let named = format!("{} to {}", from.display(), to.display());
-    fs::copy(from, to).map_err(|error| Error::io(named, "copy", error)).map(drop)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Serial;
-
-    #[test]
-    fn serial_consoles_are_written_as_for_the_kernel() {
-        assert_eq!("ttyS0".parse(), Ok(Serial::default()));
-        assert_eq!("ttyS1,9600".parse(), Ok(Serial { unit: 1, speed: 9600 }));
-        for wrong in ["", "tty0", "ttyS", "ttyS9", "ttyS0,", "ttyS0,fast", "ttyS0 init=/x"] {
-            assert!(wrong.parse::<Serial>().is_err(), "{wrong}");
-        }
-    }
 }

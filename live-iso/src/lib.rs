@@ -7,12 +7,15 @@
 //! - [`packages`]: downloads and unpacks packages. - [`tree`]: looks into what was unpacked.
 //! - [`system`]: what a live system consists of. - `closure`: the libraries that its programs need. - [`kernel`]: the
 //!   kernel and its modules. - `staging`: packs all that into an initramfs.
-//! - [`bootloader`]: what firmware starts. - [`iso`]: the disc. - [`stick`]: the disc, with space for images behind it.
+//! - [`boot`]: what every way to boot has in common. - [`bootloader`]: what firmware starts of a medium. - [`iso`]: the disc.
+//!   [`stick`]: the disc, with space for images behind it. - [`net`]: the same for a network.
 
+pub mod boot;
 pub mod bootloader;
 mod closure;
 pub mod iso;
 pub mod kernel;
+pub mod net;
 pub mod packages;
 mod staging;
 pub mod stick;

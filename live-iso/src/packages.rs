@@ -2,6 +2,8 @@
 //!
 //! apt resolves what they depend on, as for a system on which nothing is installed, and checks their signatures; it
 //! needs no rights for that. Downloads and the unpacked tree are kept in a cache.
+//!
+//! GRUB for networks comes from a release that may be another one: see [`network_grub`].
 
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
@@ -20,6 +22,9 @@ use crate::{TRIPLET, bootloader, system};
 /// Names of the kernel's package, the best one first: Debian 12 has a newer kernel beside its own.
 const KERNELS: [&str; 3] = ["linux-image-6.12-amd64", "linux-image-amd64", "linux-image-generic"];
 
+/// Is told why package lists could not be fetched, where those of an earlier time are taken.
+pub type Stale<'a> = &'a dyn Fn(&Error);
+
 /// Package lists are fetched again when they are older than this.
 const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -27,8 +32,8 @@ const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 ///
 /// # Errors
 /// [`Error::Io`]: apt is not installed, knows a package not, or cannot download it.
-pub fn download(runner: &dyn Runner, cache: &Path) -> Result<Tree> {
-    let apt = Apt { runner, cache };
+pub fn download(runner: &dyn Runner, cache: &Path, stale: Stale<'_>) -> Result<Tree> {
+    let apt = Apt { runner, cache, release: None, stale };
     apt.update()?;
     let mut names: Vec<&str> = system::PARTS.iter().map(|part| part.package).collect();
     names.extend(bootloader::PACKAGES.iter().map(|(package, _)| *package));
@@ -57,11 +62,31 @@ const ARCHIVES: &str = "archives";
 struct Apt<'a> {
     runner: &'a dyn Runner,
     cache: &'a Path,
+    /// A file with sources of packages that is read instead of those of this machine.
+    release: Option<&'a Path>,
+    stale: Stale<'a>,
 }
 
 impl Apt<'_> {
     /// Runs apt with packages in the folder `archives` of the cache; what it printed.
     fn run(&self, archives: &str, command: &[&str], names: &[&str]) -> Result<String> {
+        let words = self.words(archives)?;
+        let words = words.iter().map(String::as_str).chain(command.iter().copied());
+        let call = Call::new("apt-get", words.chain(names.iter().copied()));
+        Ok(self.runner.check(&call)?.text())
+    }
+
+    /// Fetches a package alone into a folder: what it depends on is needed only where it is installed.
+    fn fetch(&self, package: &str, folder: &Path) -> Result<()> {
+        // apt puts it where it runs.
+        let place = ["-C", &folder.display().to_string(), "apt-get"].map(str::to_owned);
+        let words = place.into_iter().chain(self.words(ARCHIVES)?);
+        let call = Call::new("env", words.chain(["download".to_owned(), package.to_owned()]));
+        self.runner.check(&call).map(drop)
+    }
+
+    /// The options of all calls.
+    fn words(&self, archives: &str) -> Result<Vec<String>> {
         for folder in [archives, "lists"] {
             let partial = self.cache.join(folder).join("partial");
             fs::create_dir_all(&partial)
@@ -78,10 +103,14 @@ impl Apt<'_> {
             // As root it would be another user, who may not write into the cache.
             "APT::Sandbox::User=root".to_owned(),
         ];
-        let options = options.iter().flat_map(|option| ["-o", option]);
-        let words = ["-q", "-y"].into_iter().chain(options).chain(command.iter().copied());
-        let call = Call::new("apt-get", words.chain(names.iter().copied()));
-        Ok(self.runner.check(&call)?.text())
+        let release = self.release.map(|path| {
+            // Nothing but that file; the keys stay those of this machine.
+            let list = format!("Dir::Etc::sourcelist={}", path.display());
+            [list, "Dir::Etc::sourceparts=-".to_owned()]
+        });
+        let options = options.into_iter().chain(release.into_iter().flatten());
+        let options = options.flat_map(|option| ["-o".to_owned(), option]);
+        Ok(["-q", "-y"].map(str::to_owned).into_iter().chain(options).collect())
     }
 
     /// Fetches the lists of packages, if they are old.
@@ -92,7 +121,15 @@ impl Apt<'_> {
             return Ok(());
         }
         // apt says of a server that does not answer that it goes on with old lists; here there may be none.
-        self.run(ARCHIVES, &["update", "--error-on=any"], &[])?;
+        let updated = self.run(ARCHIVES, &["update", "--error-on=any"], &[]);
+        if let Err(error) = updated {
+            if !stamp.exists() {
+                return Err(error);
+            }
+            // Where there are, they are good for what was downloaded by them: on a network without an internet.
+            (self.stale)(&error);
+            return Ok(());
+        }
         fs::write(&stamp, "")
             .map_err(|error| Error::io(stamp.display().to_string(), "write", error))
     }
@@ -108,6 +145,81 @@ impl Apt<'_> {
         }
         Err(last.unwrap_or_else(|| Error::unsupported("a distribution without kernels")))
     }
+}
+
+/// The release of Debian whose GRUB boots over every network, and its package. GRUB asks only since version 2.12 the server
+/// that told the name of the boot file, where that is not the one that gave the address, and loads anything where firmware
+/// loaded it over HTTP. Its signature is of the same key as that of older ones, so every shim of Debian starts it.
+const RELEASE: &str = "trixie";
+const GRUB: &str = "grub-efi-amd64-signed";
+const LEAST: [u64; 2] = [2, 12];
+
+/// A tree with GRUB for networks: `tree` itself where its package is new enough, else one with that of Debian 13, from the
+/// mirror of this machine.
+///
+/// # Errors
+/// [`Error::Io`]: apt knows no mirror of Debian, or cannot download it, or has no key to check it with.
+pub fn network_grub(
+    runner: &dyn Runner,
+    tree: &Tree,
+    cache: &Path,
+    stale: Stale<'_>,
+) -> Result<Tree> {
+    if version(tree)?.as_slice() >= LEAST.as_slice() {
+        return Ok(tree.clone());
+    }
+    let cache = cache.join(RELEASE);
+    let failed = |error| Error::io(cache.display().to_string(), "write", error);
+    fs::create_dir_all(&cache).map_err(failed)?;
+    let targets =
+        ["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian"];
+    let mirrors = runner.check(&Call::new("apt-get", targets))?.text();
+    let mirror = mirrors.lines().find(|line| !line.contains("security")).ok_or_else(|| {
+        Error::io(
+            "GRUB for networks",
+            "download",
+            std::io::Error::other("apt knows no mirror of Debian"),
+        )
+    })?;
+    let sources = cache.join("sources.list");
+    fs::write(&sources, format!("deb {mirror} {RELEASE} main\n")).map_err(failed)?;
+    let apt = Apt { runner, cache: &cache, release: Some(&sources), stale };
+    apt.update()?;
+    let listed = apt.run(ARCHIVES, &["--print-uris", "download"], &[GRUB])?;
+    // `'ADDRESS' FILE SIZE HASH`
+    let file = listed
+        .lines()
+        .filter(|line| line.starts_with('\''))
+        .find_map(|line| line.split_whitespace().nth(1));
+    let out = cache.join(format!("tree-{}", file.unwrap_or_default()));
+    if !out.is_dir() {
+        let folder = TempDir::new_in(&cache).map_err(failed)?;
+        apt.fetch(GRUB, folder.path())?;
+        let archive = folder.path().join(file.unwrap_or_default());
+        let words = ["--extract".as_ref(), archive.as_os_str(), folder.path().as_os_str()];
+        runner.check(&Call::new("dpkg-deb", words))?;
+        match fs::rename(folder.keep(), &out) {
+            // Another process was first.
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
+            renamed => renamed.map_err(failed)?,
+        }
+    }
+    Ok(Tree::new(out, TRIPLET))
+}
+
+/// The version of the signed GRUB in a tree, as the line about it in its section `.sbat` says.
+fn version(tree: &Tree) -> Result<Vec<u64>> {
+    let bytes = tree.read(Path::new(crate::net::SIGNED))?;
+    Ok(version_in(&bytes))
+}
+
+fn version_in(bytes: &[u8]) -> Vec<u64> {
+    let before = b"Free Software Foundation,grub,";
+    let at = bytes.windows(before.len()).position(|part| part == before);
+    let rest = at.and_then(|at| bytes.get(at + before.len()..)).unwrap_or_default();
+    let text = rest.split(|byte| *byte == b',').next().unwrap_or_default();
+    let text = String::from_utf8_lossy(text.get(..text.len().min(20)).unwrap_or_default());
+    text.split('.').map_while(|part| part.parse().ok()).collect()
 }
 
 /// Unpacks packages into `tree`, which is there as a whole or not at all.
@@ -133,5 +245,24 @@ fn unpack(runner: &dyn Runner, archives: &Path, files: &[&str], tree: &Path) -> 
         // Another process was first.
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
         renamed => renamed.map_err(failed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LEAST, version_in};
+
+    #[test]
+    fn grub_says_which_version_it_is() {
+        let line = |version: &str| {
+            let line = format!(
+                "\0\0sbat,1\ngrub,5,Free Software Foundation,grub,{version},https://x\ngrub.debian,5,"
+            );
+            version_in(line.as_bytes())
+        };
+        assert_eq!(line("2.06"), [2, 6]);
+        assert!(line("2.06") < LEAST.to_vec() && line("2.12") == LEAST.to_vec());
+        assert!(line("2.12.1") >= LEAST.to_vec() && line("3") >= LEAST.to_vec());
+        assert!(version_in(b"no GRUB").is_empty());
     }
 }

@@ -13,7 +13,8 @@ use crate::staging::Staging;
 use crate::tree::Tree;
 
 /// A package, and those of its files that a live system has: programs by their names, other files by their paths,
-/// whole folders by paths with a `/` at the end.
+/// whole folders by paths with a `/` at the end. A `*` in a path is the architecture's triplet; what has a `?` in front is in other
+/// packages elsewhere, and left out there.
 pub struct Part {
     /// Its name in Debian and Ubuntu.
     pub package: &'static str,
@@ -38,26 +39,40 @@ pub const PARTS: &[Part] = &[
         "lvm2",
         &[
             "lvm",
-            "lvs",
-            "vgs",
-            "pvs",
             "lvchange",
-            "vgchange",
+            "lvconvert",
             "lvcreate",
-            "lvextend",
             "lvdisplay",
-            "vgdisplay",
+            "lvextend",
+            "lvreduce",
+            "lvremove",
+            "lvrename",
+            "lvresize",
+            "lvs",
+            "lvscan",
+            "pvchange",
+            "pvck",
+            "pvcreate",
             "pvdisplay",
+            "pvmove",
+            "pvremove",
+            "pvresize",
+            "pvs",
+            "pvscan",
             "vgcfgbackup",
             "vgcfgrestore",
-            "pvscan",
-            "vgscan",
+            "vgchange",
             "vgck",
-            "pvck",
-            "pvresize",
+            "vgcreate",
+            "vgdisplay",
+            "vgextend",
             "vgimportclone",
-            "lvremove",
-            "lvconvert",
+            "vgmknodes",
+            "vgreduce",
+            "vgremove",
+            "vgrename",
+            "vgs",
+            "vgscan",
         ],
     ),
     part("dmsetup", &["dmsetup"]),
@@ -122,6 +137,16 @@ pub const PARTS: &[Part] = &[
             "lib/terminfo/x/xterm-256color",
         ],
     ),
+    // mtools' characters of DOS: its library of conversions, which nothing names.
+    part(
+        "libc6",
+        &[
+            "?usr/lib/*/gconv/IBM850.so",
+            "?usr/lib/*/gconv/gconv-modules",
+            "?usr/lib/*/gconv/gconv-modules.d/",
+        ],
+    ),
+    part("libc-bin", &["?usr/lib/locale/C.utf8/"]),
     // glibc opens it when a thread is cancelled; nothing names it.
     part("libgcc-s1", &["libgcc_s.so.1"]),
 ];
@@ -156,7 +181,8 @@ pub(crate) const COMPLETE: &str = "unpacked";
 
 /// The packages that a tree lacks, of those that a live system is made of.
 pub fn missing(tree: &Tree) -> Vec<&'static str> {
-    let lacks = |part: &&Part| part.files.iter().any(|file| found(tree, file).is_none());
+    let lacks = |file: &&str| !file.starts_with('?') && found(tree, file).is_none();
+    let lacks = |part: &&Part| part.files.iter().any(lacks);
     PARTS.iter().filter(lacks).map(|part| part.package).collect()
 }
 
@@ -176,8 +202,10 @@ pub fn has_keymap(tree: &Tree, name: &str) -> Result<bool> {
 }
 
 fn found(tree: &Tree, file: &str) -> Option<PathBuf> {
+    let file = file.trim_start_matches('?');
     if file.contains('/') {
-        return Some(PathBuf::from(file)).filter(|path| tree.resolve(path).is_some());
+        return Some(PathBuf::from(file.replace('*', tree.triplet())))
+            .filter(|path| tree.resolve(path).is_some());
     }
     if file.contains(".so.") { tree.library(file, &[]) } else { tree.program(file) }
 }
@@ -231,10 +259,14 @@ fn programs(tree: &Tree, staging: &Staging) -> Result<()> {
     let mut files = Vec::new();
     for Part { package, files: names } in PARTS {
         for name in *names {
-            files.push(found(tree, name).ok_or_else(|| {
-                let missing = format!("the package {package} has it");
-                Error::io(*name, "find", std::io::Error::other(missing))
-            })?);
+            match found(tree, name) {
+                Some(path) => files.push(path),
+                None if name.starts_with('?') => {}
+                None => {
+                    let missing = format!("the package {package} has it");
+                    return Err(Error::io(*name, "find", std::io::Error::other(missing)));
+                }
+            }
         }
     }
     let (folders, files): (Vec<PathBuf>, Vec<PathBuf>) =

@@ -36,6 +36,11 @@ impl Tree {
         Self::new("/", TRIPLET)
     }
 
+    /// What folders of libraries are called after.
+    pub fn triplet(&self) -> &'static str {
+        self.triplet
+    }
+
     /// Where a path of the tree is on this machine; links are not followed.
     pub fn place(&self, path: &Path) -> PathBuf {
         self.root.join(path)

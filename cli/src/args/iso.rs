@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use live_iso::iso::Serial;
+use live_iso::boot::Serial;
 
 /// Make a disc that boots any PC and saves or restores its disks
 ///
@@ -34,6 +34,16 @@ pub struct Iso {
     /// Put this private key on it, for shares of machines with SSH; whoever has the disc has the key
     #[arg(long, value_name = "FILE")]
     pub ssh_key: Option<PathBuf>,
+    #[command(flatten)]
+    pub system: LiveSystem,
+    /// Where kernel and programs come from [default: download; on the recovery disc: medium]
+    #[arg(long, value_enum)]
+    pub packages: Option<Packages>,
+}
+
+/// What a live system is like, wherever it is booted from.
+#[derive(Args, Debug)]
+pub struct LiveSystem {
     /// The layout of the keyboard, as console-data names it: de-latin1-nodeadkeys; otherwise it is asked for
     #[arg(long, value_name = "NAME")]
     pub keymap: Option<String>,
@@ -43,9 +53,6 @@ pub struct Iso {
     /// How much hardware it knows
     #[arg(long, value_enum, default_value_t = Profile::Small)]
     pub profile: Profile,
-    /// Where kernel and programs come from [default: download; on the recovery disc: medium]
-    #[arg(long, value_enum)]
-    pub packages: Option<Packages>,
 }
 
 /// How much hardware a disc knows.
@@ -55,6 +62,15 @@ pub enum Profile {
     Small,
     /// Storage networks and rare adapters too
     Full,
+}
+
+impl From<Profile> for live_iso::Profile {
+    fn from(profile: Profile) -> Self {
+        match profile {
+            Profile::Small => Self::Small,
+            Profile::Full => Self::Full,
+        }
+    }
 }
 
 /// Where packages come from.

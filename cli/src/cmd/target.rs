@@ -309,7 +309,10 @@ fn ask(candidate: &Candidate) -> anyhow::Result<()> {
         let count = answer.chars().count();
         let tail: String = answer.chars().skip(count.saturating_sub(6)).collect();
         let count = tail.chars().count();
-        (format!("To write to {path}, type the last {count} characters of its serial"), tail)
+        (
+            format!("To write to {path}, type the last {count} characters of its serial, {answer}"),
+            tail,
+        )
     };
     let typed =
         dialoguer::Input::<String>::new().with_prompt(prompt).allow_empty(true).interact_text();
@@ -319,8 +322,12 @@ fn ask(candidate: &Candidate) -> anyhow::Result<()> {
         }
         typed => typed.context("cannot ask on this terminal")?,
     };
-    if typed.trim() == expected {
+    let typed = typed.trim();
+    // More than was asked for is no less.
+    if typed == expected || candidate.answers().iter().any(|answer| answer == typed) {
         return Ok(());
     }
-    Err(Error::refused(format!("{path} was not confirmed; nothing was written")).into())
+    let why =
+        format!("{path} was not confirmed, {typed:?} is not {expected:?}; nothing was written");
+    Err(Error::refused(why).into())
 }

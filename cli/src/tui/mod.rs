@@ -94,6 +94,7 @@ fn carry_out(words: &[String], interrupted: &Arc<AtomicBool>) -> Exit {
             return Exit::Usage;
         }
     };
+    interrupted.store(false, Ordering::Relaxed);
     let progress = Progress::new(&cli.global, Arc::clone(interrupted));
     let ended = cmd::run(&cli, &progress);
     progress.finish();
@@ -160,10 +161,15 @@ impl Menu<'_> {
             start = at;
             self.tell(&format!("== {name}"));
             if let Err(error) = entry(self) {
-                if is_interrupted(&error) || error.is::<terminal::Gone>() {
+                if error.is::<terminal::Gone>() {
                     return Err(error);
                 }
-                self.tell(&format!("error: {}", cmd::message(&error)));
+                match is_interrupted(&error) {
+                    // There is nothing behind the menu of the recovery disc, and what was said has to be read.
+                    true if live::is_here() => self.tell("Interrupted."),
+                    true => return Err(error),
+                    false => self.tell(&format!("error: {}", cmd::message(&error))),
+                }
             }
         }
     }

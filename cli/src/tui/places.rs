@@ -38,42 +38,80 @@ pub fn any(menu: &mut Menu<'_>) -> Result<Move> {
     choose(menu, false)
 }
 
+/// What can be chosen where a repository is asked for.
+#[derive(Clone)]
+enum Choice {
+    Place(Location),
+    Own,
+    Typed,
+    Attach,
+}
+
 /// Asks for a repository.
 pub fn choose(menu: &mut Menu<'_>, must_exist: bool) -> Result<Move> {
+    choose_beside(menu, must_exist, &[])
+}
+
+/// The same, the cursor on the first one that is not among those that are `known`.
+fn choose_beside(menu: &mut Menu<'_>, must_exist: bool, known: &[Location]) -> Result<Move> {
     let check =
         |place: &Location| if must_exist { checked_existing(place) } else { checked(place) };
-    let mut found: Vec<Location> = found().into_iter().map(Location::Folder).collect();
+    let mut places: Vec<Location> = found().into_iter().map(Location::Folder).collect();
     if let Some(repo) = &menu.repo
         && is_repository(repo)
-        && check(repo).is_ok()
-        && !found.contains(repo)
+        && !places.contains(repo)
     {
-        found.insert(0, repo.clone());
+        places.insert(0, repo.clone());
     }
-    let mut items: Vec<Item> = found.iter().map(|place| Item::new(describe(place))).collect();
-    items.push(Item::new("Another folder...").with(if must_exist {
+    if live::is_here() && !must_exist {
+        let new = live::new_places().into_iter().filter(|place| {
+            let on_it = |at: &Location| at.folder().map(Path::parent) == Some(place.parent());
+            !places.iter().any(on_it)
+        });
+        places.extend(new.map(Location::Folder).collect::<Vec<_>>());
+    }
+    places.retain(|place| check(place).is_ok());
+    let mut choices: Vec<(Item, Choice)> = places
+        .iter()
+        .map(|place| (Item::new(describe(place)), Choice::Place(place.clone())))
+        .collect();
+    if must_exist && live::offers_own() {
+        choices.push((live::own_item(), Choice::Own));
+    }
+    if live::is_here() {
+        let attach = Item::new("Attach a disk or a share...").with("then it is offered here");
+        choices.push((attach, Choice::Attach));
+    }
+    let typed = Item::new("Another folder...").with(if must_exist {
         "where images were saved before, or http://SERVER/PATH"
     } else {
         "an existing repository, or a new or empty folder to make one in"
-    }));
-    if live::is_here() {
-        items.push(
-            Item::new("Attach a disk or a share...").with("then its folders are offered here"),
-        );
-    }
+    });
+    choices.push((typed, Choice::Typed));
+    let items: Vec<Item> = choices.iter().map(|(item, _)| item.clone()).collect();
+    let start = places.iter().position(|place| !known.contains(place)).unwrap_or(0);
     loop {
         let question = "Repository: the folder where images are kept";
-        let Some(at) = menu.choose(question, &items, 0)? else { return Ok(Move::Back) };
-        if at > found.len() {
-            if live::attach(menu)? {
-                return choose(menu, must_exist);
+        let Some(at) = menu.choose(question, &items, start)? else { return Ok(Move::Back) };
+        let place = match choices.get(at).map(|(_, choice)| choice.clone()) {
+            None => continue,
+            Some(Choice::Place(place)) => place,
+            Some(Choice::Own) => match live::own(menu)? {
+                true => return choose_beside(menu, must_exist, &places),
+                false => continue,
+            },
+            Some(Choice::Attach) => {
+                let purpose = if must_exist { live::Purpose::Restore } else { live::Purpose::Save };
+                match live::attach(menu, purpose)? {
+                    true => return choose_beside(menu, must_exist, &places),
+                    false => continue,
+                }
             }
-            continue;
-        }
-        let place = match found.get(at) {
-            Some(place) => place.clone(),
-            None => {
-                let here = || std::env::current_dir().unwrap_or_default().join("");
+            Some(Choice::Typed) => {
+                let here = || match live::is_here() {
+                    true => PathBuf::from("/media/"),
+                    false => std::env::current_dir().unwrap_or_default().join(""),
+                };
                 let hint = menu.folder().unwrap_or_else(here).display().to_string();
                 let check = |text: &str| check(&Location::from(text));
                 match menu.ask.line("Folder (Esc goes back)", &hint, &check)? {
@@ -135,7 +173,10 @@ fn checked(place: &Location) -> Result<(), String> {
         return Err("Type the path of a folder.".to_owned());
     }
     if exists(place).map_err(|error| error.to_string())? {
-        return Ok(());
+        return match space::is_read_only(path) {
+            Ok(true) => Err(format!("{} can only be read.", path.display())),
+            _ => Ok(()),
+        };
     }
     location::check_new_repository(path).map_err(|error| error.to_string())?;
     let name = path.display();

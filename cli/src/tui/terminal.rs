@@ -27,7 +27,7 @@ const KEY_TIME: Duration = Duration::from_millis(60);
 
 /// What is asked to stop has stopped within this, unless it waits for something that does not answer.
 const STOP_TIME: Duration = Duration::from_secs(5);
-const HINT: &str = "\nStill stopping. Where a disk or a share does not answer any more, Ctrl-C once more leaves at once.";
+const HINT: &str = "\nStill stopping. Where a disk or a share does not answer any more, Ctrl-C once more gives up.";
 
 /// Whether there is a terminal to ask on: one that shows, understands cursor keys, and is typed on.
 pub fn usable() -> bool {
@@ -373,9 +373,12 @@ pub fn watch(before: &Before, interrupted: &Arc<std::sync::atomic::AtomicBool>) 
                 before.restore();
                 std::process::exit(crate::exit::Exit::Interrupted.code().into());
             }
-            let hint = || {
+            let (asks, stops) = (before.clone(), Arc::clone(&interrupted));
+            let hint = move || {
                 std::thread::sleep(STOP_TIME);
-                crate::output::talk(HINT);
+                if stops.load(Relaxed) && !asks.is_asking() {
+                    crate::output::talk(HINT);
+                }
             };
             drop(std::thread::Builder::new().name("hint".to_owned()).spawn(hint));
         }

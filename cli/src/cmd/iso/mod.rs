@@ -12,7 +12,8 @@ use image_core::exec::real::Machine;
 use image_core::repo::{Copier, CopyOptions, Local, Repository};
 use image_core::report::{Report, Stage};
 use image_core::units::Bytes;
-use live_iso::iso::{self, Parts, Settings};
+use live_iso::boot::Settings;
+use live_iso::iso::{self, Parts};
 use live_iso::tree::Tree;
 use live_iso::{bootloader, packages, system};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -22,7 +23,7 @@ use self::stick::Stick;
 use super::{Usage, repository, room_for};
 use crate::answers::Answers;
 use crate::args::Global;
-use crate::args::iso::{Iso, Packages, Profile};
+use crate::args::iso::{Iso, Packages};
 use crate::exit::Exit;
 use crate::medium;
 use crate::output::{self, progress::Progress};
@@ -105,8 +106,8 @@ fn settings(args: &Iso) -> Result<Settings> {
         if is_private { Ok(key) } else { Err(Usage(why).into()) }
     });
     Ok(Settings {
-        keymap: args.keymap.clone(),
-        console: args.console,
+        keymap: args.system.keymap.clone(),
+        console: args.system.console,
         answers: args.unattended.as_ref().map(read).transpose()?,
         ssh_key: ssh_key.transpose()?,
         images: Vec::new(),
@@ -121,26 +122,7 @@ fn make(
     (work, progress): (&Path, &Progress),
 ) -> Result<(Parts, PathBuf, Exit)> {
     let answers = settings.answers.as_deref().map(|text| answers(args, text)).transpose()?;
-    let tree = match source {
-        Packages::Download => {
-            progress.stage(Stage::Packages, None);
-            Some(packages::download(&Machine, &cache()?)?)
-        }
-        Packages::Installed => Some(Tree::installed()),
-        Packages::Medium => None,
-    };
-    if let Some(tree) = &tree {
-        let mut lacking = system::missing(tree);
-        lacking.extend(bootloader::missing(tree));
-        lacks_nothing("a live system of what is installed", &lacking)?;
-    }
-    // What the disc has that runs is installed there, too.
-    if let Some(keymap) = &args.keymap
-        && !system::has_keymap(tree.as_ref().unwrap_or(&Tree::installed()), keymap)?
-    {
-        let why = format!("there is no layout {keymap} in the package console-data");
-        return Err(Usage(why).into());
-    }
+    let tree = tree(source, args.system.keymap.as_deref(), progress)?;
     progress.checkpoint()?;
     let exit = match args.images.as_slice() {
         [] => Exit::Done,
@@ -154,11 +136,7 @@ fn make(
     let parts = match &tree {
         Some(tree) => {
             let keiki = std::env::current_exe().context("cannot find this program's own file")?;
-            let profile = match args.profile {
-                Profile::Small => live_iso::Profile::Small,
-                Profile::Full => live_iso::Profile::Full,
-            };
-            Parts::make(&Machine, tree, profile, &keiki, &cache()?, work)?
+            Parts::make(&Machine, tree, args.system.profile.into(), &keiki, &cache()?, work)?
         }
         None => {
             let point = medium::attach()?;
@@ -170,6 +148,43 @@ fn make(
     parts.write(&Machine, settings, &disc)?;
     progress.checkpoint()?;
     Ok((parts, disc, exit))
+}
+
+/// The packages that a live system and its boot loaders are made of; none where they come from a medium. A layout of the
+/// keyboard is looked for in them.
+///
+/// # Errors
+/// They cannot be downloaded, or one is not installed; [`Usage`]: there is no such layout.
+pub fn tree(source: Packages, keymap: Option<&str>, progress: &Progress) -> Result<Option<Tree>> {
+    let tree = match source {
+        Packages::Download => {
+            progress.stage(Stage::Packages, None);
+            Some(packages::download(&Machine, &cache()?, &stale(progress))?)
+        }
+        Packages::Installed => Some(Tree::installed()),
+        Packages::Medium => None,
+    };
+    if let Some(tree) = &tree {
+        let mut lacking = system::missing(tree);
+        lacking.extend(bootloader::missing(tree));
+        lacks_nothing("a live system of what is installed", &lacking)?;
+    }
+    // What the disc has that runs is installed there, too.
+    if let Some(keymap) = keymap
+        && !system::has_keymap(tree.as_ref().unwrap_or(&Tree::installed()), keymap)?
+    {
+        let why = format!("there is no layout {keymap} in the package console-data");
+        return Err(Usage(why).into());
+    }
+    Ok(tree)
+}
+
+/// Says that package lists are old, to whom they are not.
+pub fn stale(progress: &Progress) -> impl Fn(&Error) {
+    |error| {
+        let last = "package lists could not be fetched; those of the last time are taken";
+        progress.warning(&format!("{last}: {error}"));
+    }
 }
 
 /// Reads the answer file.
@@ -265,7 +280,11 @@ fn tell(
     })
 }
 
-fn lacks_nothing(what: &str, packages: &[&str]) -> Result<()> {
+/// Refuses to begin without packages.
+///
+/// # Errors
+/// One is missing; the command that installs it.
+pub fn lacks_nothing(what: &str, packages: &[&str]) -> Result<()> {
     let names = packages.join(" ");
     ensure!(
         names.is_empty(),
@@ -275,7 +294,10 @@ fn lacks_nothing(what: &str, packages: &[&str]) -> Result<()> {
 }
 
 /// Where downloaded packages are kept.
-fn cache() -> Result<PathBuf> {
+///
+/// # Errors
+/// There is no such place.
+pub fn cache() -> Result<PathBuf> {
     let folder =
         |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
     let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));

@@ -20,7 +20,7 @@ use super::Menu;
 use super::ask::Item;
 
 pub use keyboard::first as keyboard_first;
-pub use storage::{attach, tell_gone};
+pub use storage::{Purpose, attach, new_places, offers_own, own, own_item, tell_gone};
 
 /// What happened on this machine, for whoever has to find out why.
 const LOG: &str = "/run/keiki/log";
@@ -35,7 +35,7 @@ pub fn run(menu: &mut Menu<'_>) -> Result<()> {
     type Entry = (&'static str, &'static str, fn(&mut Menu<'_>) -> Result<()>);
     let entries: [Entry; 8] = [
         ("Attach a disk or a share", "where images are kept; also a web server", |menu| {
-            attach(menu).map(drop)
+            attach(menu, Purpose::Any).map(drop)
         }),
         ("Detach", "so that it is safe to unplug", storage::detach),
         ("Network", "addresses, by DHCP or by hand", network::run),
@@ -93,7 +93,11 @@ pub fn log(line: &str) {
 fn shell(menu: &mut Menu<'_>) -> Result<()> {
     let mounted = menu.repo.as_ref().map(|repo| format!("The repository is {}. ", repo));
     menu.tell(&format!("{}`exit` comes back to the menu.", mounted.unwrap_or_default()));
-    Machine.attend(&Call::new("bash", ["-l"])).map(drop)?;
+    let mut call = Call::new("bash", ["-l"]);
+    if let Some(repo) = &menu.repo {
+        call = call.env("KEIKI_REPO", repo.as_typed());
+    }
+    Machine.attend(&call).map(drop)?;
     Ok(())
 }
 

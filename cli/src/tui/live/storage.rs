@@ -8,11 +8,14 @@ use image_core::exec::real::Machine;
 use image_core::exec::{Call, Runner};
 use image_core::sys::mounts::{self, Mount};
 use image_core::units::Bytes;
+use live_iso::bootloader::ESP_LABEL;
+use live_iso::iso;
 use serde::Deserialize;
 
 use super::super::ask::Item;
 use super::super::{Menu, places};
 use super::{attend, check, is_attached};
+use crate::medium;
 
 /// Below which folder.
 pub const MEDIA: &str = "/media";
@@ -83,6 +86,17 @@ impl Block {
         self.children.iter().for_each(|child| child.mountable(Some(disk), out));
     }
 
+    fn is_read_only(&self) -> bool {
+        self.ro || self.fstype.as_deref() == Some("iso9660")
+    }
+
+    /// Whether it is worth naming: not what a stick of ours has besides its images, and not what cannot be written to save to.
+    fn is_offered(&self, purpose: Purpose) -> bool {
+        let label = self.label.as_deref().unwrap_or_default();
+        let is_ours = [iso::LABEL, ESP_LABEL].contains(&label);
+        !is_ours && (purpose != Purpose::Save || !self.is_read_only())
+    }
+
     fn describe(&self, disk: &str) -> String {
         let label = self.label.as_deref().filter(|label| !label.is_empty()).unwrap_or("no name");
         let kind = self.fstype.as_deref().unwrap_or_default();
@@ -97,7 +111,8 @@ impl Block {
 }
 
 fn blocks() -> Result<Vec<(Block, String)>> {
-    let columns = "PATH,SIZE,FSTYPE,LABEL,MODEL,TRAN,RO,MOUNTPOINTS";
+    // Only with a NAME it says which partitions are on which disk.
+    let columns = "NAME,PATH,SIZE,FSTYPE,LABEL,MODEL,TRAN,RO,MOUNTPOINTS";
     let said = check(&Call::new("lsblk", ["--json", "--bytes", "--output", columns]))?;
     // lsblk asks udev what is on them, and there is none here.
     listed(&said, &|path| {
@@ -115,33 +130,75 @@ fn listed(json: &str, blkid: &dyn Fn(&str) -> String) -> Result<Vec<(Block, Stri
     Ok(out)
 }
 
+/// What something is attached for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// Images on it are restored.
+    Restore,
+    /// Images are saved to it.
+    Save,
+    /// Nobody knows yet.
+    Any,
+}
+
+/// Asks for one thing of a kind, and mounts it; whether something was.
+type Attach = fn(&mut Menu<'_>, Purpose) -> Result<bool>;
+
 /// Lets a disk, a share or a web server be chosen, and mounts what can be; whether something was.
-pub fn attach(menu: &mut Menu<'_>) -> Result<bool> {
-    let items = [
-        Item::new("A disk, a stick or a disc")
-            .with("ext4, XFS, btrfs, NTFS, exFAT, FAT32, this disc itself"),
-        Item::new("An NFS share"),
-        Item::new("A share of Windows or Samba (SMB)"),
-        Item::new("A folder of a machine with SSH"),
-        Item::new("A web server").with("only to restore from it: http://SERVER/FOLDER"),
+pub fn attach(menu: &mut Menu<'_>, purpose: Purpose) -> Result<bool> {
+    let mut kinds: Vec<(Item, Attach)> = vec![
+        (Item::new("A disk, a stick or a disc").with("ext4, XFS, btrfs, NTFS, exFAT, FAT32"), disk),
+        (Item::new("An NFS share"), |menu, _| share(menu, "nfs", "SERVER:/FOLDER", nfs)),
+        (Item::new("A share of Windows or Samba (SMB)"), |menu, _| {
+            share(menu, "smb", "USER@SERVER/SHARE", smb)
+        }),
+        (Item::new("A folder of a machine with SSH"), |menu, _| {
+            share(menu, "ssh", "USER@SERVER:/FOLDER", ssh)
+        }),
     ];
+    if purpose != Purpose::Save {
+        let web = Item::new("A web server").with("only to restore from it: http://SERVER/FOLDER");
+        kinds.push((web, |menu, _| places::web(menu)));
+    }
+    if purpose == Purpose::Any && medium::is_known() {
+        kinds.push((own_item(), |menu, _| own(menu)));
+    }
+    let items: Vec<Item> = kinds.iter().map(|(item, _)| item.clone()).collect();
     let Some(at) = menu.choose("Where are images kept?", &items, 0)? else { return Ok(false) };
     // What is gone keeps its place no longer from what comes back.
     for gone in gone() {
         take_away(menu, &gone.point)?;
     }
-    match at {
-        0 => disk(menu),
-        1 => share(menu, "nfs", "SERVER:/FOLDER", nfs),
-        2 => share(menu, "smb", "USER@SERVER/SHARE", smb),
-        3 => share(menu, "ssh", "USER@SERVER:/FOLDER", ssh),
-        _ => places::web(menu),
-    }
+    kinds.get(at).map_or(Ok(false), |(_, attach)| attach(menu, purpose))
 }
 
-fn disk(menu: &mut Menu<'_>) -> Result<bool> {
+/// The entry for what this machine was started from.
+pub fn own_item() -> Item {
+    Item::new("This disc itself").with("the images that were put on it")
+}
+
+/// Whether that could be attached and is not yet.
+pub fn offers_own() -> bool {
+    super::is_here() && medium::is_known() && !is_mounted(Path::new(medium::POINT))
+}
+
+/// Attaches what this machine was started from; whether there are images on it. It is only read.
+pub fn own(menu: &mut Menu<'_>) -> Result<bool> {
+    menu.ask.busy("Looking for the disc that this machine was started from");
+    let point = medium::attach()?;
+    if !point.join(iso::IMAGES).is_dir() {
+        check(&Call::new("umount", [&point]))?;
+        drop(fs::remove_dir(&point));
+        menu.tell("No images were put on this disc (keiki iso --image NAME does that).");
+        return Ok(false);
+    }
+    attached(menu, &point, true)
+}
+
+fn disk(menu: &mut Menu<'_>, purpose: Purpose) -> Result<bool> {
     menu.ask.busy("Looking for filesystems");
-    let blocks = blocks()?;
+    let mut blocks = blocks()?;
+    blocks.retain(|(block, _)| block.is_offered(purpose));
     if blocks.is_empty() {
         menu.tell("No filesystem was found that could be attached. Plug one in and try again.");
         return Ok(false);
@@ -153,20 +210,28 @@ fn disk(menu: &mut Menu<'_>) -> Result<bool> {
         return Ok(false);
     };
     let block = &block.0;
-    let read_only = block.ro || block.fstype.as_deref() == Some("iso9660") || {
-        let items = [
-            Item::new("To restore from it").with("it is only read, and stays as it is"),
-            Item::new("To save to it").with("it is read and written"),
-        ];
-        match menu.choose("What is it for?", &items, 0)? {
-            Some(at) => at == 0,
-            None => return Ok(false),
+    let read_only = match purpose {
+        _ if block.is_read_only() => true,
+        Purpose::Restore => true,
+        Purpose::Save => false,
+        Purpose::Any => {
+            let items = [
+                Item::new("To restore from it").with("it is only read, and stays as it is"),
+                Item::new("To save to it").with("it is read and written"),
+            ];
+            match menu.choose("What is it for?", &items, 0)? {
+                Some(at) => at == 0,
+                None => return Ok(false),
+            }
         }
     };
     let name = block.path.rsplit('/').next().unwrap_or("disk");
     let point = point(name)?;
-    check(&disk_call(block, &point, read_only)?)?;
-    attached(menu, &point)
+    if let Err(error) = check(&disk_call(block, &point, read_only)?) {
+        drop(fs::remove_dir(&point));
+        return Err(error);
+    }
+    attached(menu, &point, read_only)
 }
 
 /// The call that mounts a filesystem.
@@ -198,8 +263,9 @@ fn share(
     let point = point(kind)?;
     let call = call(&text, &point.display().to_string()).map_err(anyhow::Error::msg)?;
     if attend(menu, &call)? {
-        return attached(menu, &point);
+        return attached(menu, &point, false);
     }
+    drop(fs::remove_dir(&point));
     menu.tell("That did not work. Is the network up (This machine, Network)?");
     Ok(false)
 }
@@ -273,28 +339,35 @@ fn mounted() -> Vec<Mount> {
     mounts.into_iter().filter(|mount| is_attached(&mount.point)).collect()
 }
 
-/// What is attached here and does not come back by itself: what was pulled out, and broken connections of SSH. Shares of NFS
-/// and SMB do come back.
-fn gone() -> Vec<Mount> {
-    let is_gone = |mount: &Mount| match mount.source.starts_with("/dev") {
-        true => !mount.source.exists(),
-        // sshfs has ended; asking anything else could wait for its server.
-        false if mount.fs_type == "fuse.sshfs" => {
-            let asked = fs::metadata(&mount.point);
-            asked.is_err_and(|error| error.kind() == std::io::ErrorKind::NotConnected)
-        }
-        false => false,
-    };
-    mounted().into_iter().filter(is_gone).collect()
+/// Something that was attached and does not come back by itself.
+struct Gone {
+    point: PathBuf,
+    why: String,
+}
+
+/// What was pulled out, and broken connections of SSH. Shares of NFS and SMB do come back.
+fn gone() -> Vec<Gone> {
+    let mounted = mounted();
+    let pulled = mounted.iter().filter(|mount| {
+        let Mount { source, .. } = mount;
+        source.starts_with("/dev") && !source.exists()
+    });
+    let pulled = pulled.map(|mount| Gone {
+        point: mount.point.clone(),
+        why: format!("{} was pulled out", mount.source.display()),
+    });
+    // sshfs unmounts when it has lost its server; what is detached here leaves no folder.
+    let folders = fs::read_dir(MEDIA).into_iter().flatten().flatten().map(|entry| entry.path());
+    let left = folders.filter(|folder| mounted.iter().all(|mount| mount.point != *folder));
+    let broken = left.map(|point| Gone { point, why: "the connection broke".to_owned() });
+    pulled.chain(broken).collect()
 }
 
 /// Says so where something that was attached is gone, for whoever looks for the reason why something failed.
 pub fn tell_gone(menu: &mut Menu<'_>) {
-    for Mount { point, source, .. } in gone() {
-        let why = match source.starts_with("/dev") {
-            true => format!("{} was pulled out", source.display()),
-            false => "the connection broke".to_owned(),
-        };
+    // sshfs takes a moment to end.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    for Gone { point, why } in gone() {
         let point = point.display();
         menu.tell(&format!("{point} is gone: {why}. Attach it again (main menu, This machine)."));
     }
@@ -302,22 +375,32 @@ pub fn tell_gone(menu: &mut Menu<'_>) {
 
 /// Unmounts what is gone. Its folder goes too, or what is saved there would be saved into memory.
 fn take_away(menu: &mut Menu<'_>, point: &Path) -> Result<()> {
-    check(&Call::new("umount", ["-l".as_ref(), point.as_os_str()]))?;
-    fs::remove_dir(point).with_context(|| format!("cannot remove {}", point.display()))?;
+    if is_mounted(point) {
+        check(&Call::new("umount", ["-l".as_ref(), point.as_os_str()]))?;
+    }
     forget(menu, point);
     Ok(())
 }
 
-/// The repository is chosen anew where it was on what is attached no longer.
+/// The folder goes, and the repository is chosen anew where it was in it.
 fn forget(menu: &mut Menu<'_>, point: &Path) {
+    // What somebody put there by hand stays.
+    drop(fs::remove_dir(point));
     if menu.folder().is_some_and(|repo| repo.starts_with(point)) {
         menu.repo = None;
     }
 }
 
-fn attached(menu: &mut Menu<'_>, point: &Path) -> Result<bool> {
-    menu.tell(&format!("Attached as {}.", point.display()));
+fn attached(menu: &mut Menu<'_>, point: &Path, read_only: bool) -> Result<bool> {
+    let how = if read_only { ", only to be read" } else { "" };
+    menu.tell(&format!("Attached as {}{how}.", point.display()));
     Ok(true)
+}
+
+/// Folders for new repositories: one on everything that is attached and can be written.
+pub fn new_places() -> Vec<PathBuf> {
+    let writable = mounted().into_iter().filter(|mount| !mount.read_only);
+    writable.map(|mount| mount.point.join("keiki")).collect()
 }
 
 /// Asks for one of the folders where something is attached.
