@@ -56,7 +56,9 @@ fn main() -> ExitCode {
 fn short_help() -> ExitCode {
     let template = "{about}\n\n{usage-heading} {usage}\n\n{subcommands}{after-help}\n\n\
                     `keiki COMMAND --help` tells more.";
-    output::talk(&Cli::command().help_template(template).render_help().to_string());
+    // `keiki help` works, and the last line says it better.
+    let command = Cli::command().disable_help_subcommand(true).help_template(template);
+    output::talk({ command }.render_help().to_string().trim_end());
     ExitCode::from(Exit::Usage.code())
 }
 

@@ -31,6 +31,8 @@ pub fn once(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBu
     let _alone = exclusive(name)?;
     if !path.exists() {
         let part = path.with_extension("part");
+        // Whoever was ended while he made it has left this.
+        drop(std::fs::remove_file(&part));
         make(&part).with_context(|| format!("cannot make the fixture {name}"))?;
         std::fs::rename(&part, &path)?;
     }

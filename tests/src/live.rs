@@ -17,9 +17,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use crate::qemu::Firmware;
-use crate::{call, fixtures, keiki, qemu, tool};
+use crate::{call, fixtures, keiki, network, qemu, tool};
 
-/// As what the disc is plugged in.
+/// How the disc comes into the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Medium {
     /// A CD in an IDE drive.
@@ -28,6 +28,10 @@ pub enum Medium {
     Usb,
     /// A disk of a virtual machine.
     Disk,
+    /// Nothing: firmware loads it over HTTP, at the cable of [`network`], from where DHCP says.
+    Http,
+    /// Nothing: firmware loads by PXE what a server at the cable says.
+    Pxe,
 }
 
 /// All nine ways.
@@ -164,7 +168,7 @@ impl Live {
         let mut monitor =
             std::os::unix::net::UnixStream::connect(self.work.path().join("monitor"))?;
         monitor.set_read_timeout(Some(Duration::from_secs(5)))?;
-        writeln!(monitor, "screendump -f png {}", out.display())?;
+        writeln!(monitor, "screendump {} -f png", out.display())?;
         let mut said = [0; 4096];
         // Its prompt, then the echo of the command, then the prompt again.
         while !out.exists() && monitor.read(&mut said)? > 0 {}
@@ -234,6 +238,22 @@ fn machine(firmware: Firmware, medium: Medium, disc: &Path, work: &Path) -> Resu
     add("-monitor", format!("unix:{},server,nowait", work.join("monitor").display()));
     let drive = format!("if=none,id=disc,format=raw,file={}", disc.display());
     match medium {
+        Medium::Http => {
+            // Firmware would ask for PXE first, for minutes.
+            for protocol in ["IPv4PXESupport", "IPv6PXESupport"] {
+                add("-fw_cfg", format!("name=opt/org.tianocore/{protocol},string=no"));
+            }
+            call.args.extend(network::ADAPTER.split_whitespace().map(Into::into));
+        }
+        Medium::Pxe => {
+            let adapter = network::ADAPTER.split_whitespace();
+            // SeaBIOS has no driver; the adapter's own firmware does what it lacks.
+            let own = |word: &str| word.trim_end_matches(",romfile=").into();
+            match firmware {
+                Firmware::Bios => call.args.extend(adapter.map(own)),
+                _ => call.args.extend(adapter.map(Into::into)),
+            }
+        }
         Medium::Cd => {
             add("-drive", format!("{drive},readonly=on,media=cdrom"));
             add("-device", "ide-cd,drive=disc,bootindex=0".to_owned());

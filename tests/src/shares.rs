@@ -5,20 +5,18 @@
 //! in a namespace of processes whose first one waits for the end of its input. So nothing stays when a test ends in any way.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::net::TcpStream;
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use image_core::exec::real::{Beside, Machine};
 use image_core::exec::{Call, Runner};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
-use crate::{call, fixtures, run, tool};
+use crate::{call, fixtures, network, run, tool};
 
 /// What kind of server.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -119,7 +117,7 @@ impl Shares {
     /// # Errors
     /// A server is not installed, or does not start. Needs root.
     pub fn serve() -> Result<Self> {
-        own_network()?;
+        network::own()?;
         // Ganesha serves no tmpfs, which /tmp may be.
         let work = TempDir::new_in(fixtures::folder()?)?;
         let mut shares = Self { work, running: BTreeMap::new() };
@@ -202,19 +200,17 @@ impl Shares {
         Ok(())
     }
 
+    /// Lets all servers be silent, as where they hang: nothing is refused, nothing is answered. Or ends that.
+    ///
+    /// # Errors
+    /// The network cannot be changed.
+    pub fn hang(&self, hang: bool) -> Result<()> {
+        run!("ip", "link", "set", "lo", if hang { "down" } else { "up" })?;
+        Ok(())
+    }
+
     /// Ends a server, as a crash of its machine's system would.
     pub fn end(&mut self, share: Share) {
         drop(self.running.remove(&share));
     }
-}
-
-/// Moves this thread into a network that is new and has nothing but its loopback.
-fn own_network() -> Result<()> {
-    let mut holder = Machine.spawn(&call!("unshare", "--net", "sh", "-c", "echo $$; exec cat"))?;
-    let pid = holder.answer()?;
-    let network = File::open(Path::new("/proc").join(pid.trim()).join("ns/net"))
-        .context("a network namespace takes root")?;
-    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
-    run!("ip", "link", "set", "lo", "up")?;
-    Ok(())
 }

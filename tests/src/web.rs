@@ -29,8 +29,16 @@ impl Web {
     /// # Errors
     /// It is not installed, or does not start.
     pub fn new(root: &Path, settings: &str) -> Result<Self> {
+        Self::at(Ipv4Addr::LOCALHOST, root, settings)
+    }
+
+    /// The same, at another of this machine's addresses.
+    ///
+    /// # Errors
+    /// As [`Web::new`].
+    pub fn at(address: Ipv4Addr, root: &Path, settings: &str) -> Result<Self> {
         let folder = TempDir::new()?;
-        let at = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let at = TcpListener::bind((address, 0))?.local_addr()?;
         let (work, root) = (folder.path().display(), root.display());
         let module = |name: &str| {
             format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n")

@@ -17,7 +17,7 @@ const EMPTY_NAMES: [&str; 9] =
 #[test]
 fn the_sources_keep_the_house_rules() {
     let mut files = Vec::new();
-    for package in ["image-core", "live-iso", "cli", "tests"] {
+    for package in ["image-core", "live-iso", "netboot", "cli", "tests"] {
         for (path, text) in sources::rust_files(&sources::workspace().join(package)).unwrap() {
             files.push((Path::new(package).join(path), text));
         }

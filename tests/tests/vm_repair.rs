@@ -109,7 +109,7 @@ impl Broken {
             "resume=UUID=01234567-89ab-cdef-0123-456789abcdef is resume=UUID=",
             "EFI/BOOT/BOOTX64.EFI",
             "GRUB for BIOS",
-            "lacks sd_mod, virtio_scsi",
+            "lacks ahci, sd_mod, virtio_scsi",
         ] {
             let has = |line: &&serde_json::Value| line.as_str().unwrap().contains(word);
             assert_eq!(done.iter().filter(has).count(), 1, "{word}");

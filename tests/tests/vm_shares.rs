@@ -108,6 +108,127 @@ fn another(machine: &mut Live) -> Result<()> {
 fn attach(machine: &mut Live, servers: &Shares, share: Share) -> Result<()> {
     machine.choose("where images are kept", "Attach a disk or a share")?;
     machine.attach(share, &servers.address(share))?;
-    machine.choose("where images are kept", "Another folder")?;
-    machine.answer("Folder (Esc goes back)", &folder(share))
+    machine.choose("where images are kept", &folder(share))
+}
+
+mod only_all {
+    use std::fs;
+    use std::path::PathBuf;
+    use std::thread::sleep;
+    use std::time::{Duration, Instant};
+
+    use anyhow::{bail, ensure};
+    use image_core::units::Bytes;
+    use keiki_tests::{keiki, kill, run, sparse, tool};
+
+    use super::*;
+
+    /// More than a pack, which does not compress.
+    const DATA: Bytes = Bytes::mib(330);
+    /// A save to a server that is gone has ended within that.
+    const LONGEST: Duration = Duration::from_secs(400);
+
+    /// Waits until a save has closed a pack and begun another one; the closed one.
+    fn closed_pack(repo: &Path) -> Result<PathBuf> {
+        let begin = Instant::now();
+        let files = |folder: &str| fs::read_dir(repo.join(folder)).into_iter().flatten().flatten();
+        while begin.elapsed() < LONGEST {
+            let grows = files("tmp").any(|file| file.metadata().is_ok_and(|m| m.len() > 4 << 20));
+            if let Some(pack) = files("packs").next().filter(|_| grows) {
+                return Ok(pack.path());
+            }
+            sleep(Duration::from_millis(50));
+        }
+        bail!("no pack is written to {}", repo.display())
+    }
+
+    /// The image is whole, restores to the disk that was saved, and nothing of it was stored twice.
+    fn is_right(bench: &Bench, repo: &Path, kept: &Path) -> Result<()> {
+        tool::run(&keiki!("--repo", repo, "check", "--read-data"))?;
+        let copy = bench.path("copy");
+        tool::run(&keiki!("--repo", repo, "restore", "lab", &copy))?;
+        let start = Bytes::mib(1).index().unwrap_or(0);
+        let [before, after] = [fs::read(bench.path("disk"))?, fs::read(&copy)?];
+        let end = start + DATA.index().unwrap_or(0);
+        ensure!(before.get(start..end) == after.get(start..end), "other bytes are restored");
+        fs::remove_file(&copy)?;
+        ensure!(kept.exists(), "{} was written once more", kept.display());
+        let sizes = fs::read_dir(repo.join("packs"))?.map(|file| Ok(file?.metadata()?.len()));
+        let stored: u64 = sizes.sum::<Result<u64>>()?;
+        ensure!(stored < (DATA + Bytes::mib(8)).get(), "{stored} bytes are stored");
+        Ok(())
+    }
+
+    /// A server hangs, another ends, a connection breaks, each in the middle of a save. It comes to an end, and is started
+    /// again once the server is back.
+    #[test]
+    fn vm_a_save_to_a_share_that_vanishes_ends_and_goes_on_later() -> Result<()> {
+        live::disc()?;
+        let bench = Bench::new()?;
+        let file = bench.path("disk");
+        sparse::create(&file, DATA + Bytes::mib(4))?;
+        run!("sgdisk", format!("-n1:2048:+{}M", DATA.get() >> 20), &file)?;
+        kill::put(&file, Bytes::mib(1), &kill::noise(7, DATA))?;
+        let mut servers = Shares::serve()?;
+        let mut machine = boot(&[disk(&file, "VANISH-1")], true)?;
+        machine.network()?;
+        for share in [Share::Ssh, Share::Smb, Share::Nfs] {
+            if share == Share::Ssh {
+                machine.choose("What shall be done?", "Save a disk")?;
+                attach(&mut machine, &servers, share)?;
+            } else {
+                another(&mut machine)?;
+                attach(&mut machine, &servers, share)?;
+                machine
+                    .walk(&[("Repository /", "Back"), ("What shall be done?", "Save a disk")])?;
+            }
+            save(&mut machine)?;
+            let repo = servers.folder(share).join("keiki");
+            let kept = closed_pack(&repo)?;
+            let gone = Instant::now();
+            if share == Share::Nfs {
+                servers.hang(true)?;
+                sleep(Duration::from_secs(5));
+                machine.send("\x03")?;
+                machine.expect("Still stopping")?;
+                machine.send("\x03")?;
+                machine.choose("What shall be done?", "Save a disk")?;
+                println!("{share:?}: left after {:.1?}", gone.elapsed());
+                servers.hang(false)?;
+                // It may take longer to answer than the menu looks for what it can offer.
+                machine.choose("where images are kept", "Another folder")?;
+                machine.answer("Folder (Esc goes back)", &folder(share))?;
+                save(&mut machine)?;
+            } else {
+                servers.end(share);
+                let said = machine.expect_within("There is no new image.", LONGEST)?;
+                println!("{share:?}: ended after {:.1?}", gone.elapsed());
+                let error = said.split_once("error: ").map_or("", |(_, error)| error);
+                println!("{error}");
+                ensure!(error.contains(&format!("/media/{}", share.name())), "{said}");
+                servers.start(share)?;
+                if share == Share::Smb {
+                    machine.choose("Ready. The source is only read.", "Save now")?;
+                } else {
+                    ensure!(error.contains("the connection broke"), "{error}");
+                    machine.walk(&[
+                        ("Ready. The source is only read.", "Main menu"),
+                        ("What shall be done?", "This machine"),
+                        ("This machine", "Attach a disk or a share"),
+                    ])?;
+                    machine.attach(share, &servers.address(share))?;
+                    machine.walk(&[
+                        ("This machine", "Back"),
+                        ("What shall be done?", "Save a disk"),
+                        ("where images are kept", &folder(share)),
+                    ])?;
+                    save(&mut machine)?;
+                }
+            }
+            machine.expect_within("The image is complete.", LONGEST)?;
+            println!("{share:?}: saved after {:.1?}", machine.age());
+            is_right(&bench, &repo, &kept).with_context(|| format!("{share:?}"))?;
+        }
+        machine.power_off()
+    }
 }

@@ -22,7 +22,6 @@ fn attach(machine: &mut Live) -> Result<()> {
         ("where images are kept", "Attach a disk or a share"),
         ("Where are images kept?", "A disk, a stick"),
         ("Attach which one?", "/dev/sd"),
-        ("What is it for?", "To restore from it"),
         ("where images are kept", "/media/sd"),
     ])
 }

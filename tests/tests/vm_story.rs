@@ -79,7 +79,7 @@ mod only_all {
         say("the disc is made");
 
         for (device, controller) in
-            [("nvme", Controller::Nvme), ("ide-hd,bus=ide.2", Controller::Sata)]
+            [("ide-hd,bus=ide.2", Controller::Sata), ("nvme", Controller::Nvme)]
         {
             let target = bench.path("target");
             garbage::fill(&target, Bytes::new(size / 2 * 3))?;

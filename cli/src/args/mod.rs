@@ -18,6 +18,7 @@ pub mod repair;
 pub mod restore;
 pub mod rm;
 pub mod save;
+pub mod serve;
 pub mod show;
 pub mod unattended;
 pub mod verify;
@@ -123,6 +124,7 @@ pub enum Verb {
     Prune(prune::Prune),
     Check(check::Check),
     Iso(iso::Iso),
+    Serve(serve::Serve),
     #[command(name = "__unattended", hide = true)]
     Unattended(unattended::Unattended),
     /// Serves a volume of a restore target to a filesystem tool

@@ -13,6 +13,7 @@ pub mod repair;
 pub mod restore;
 pub mod rm;
 pub mod save;
+pub mod serve;
 pub mod show;
 pub mod source;
 pub mod target;
@@ -68,6 +69,7 @@ pub fn run(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
         Verb::Prune(args) => prune::run(global, args, progress),
         Verb::Check(args) => check::run(global, args, progress),
         Verb::Iso(args) => iso::run(global, args, progress),
+        Verb::Serve(args) => serve::run(global, args, progress),
         Verb::Unattended(args) => unattended::run(global, args, progress),
         Verb::ServeView { .. } => Ok(Exit::Done),
     }

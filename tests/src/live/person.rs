@@ -92,12 +92,14 @@ impl Live {
         };
         self.choose("Where are images kept?", entry)?;
         self.answer(question, address)?;
-        if share == Share::Ssh {
-            self.expect("(yes/no")?;
-            self.send("yes\r")?;
-        }
         if share != Share::Nfs {
-            self.expect("assword")?;
+            // SSH asks whether it is the right machine, unless it knows that already.
+            let asked =
+                self.session.expect(Regex("yes/no|assword")).context("no password asked")?;
+            if asked.get(0) == Some(b"yes/no".as_slice()) {
+                self.send("yes\r")?;
+                self.expect("assword")?;
+            }
             self.expect(": ")?;
             self.send(&format!("{PASSWORD}\r"))?;
         }

@@ -5,9 +5,9 @@ use serde_json::Value;
 
 use crate::world::{World, bash, small_disk};
 
-const VERBS: [&str; 13] = [
+const VERBS: [&str; 14] = [
     "inspect", "save", "images", "show", "verify", "restore", "clone", "copy", "repair", "rm",
-    "prune", "check", "iso",
+    "prune", "check", "iso", "serve",
 ];
 
 #[test]

@@ -24,17 +24,21 @@ fn no_arrow_runs_that_is_not_drawn() {
     );
 }
 
-/// What builds recovery media knows of the library what docs/ARCHITECTURE.md says, and nothing else.
+/// What builds recovery media, and what serves them, know of the library what docs/ARCHITECTURE.md says, and nothing else.
 #[test]
-fn the_builder_of_media_knows_little_of_the_library() {
-    let sources = sources::rust_files(&sources::workspace().join("live-iso/src")).unwrap();
+fn builders_and_servers_know_little_of_the_library() {
+    know_only("live-iso/src", &["error", "exec", "units"]);
+    know_only("netboot/src", &["error"]);
+}
+
+fn know_only(folder: &str, rooms: &[&str]) {
+    let sources = sources::rust_files(&sources::workspace().join(folder)).unwrap();
     assert!(sources.len() > 5, "only {} files", sources.len());
     let named = sources.iter().flat_map(|(path, text)| {
         let rooms = text.split("image_core::").skip(1);
         rooms.map(move |rest| (path, rest.split(|c: char| !c.is_alphanumeric()).next().unwrap()))
     });
-    let wrong: Vec<_> =
-        named.filter(|(_, room)| !["error", "exec", "units"].contains(room)).collect();
+    let wrong: Vec<_> = named.filter(|(_, room)| !rooms.contains(room)).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 

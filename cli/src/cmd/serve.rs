@@ -1,0 +1,250 @@
+//! `keiki serve`: boot machines over the network.
+
+use std::net::Ipv4Addr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use image_core::error::Error;
+use image_core::exec::real::Machine;
+use image_core::report::{Report, Stage};
+use image_core::units::Bytes;
+use live_iso::boot::{Boot, Settings};
+use live_iso::{net, packages};
+use netboot::dhcp::answer::BootFiles;
+use netboot::dhcp::leases::Range;
+use netboot::dhcp::probe;
+use netboot::event::{Event, Roster, What};
+use netboot::files::Files;
+use netboot::interface::{self, Interface};
+use netboot::server;
+use serde_json::json;
+
+use super::Usage;
+use super::iso::{cache, lacks_nothing, stale, tree};
+use crate::args::Global;
+use crate::args::iso::Packages;
+use crate::args::serve::Serve;
+use crate::exit::Exit;
+use crate::output::{self, progress::Progress};
+
+/// How long a Ctrl-C may go unnoticed.
+const TICK: Duration = Duration::from_millis(200);
+
+/// The server's address where there is no server.
+const NOWHERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+/// Runs the verb, until it is interrupted.
+///
+/// # Errors
+/// A port is taken, another server hands out addresses, a tool or a package is missing.
+pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
+    if args.packages == Packages::Medium {
+        let why = "a disc has no boot loaders for networks: --packages download, or installed";
+        return Err(Usage(why.to_owned()).into());
+    }
+    lacks_nothing("booting over a network", &net::missing(&Machine))?;
+    if args.prepare {
+        let made = files(args, NOWHERE, progress)?;
+        progress.finish();
+        return prepared(global, bytes(&made)).map(|()| Exit::Done);
+    }
+    let interface = interface::choose(args.interface.as_deref())?;
+    if let Some(range) = &args.dhcp_range {
+        fits(range, &interface)?;
+    }
+    look_for_others(args, &interface, progress)?;
+    let names = BootFiles {
+        bios: net::BIOS.to_owned(),
+        uefi: net::UEFI.to_owned(),
+        http: format!("http://{}/{}", interface.address, net::UEFI),
+    };
+    let bound = server::bind(&interface, names, args.dhcp_range)?;
+    let files = files(args, interface.address, progress)?;
+    let size = bytes(&files);
+    let (running, events) = bound.serve(files)?;
+    progress.finish();
+    tell(global, args, (&interface, size))?;
+    follow(global, &events, progress)?;
+    drop(running);
+    Ok(Exit::Done)
+}
+
+/// Refuses addresses that clients could not be reached at.
+fn fits(range: &Range, interface: &Interface) -> Result<()> {
+    let Interface { name, address, mask, .. } = interface;
+    let network = |address: &Ipv4Addr| u32::from(*address) & u32::from(*mask);
+    let is_here = |end| network(end) == network(address);
+    if is_here(&range.first) && is_here(&range.last) {
+        return Ok(());
+    }
+    let why =
+        format!("{range} is not in the network of {name}, which is {address} with the mask {mask}");
+    Err(Usage(why).into())
+}
+
+/// Two servers that hand out addresses would quarrel; and beside none nobody gets one.
+fn look_for_others(args: &Serve, interface: &Interface, progress: &Progress) -> Result<()> {
+    let name = &interface.name;
+    match (args.dhcp_range, probe::other_server(interface)) {
+        (Some(_), Ok(Some(other))) => Err(Error::refused(format!(
+            "the DHCP server {other} answers on {name}: leave --dhcp-range away, and boot files are told beside it; or \
+             take it off this network"
+        ))
+        .into()),
+        (Some(_), Err(error)) => Err(anyhow::Error::new(error).context(format!(
+            "{name} gets its own address from a DHCP server: give it a fixed one, or leave --dhcp-range away"
+        ))),
+        (None, Ok(None)) => {
+            progress.warning(&format!(
+                "no DHCP server answers on {name}: machines get no address, and do not boot. Is it an isolated network? \
+                 Then hand out addresses with --dhcp-range"
+            ));
+            Ok(())
+        }
+        // It cannot be asked where this machine is a client itself; so there is one.
+        (None, Ok(Some(_)) | Err(_)) | (Some(_), Ok(None)) => Ok(()),
+    }
+}
+
+/// Makes everything that machines fetch.
+fn files(args: &Serve, server: Ipv4Addr, progress: &Progress) -> Result<Files> {
+    let tree = tree(args.packages, args.system.keymap.as_deref(), progress)?;
+    let tree = tree.context("no packages")?;
+    let cache = cache()?;
+    let grub = packages::network_grub(&Machine, &tree, &cache, &stale(progress))?;
+    progress.checkpoint()?;
+    progress.stage(Stage::Build, None);
+    let keiki = std::env::current_exe().context("cannot find this program's own file")?;
+    let work = tempfile::tempdir().context("cannot write to the folder for temporary files")?;
+    let profile = (&tree, args.system.profile.into());
+    let boot = Boot::make(&Machine, profile, &keiki, &cache, work.path())?;
+    let settings = Settings {
+        keymap: args.system.keymap.clone(),
+        console: args.system.console,
+        ..Settings::default()
+    };
+    let mut files = Files::default();
+    let server = server.to_string();
+    for (name, bytes) in net::files(&Machine, (&tree, &grub), &boot, &settings, &server)? {
+        files.add(&name, bytes);
+    }
+    progress.checkpoint()?;
+    Ok(files)
+}
+
+fn bytes(files: &Files) -> Bytes {
+    Bytes::new(u64::try_from(files.size()).unwrap_or(u64::MAX))
+}
+
+/// Says what was prepared.
+fn prepared(global: &Global, size: Bytes) -> Result<()> {
+    if global.json {
+        return output::json(&json!({"bytes": size}));
+    }
+    if global.quiet {
+        return Ok(());
+    }
+    output::say(&format!(
+        "Everything is there: {size} for each machine. Now `keiki serve` needs no internet."
+    ))
+}
+
+/// Says that it runs, and how.
+fn tell(global: &Global, args: &Serve, (interface, size): (&Interface, Bytes)) -> Result<()> {
+    let Interface { name, address, .. } = interface;
+    if global.json {
+        let mode = if args.dhcp_range.is_some() { "lease" } else { "proxy" };
+        return output::json(
+            &json!({"interface": name, "address": address, "dhcp": mode, "bytes": size}),
+        );
+    }
+    if global.quiet {
+        return Ok(());
+    }
+    let mode = match &args.dhcp_range {
+        Some(range) => format!("handing out {range}"),
+        None => "beside the DHCP server of the network".to_owned(),
+    };
+    output::say(&format!(
+        "Serving on {name} ({address}), {mode}; each machine loads {size}.\n\
+         Start machines by their network adapter (PXE or HTTP boot). Ctrl-C ends this."
+    ))
+}
+
+/// Tells what happens, until the user wants it to end.
+fn follow(global: &Global, events: &Receiver<Event>, progress: &Progress) -> Result<()> {
+    let mut roster = Roster::default();
+    while !progress.interrupted() {
+        let event = match events.recv_timeout(TICK) {
+            Ok(event) => roster.complete(event),
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => bail!("all services have ended"),
+        };
+        if let What::Ended(why) = &event.what {
+            bail!("{why}");
+        }
+        match line(&event) {
+            Some(line) if global.json => progress.talk(&line),
+            Some(line) if !global.quiet => output::say(&line)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// `10.0.0.5  52:54:00:77:00:01  UEFI: fetched shimx64.efi (1 MiB, TFTP)`; none for what nobody wants to know.
+fn line(event: &Event) -> Option<String> {
+    let what = match &event.what {
+        What::Named(file) => format!("is told to boot {file}"),
+        What::Leased => "has its address from here".to_owned(),
+        What::Lost(why) => (*why).to_owned(),
+        What::Ended(why) => why.clone(),
+        What::Fetched(by, file, size) => {
+            format!("fetched {file} ({}, {by})", Bytes::new(u64::try_from(*size).ok()?))
+        }
+        What::Seen => return None,
+    };
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let address = or_dash(event.address.map(|address| address.to_string()));
+    let mac = or_dash(event.mac.map(|mac| mac.to_string()));
+    let kind = event.kind.map(|kind| format!("{kind}: ")).unwrap_or_default();
+    Some(format!("{address:15}  {mac:17}  {kind}{what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use netboot::event::{Event, Kind, Mac, What};
+    use netboot::interface::Interface;
+
+    use super::{fits, line};
+
+    #[test]
+    fn events_are_lines() {
+        let mut event = Event {
+            address: Some(Ipv4Addr::new(10, 0, 0, 5)),
+            mac: Some(Mac([0x52, 0x54, 0, 0x77, 0, 1])),
+            kind: Some(Kind::Uefi),
+            what: What::Fetched("TFTP", "shimx64.efi".to_owned(), 1 << 20),
+        };
+        let known = "10.0.0.5         52:54:00:77:00:01  UEFI: fetched shimx64.efi (1 MiB, TFTP)";
+        assert_eq!(line(&event).as_deref(), Some(known));
+        (event.address, event.mac, event.kind) = (None, None, None);
+        assert_eq!(line(&event).unwrap().split_whitespace().nth(1), Some("-"));
+        event.what = What::Seen;
+        assert_eq!(line(&event), None);
+    }
+
+    #[test]
+    fn addresses_of_another_network_are_refused() {
+        let [address, mask] = [[10, 0, 0, 1], [255, 255, 255, 0]].map(Ipv4Addr::from);
+        let here = Interface { name: "eth1".to_owned(), address, mask, mac: Mac::default() };
+        assert!(fits(&"10.0.0.50-10.0.0.99".parse().unwrap(), &here).is_ok());
+        for far in ["10.0.0.50-10.0.1.99", "10.0.1.50-10.0.1.99", "10.0.0.50-10.9.0.51"] {
+            let said = fits(&far.parse().unwrap(), &here).unwrap_err().to_string();
+            assert!(said.contains("is not in the network of eth1"), "{said}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What clients may fetch: files in memory by their names, and folders of this machine that only HTTP serves.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use image_core::error::{Error, Result};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use std::os::fd::OwnedFd;
+
+/// A file in memory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stored {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Tells it from every file with other bytes.
+    pub tag: String,
+}
+
+/// A folder of this machine, and the name that it has for clients.
+#[derive(Debug)]
+struct Folder {
+    name: String,
+    descriptor: OwnedFd,
+    path: PathBuf,
+}
+
+/// What there is to be fetched. Nothing else exists for a client, whatever path it asks for.
+#[derive(Default, Debug)]
+pub struct Files {
+    stored: BTreeMap<String, Stored>,
+    folders: Vec<Folder>,
+}
+
+impl Files {
+    /// Adds a file, in place of another one of that name.
+    pub fn add(&mut self, name: &str, bytes: impl Into<Bytes>) {
+        let bytes = bytes.into();
+        let tag = blake3::hash(&bytes).to_hex()[..32].to_owned();
+        self.stored.insert(name.to_owned(), Stored { bytes, tag });
+    }
+
+    /// Adds a folder of this machine as `name`, with everything below it.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: it cannot be opened.
+    pub fn add_folder(&mut self, name: &str, path: &Path) -> Result<()> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let descriptor = openat(CWD, path, flags, Mode::empty())
+            .map_err(|error| Error::io(path.display().to_string(), "open", error.into()))?;
+        self.folders.push(Folder { name: name.to_owned(), descriptor, path: path.to_owned() });
+        Ok(())
+    }
+
+    /// The size of all files in memory, in bytes.
+    pub fn size(&self) -> usize {
+        self.stored.values().map(|file| file.bytes.len()).sum()
+    }
+
+    /// The file in memory that a client asked for: `/x`, `x` and `//x` are one.
+    pub fn stored(&self, asked: &str) -> Option<&Stored> {
+        self.stored.get(&plain(asked)?)
+    }
+
+    /// The file or folder of this machine that a client asked for. Links lead nowhere outside of what was added.
+    pub fn opened(&self, asked: &str) -> Option<File> {
+        let asked = plain(asked)?;
+        let (folder, rest) = self.folders.iter().find_map(|folder| {
+            let rest = asked.strip_prefix(&folder.name)?;
+            let rest = if rest.is_empty() { "." } else { rest.strip_prefix('/')? };
+            Some((folder, rest))
+        })?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        openat2(&folder.descriptor, rest, flags, Mode::empty(), inside).ok().map(File::from)
+    }
+
+    /// The folders of this machine that are served, with their names.
+    pub fn folders(&self) -> impl Iterator<Item = (&str, &Path)> {
+        self.folders.iter().map(|folder| (folder.name.as_str(), folder.path.as_path()))
+    }
+}
+
+/// A path as it is asked for, as a name; none where it leads upwards, which no boot loader asks for.
+fn plain(asked: &str) -> Option<String> {
+    let parts: Vec<&str> =
+        asked.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    (!parts.contains(&"..")).then(|| parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Read;
+    use std::os::unix::fs::symlink;
+
+    use super::Files;
+
+    #[test]
+    fn one_file_has_many_spellings() {
+        let mut files = Files::default();
+        files.add("grub/grub.cfg", "menu");
+        for asked in ["grub/grub.cfg", "/grub/grub.cfg", "//grub//grub.cfg", "./grub/./grub.cfg"] {
+            assert_eq!(files.stored(asked).unwrap().bytes, "menu", "{asked}");
+        }
+        for asked in ["", "/", "grub", "grub/grub.cfg2", "x/../grub/grub.cfg", "Grub/grub.cfg"] {
+            assert_eq!(files.stored(asked), None, "{asked}");
+        }
+    }
+
+    #[test]
+    fn nothing_leads_out_of_a_folder() {
+        let work = tempfile::tempdir().unwrap();
+        let served = work.path().join("served");
+        fs::create_dir_all(served.join("packs")).unwrap();
+        fs::write(served.join("packs/a"), "pack").unwrap();
+        fs::write(work.path().join("secret"), "secret").unwrap();
+        symlink("../secret", served.join("out")).unwrap();
+        symlink(work.path().join("secret"), served.join("far")).unwrap();
+        symlink("packs/a", served.join("in")).unwrap();
+        let mut files = Files::default();
+        files.add_folder("repo", &served).unwrap();
+        for asked in ["repo/packs/a", "/repo//packs/a", "repo/in"] {
+            let mut text = String::new();
+            files.opened(asked).unwrap().read_to_string(&mut text).unwrap();
+            assert_eq!(text, "pack", "{asked}");
+        }
+        assert!(files.opened("repo").unwrap().metadata().unwrap().is_dir());
+        let outside =
+            ["repo/out", "repo/far", "repo/../secret", "repository", "packs/a", "", "repo/none"];
+        for asked in outside {
+            assert!(files.opened(asked).is_none(), "{asked}");
+        }
+        assert!(files.add_folder("x", &served.join("none")).is_err());
+    }
+}

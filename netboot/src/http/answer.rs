@@ -1,0 +1,206 @@
+//! What a request is answered with.
+
+use std::convert::Infallible;
+use std::fs::Metadata;
+use std::io;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use percent_encoding::percent_decode_str;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio_stream::StreamExt;
+use tokio_util::io::ReaderStream;
+
+use super::page;
+use super::range::{self, Part};
+use crate::event::{Event, Events, What};
+use crate::files::Files;
+
+/// What is read of a file of this machine at once, in bytes.
+const PIECE: usize = 256 << 10;
+
+type Answer = Response<BoxBody<Bytes, io::Error>>;
+
+/// What a request asks for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    client: Option<Ipv4Addr>,
+    method: Method,
+    path: Option<String>,
+    headers: HeaderMap,
+}
+
+impl Asked {
+    /// Takes it from a request; nothing of its body is read.
+    pub fn of<B>(request: &Request<B>, client: Option<Ipv4Addr>) -> Self {
+        let path = percent_decode_str(request.uri().path()).decode_utf8();
+        Self {
+            client,
+            method: request.method().clone(),
+            path: path.ok().map(|path| path.into_owned()),
+            headers: request.headers().clone(),
+        }
+    }
+
+    fn header(&self, name: HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Whether the header `name` lists the tag of a file.
+    fn names(&self, name: HeaderName, tag: &str) -> bool {
+        let tags = self.header(name).unwrap_or_default();
+        tags.split(',').any(|one| one.trim().trim_start_matches("W/") == tag)
+    }
+
+    /// The part of a file that it wants. It may want one of that file only (section 13.1.5 of RFC 9110).
+    fn part(&self, length: u64, tag: &str) -> Part {
+        let is_of = self.header(header::IF_RANGE).is_none_or(|wanted| wanted == tag);
+        let header = self.header(header::RANGE).filter(|_| is_of && self.method == Method::GET);
+        range::asked(header, length)
+    }
+}
+
+/// Answers a request; what goes wrong is an answer too.
+pub(super) async fn answer(
+    asked: Asked,
+    files: Arc<Files>,
+    events: Events,
+) -> Result<Answer, Infallible> {
+    if ![Method::GET, Method::HEAD].contains(&asked.method) {
+        let mut answer = said(StatusCode::METHOD_NOT_ALLOWED);
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return Ok(answer);
+    }
+    let path = asked.path.clone().unwrap_or_default();
+    let answer = match files.stored(&path) {
+        Some(file) => {
+            let length = file.bytes.len();
+            tell(&asked, &path, length, &events);
+            let bytes = file.bytes.clone();
+            let body = move |range: Range<u64>| async move {
+                let at = |at| usize::try_from(at).unwrap_or(usize::MAX).min(length);
+                Ok(whole(bytes.slice(at(range.start)..at(range.end))))
+            };
+            sent(&asked, length as u64, &format!("\"{}\"", file.tag), body).await
+        }
+        None => opened(&asked, &path, files).await,
+    };
+    Ok(answer.unwrap_or_else(|_| said(StatusCode::INTERNAL_SERVER_ERROR)))
+}
+
+/// Tells that a file in memory is fetched: once, also where it is fetched in parts.
+fn tell(asked: &Asked, path: &str, length: usize, events: &Events) {
+    let begins = asked.header(header::RANGE).is_none_or(|range| range.starts_with("bytes=0-"));
+    if asked.method == Method::GET && begins {
+        let what = What::Fetched("HTTP", path.trim_start_matches('/').to_owned(), length);
+        events.tell(Event { address: asked.client, mac: None, kind: None, what });
+    }
+}
+
+/// The answer for a file or folder of this machine.
+async fn opened(asked: &Asked, path: &str, files: Arc<Files>) -> io::Result<Answer> {
+    let name = path.to_owned();
+    let look = move || {
+        let file = files.opened(&name)?;
+        let data = file.metadata().ok()?;
+        let page = data.is_dir().then(|| page::list(&file.try_clone().ok()?.into()).ok()).flatten();
+        Some((file, data, page))
+    };
+    let found = tokio::task::spawn_blocking(look).await.ok().flatten();
+    let Some((file, data, page)) = found else { return Ok(said(StatusCode::NOT_FOUND)) };
+    if data.is_file() {
+        let body = |range: Range<u64>| async move {
+            let mut file = tokio::fs::File::from_std(file);
+            file.seek(io::SeekFrom::Start(range.start)).await?;
+            let part = file.take(range.end - range.start);
+            let pieces = ReaderStream::with_capacity(part, PIECE);
+            Ok(StreamBody::new(pieces.map(|piece| piece.map(Frame::data))).boxed())
+        };
+        return sent(asked, data.len(), &tag(&data), body).await;
+    }
+    let Some(page) = page else { return Ok(said(StatusCode::NOT_FOUND)) };
+    if !path.ends_with('/') {
+        // Links of the page lead on from the folder.
+        let mut answer = said(StatusCode::MOVED_PERMANENTLY);
+        let last = path.rsplit('/').next().unwrap_or_default();
+        let to = HeaderValue::try_from(format!("{last}/"));
+        answer.headers_mut().insert(header::LOCATION, to.map_err(io::Error::other)?);
+        return Ok(answer);
+    }
+    let mut answer = Answer::new(whole(if asked.method == Method::HEAD {
+        Bytes::new()
+    } else {
+        page.clone().into()
+    }));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, page.len().into());
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    Ok(answer)
+}
+
+/// A file that changes has another size or time.
+fn tag(data: &Metadata) -> String {
+    format!("\"{:x}-{:x}-{:x}\"", data.len(), data.mtime(), data.mtime_nsec())
+}
+
+/// The answer for a file of `length` bytes, whose bytes `body` gives.
+async fn sent<F>(
+    asked: &Asked,
+    length: u64,
+    tag: &str,
+    body: impl FnOnce(Range<u64>) -> F,
+) -> io::Result<Answer>
+where
+    F: Future<Output = io::Result<BoxBody<Bytes, io::Error>>>,
+{
+    let part = asked.part(length, tag);
+    let (status, range) = match &part {
+        _ if asked.names(header::IF_NONE_MATCH, tag) => (StatusCode::NOT_MODIFIED, 0..0),
+        Part::Whole => (StatusCode::OK, 0..length),
+        Part::Bytes(range) => (StatusCode::PARTIAL_CONTENT, range.clone()),
+        Part::Beyond => (StatusCode::RANGE_NOT_SATISFIABLE, 0..0),
+    };
+    let size = range.end - range.start;
+    let bytes = if asked.method == Method::HEAD || size == 0 {
+        whole(Bytes::new())
+    } else {
+        body(range.clone()).await?
+    };
+    let mut answer = Answer::new(bytes);
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(header::ETAG, HeaderValue::try_from(tag).map_err(io::Error::other)?);
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if status != StatusCode::NOT_MODIFIED {
+        let kind = HeaderValue::from_static("application/octet-stream");
+        headers.insert(header::CONTENT_TYPE, kind);
+        headers.insert(header::CONTENT_LENGTH, size.into());
+    }
+    let place = match part {
+        Part::Bytes(range) => format!("bytes {}-{}/{length}", range.start, range.end - 1),
+        Part::Beyond => format!("bytes */{length}"),
+        Part::Whole => return Ok(answer),
+    };
+    let place = HeaderValue::try_from(place).map_err(io::Error::other)?;
+    headers.insert(header::CONTENT_RANGE, place);
+    Ok(answer)
+}
+
+fn whole(bytes: Bytes) -> BoxBody<Bytes, io::Error> {
+    Full::new(bytes).map_err(|never| match never {}).boxed()
+}
+
+/// An answer that has no more to say than its status.
+fn said(status: StatusCode) -> Answer {
+    let mut answer = Answer::new(whole(Bytes::new()));
+    *answer.status_mut() = status;
+    answer
+}

@@ -1,0 +1,148 @@
+//! Requests as they come, on the loopback.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+
+use super::{bind, serve};
+use crate::event::{Event, Events, What};
+use crate::files::Files;
+
+struct Server {
+    at: SocketAddr,
+    events: Receiver<Event>,
+    _runtime: Runtime,
+}
+
+impl Server {
+    fn new(files: Files) -> Self {
+        let listener = bind(Ipv4Addr::LOCALHOST, 0).unwrap();
+        let at = listener.local_addr().unwrap();
+        let (tell, events) = sync_channel(1000);
+        let runtime = serve(listener, Arc::new(files), Events(tell)).unwrap();
+        Self { at, events, _runtime: runtime }
+    }
+
+    /// Sends bytes and reads until the end: the lines before the empty one, and what follows.
+    fn send(&self, request: &[u8]) -> (String, Vec<u8>) {
+        let mut stream = TcpStream::connect(self.at).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(request).unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or(bytes.len());
+        let head = String::from_utf8_lossy(&bytes[..end]);
+        assert!(!head.contains("\ncontent-length"), "GRUB knows it with capitals only: {head}");
+        (head.to_lowercase(), bytes.get(end + 4..).unwrap_or_default().to_vec())
+    }
+
+    fn ask(&self, line: &str, headers: &[&str]) -> (String, Vec<u8>) {
+        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        let request = format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+        self.send(request.as_bytes())
+    }
+}
+
+fn has(head: &str, line: &str) -> bool {
+    head.lines().any(|one| one == line)
+}
+
+fn header<'a>(head: &'a str, name: &str) -> &'a str {
+    head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap()
+}
+
+#[test]
+fn files_in_memory_whole_and_in_parts() {
+    let mut files = Files::default();
+    files.add("boot/vmlinuz", "0123456789");
+    let server = Server::new(files);
+    let (head, body) = server.ask("GET //boot/vmlinuz", &[]);
+    assert!(has(&head, "http/1.1 200 ok") && has(&head, "content-length: 10"), "{head}");
+    assert_eq!(body, b"0123456789");
+    let tag = header(&head, "etag");
+    // GRUB asks for the size first; old firmware speaks 1.0.
+    let (head, body) = server.ask("HEAD /boot/vmlinuz", &["Range: bytes=0-3"]);
+    assert!(has(&head, "http/1.1 200 ok") && has(&head, "content-length: 10"), "{head}");
+    assert_eq!(body, b"");
+    let (head, body) = server.send(b"GET /boot/vmlinuz HTTP/1.0\r\n\r\n");
+    assert!(head.starts_with("http/1.0 200 ok") && has(&head, "content-length: 10"), "{head}");
+    assert_eq!(body, b"0123456789");
+    let (head, body) = server.ask("GET /boot/vmlinuz", &["Range: bytes=2-4"]);
+    assert!(has(&head, "http/1.1 206 partial content"), "{head}");
+    assert!(has(&head, "content-range: bytes 2-4/10") && has(&head, "content-length: 3"), "{head}");
+    assert_eq!(body, b"234");
+    let (head, body) = server.ask("GET /boot/vmlinuz", &["Range: bytes=10-"]);
+    assert!(has(&head, "http/1.1 416 range not satisfiable"), "{head}");
+    assert!(has(&head, "content-range: bytes */10") && body.is_empty(), "{head}");
+    let other = ["Range: bytes=2-4", "If-Range: \"other\""];
+    assert_eq!(server.ask("GET /boot/vmlinuz", &other).1, b"0123456789");
+    let (head, body) = server.ask("GET /boot/vmlinuz", &[&format!("If-None-Match: {tag}")]);
+    assert!(has(&head, "http/1.1 304 not modified") && body.is_empty(), "{head}");
+    let told: Vec<What> = server.events.try_iter().map(|event| event.what).collect();
+    assert_eq!(told[0], What::Fetched("HTTP", "boot/vmlinuz".to_owned(), 10));
+    assert_eq!(told.len(), 3, "neither sizes nor later parts are told: {told:?}");
+}
+
+#[test]
+fn a_folder_of_this_machine_is_read_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let served = folder.path().join("served");
+    fs::create_dir_all(served.join("packs")).unwrap();
+    let content: Vec<u8> = (0..700_000_u32).map(|n| (n / 5) as u8).collect();
+    fs::write(served.join("packs/a b"), &content).unwrap();
+    fs::write(folder.path().join("secret"), "secret").unwrap();
+    let mut files = Files::default();
+    files.add_folder("repo", &served).unwrap();
+    let server = Server::new(files);
+    let (head, body) = server.ask("GET /repo/packs/a%20b", &[]);
+    assert!(has(&head, "content-length: 700000") && body == content, "{head}");
+    let (head, body) = server.ask("GET /repo/packs/a%20b", &["Range: bytes=300000-600000"]);
+    assert!(has(&head, "content-range: bytes 300000-600000/700000"), "{head}");
+    assert_eq!(body, content[300_000..=600_000]);
+    let (head, body) = server.ask("GET /repo/", &[]);
+    let page = String::from_utf8(body).unwrap();
+    assert!(page.contains("<a href=\"packs/\">") && has(&head, "http/1.1 200 ok"), "{head}{page}");
+    let page = String::from_utf8(server.ask("GET /repo/packs/", &[]).1).unwrap();
+    assert!(page.contains("<a href=\"a%20b\">"), "{page}");
+    let (head, _) = server.ask("GET /repo/packs", &[]);
+    assert!(has(&head, "location: packs/"), "{head}");
+    for path in ["/repo/../secret", "/repo/%2e%2e/secret", "/repo/none", "/", "/served/", "/%ff"] {
+        let (head, body) = server.ask(&format!("GET {path}"), &[]);
+        assert!(has(&head, "http/1.1 404 not found") && body.is_empty(), "{path}: {head}");
+    }
+    for method in ["PUT", "POST", "DELETE", "OPTIONS", "MKCOL"] {
+        let (head, _) = server.ask(&format!("{method} /repo/packs/a%20b"), &[]);
+        assert!(has(&head, "http/1.1 405 method not allowed"), "{method}: {head}");
+    }
+    assert_eq!(server.events.try_iter().count(), 0);
+    assert_eq!(fs::read(served.join("packs/a b")).unwrap(), content);
+}
+
+#[test]
+fn nonsense_ends_its_own_connection_only() {
+    let mut files = Files::default();
+    files.add("x", "y");
+    let server = Server::new(files);
+    let long = [b"GET /", &[b'a'; 600_000][..], b" HTTP/1.1\r\n\r\n"].concat();
+    for request in [
+        &b"\0\0\0"[..],
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET x HTTP/1.1\r\n\r\n",
+        &long,
+    ] {
+        let mut stream = TcpStream::connect(server.at).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        // It may hang up while we still talk.
+        drop(stream.write_all(request).and_then(|()| stream.shutdown(std::net::Shutdown::Write)));
+        let mut said = Vec::new();
+        drop(stream.read_to_end(&mut said));
+        assert!(!said.starts_with(b"HTTP/1.1 2"), "{:?}", String::from_utf8_lossy(&said));
+        assert_eq!(server.ask("GET /x", &[]).1, b"y");
+    }
+}

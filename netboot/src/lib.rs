@@ -1,0 +1,19 @@
+//! Boot services in one process: what a machine asks for between its power button and its kernel.
+//!
+//! Answers: requests of PXE and HTTP boot firmware and of the boot loaders behind it, on one interface, by DHCP or beside
+//! another DHCP server (proxyDHCP), TFTP and HTTP, all from the same [`files::Files`]. Refuses: to write anything, to serve
+//! what is not in there, and to hand out addresses where another server does.
+//!
+//! - [`dhcp`] addresses and names of boot files. - [`tftp`], [`http`] the files. - [`files`] what there is to be fetched.
+//! - [`multicast`] one image for many machines at once. - [`interface`] where to serve. - [`event`] what is told about clients. - [`server`] all of it, running.
+//!
+//! Each protocol keeps what it decides apart from its sockets: packets are bytes, decisions take the time as input.
+
+pub mod dhcp;
+pub mod event;
+pub mod files;
+pub mod http;
+pub mod interface;
+pub mod multicast;
+pub mod server;
+pub mod tftp;

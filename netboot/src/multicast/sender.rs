@@ -1,0 +1,473 @@
+//! What the server sends next: a carousel of blocks in the order of the disk, and parity for those who lost symbols.
+//!
+//! Nobody is waited for: a client that is slow, dead or late only changes what is still worth sending. Time is input, and
+//! nothing here knows a socket.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::blocks::Blocks;
+use super::status::Status;
+use super::symbols::parity;
+
+/// How many reports are taken in a second, and how often a client speaks at most.
+const REPORTS: u32 = 8000;
+const SHORTEST_PERIOD: Duration = Duration::from_millis(50);
+/// A client that is silent for so long no longer counts.
+const SILENT: Duration = Duration::from_secs(10);
+/// Feedback periods from the last symbol of a block until what it still lacks is decided on.
+const PATIENCE: f64 = 1.2;
+/// But so long at most: where there are more clients than can speak in that time, those who did speak for the others.
+const MOST_PATIENCE: Duration = Duration::from_millis(200);
+/// How often half as long again is waited for some who have not spoken since.
+const GRACE: u32 = 2;
+/// A client that loses more than this, and far more than the others, is helped when there is nothing else to do.
+const MUCH_LOSS: f32 = 0.08;
+
+/// Symbols of one block, sent one after the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Train {
+    /// The block.
+    pub block: u32,
+    /// The first symbol; those from the number of source symbols on are parity.
+    pub first: u16,
+    /// How many symbols; behind the last parity symbol comes the first source symbol again.
+    pub count: u16,
+    /// Whether it is for everybody, so that it is worth to begin with the block; otherwise it is for those who have a part of it.
+    pub begins: bool,
+    /// Sequence number of the first packet.
+    pub sequence: u32,
+    /// How many times a block was begun before this one, and with it.
+    pub begun: u32,
+}
+
+impl Train {
+    /// The sequence number of its last packet.
+    pub fn last(&self) -> u32 {
+        self.sequence.wrapping_add(u32::from(self.count)).wrapping_sub(1)
+    }
+}
+
+/// What to do now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Send this.
+    Send(Train),
+    /// Nothing until then, unless somebody speaks.
+    Wait(Duration),
+    /// Nobody lacks anything.
+    Idle,
+}
+
+struct Peer {
+    has: Blocks,
+    heard: Duration,
+    /// The last packet that it had seen when it spoke.
+    seen: u32,
+    /// Symbols that it lacks of the blocks that it has a part of.
+    deficits: BTreeMap<u32, u16>,
+    loss: f32,
+    /// Up to which block that is begun it has room.
+    until: u32,
+    is_counted: bool,
+}
+
+struct Repair {
+    /// The last packet of it.
+    last: u32,
+    due: Duration,
+    /// How often it was put off.
+    waited: u32,
+}
+
+/// The state of a session.
+pub struct Sender {
+    symbols: Vec<u16>,
+    peers: BTreeMap<u16, Peer>,
+    /// The next symbol of each block. Any `k` different ones make it whole, so they come in turn, source and parity.
+    symbol: Vec<u32>,
+    /// How many of those that count lack a block.
+    lacking: Vec<u32>,
+    /// Those blocks, without the ones under repair.
+    wanted: BTreeSet<u32>,
+    cursor: u32,
+    repairs: BTreeMap<u32, Repair>,
+    due: BTreeSet<(Duration, u32)>,
+    sequence: u32,
+    begun: u32,
+    usual_loss: f32,
+}
+
+impl Sender {
+    /// A session of blocks with so many source symbols each.
+    pub fn new(symbols: Vec<u16>) -> Self {
+        let blocks = symbols.len();
+        Self {
+            symbols,
+            peers: BTreeMap::new(),
+            lacking: vec![0; blocks],
+            symbol: vec![0; blocks],
+            wanted: BTreeSet::new(),
+            cursor: 0,
+            repairs: BTreeMap::new(),
+            due: BTreeSet::new(),
+            sequence: 0,
+            begun: 0,
+            usual_loss: 0.0,
+        }
+    }
+
+    /// The number of the last packet.
+    pub fn sequence(&self) -> u32 {
+        self.sequence
+    }
+
+    /// How many times a block was begun.
+    pub fn begun(&self) -> u32 {
+        self.begun
+    }
+
+    /// Clients are to speak once in this time.
+    pub fn period(&self) -> Duration {
+        let clients = u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
+        (Duration::from_secs(1) * clients / REPORTS).max(SHORTEST_PERIOD)
+    }
+
+    fn blocks(&self) -> u32 {
+        u32::try_from(self.symbols.len()).unwrap_or(u32::MAX)
+    }
+
+    /// A client has come, or come again, with what it has and room for so many blocks.
+    pub fn join(&mut self, slot: u16, has: Blocks, room: u32, now: Duration) {
+        self.leave(slot);
+        let peer = Peer {
+            has,
+            heard: now,
+            seen: self.sequence,
+            deficits: BTreeMap::new(),
+            loss: 0.0,
+            until: self.begun.saturating_add(room),
+            is_counted: false,
+        };
+        self.peers.insert(slot, peer);
+        self.count(slot, true);
+    }
+
+    /// A client is gone.
+    pub fn leave(&mut self, slot: u16) {
+        self.count(slot, false);
+        self.peers.remove(&slot);
+    }
+
+    /// Lets a client count, or no longer.
+    fn count(&mut self, slot: u16, counts: bool) {
+        let blocks = self.blocks();
+        let Some(peer) = self.peers.get_mut(&slot).filter(|peer| peer.is_counted != counts) else {
+            return;
+        };
+        peer.is_counted = counts;
+        let lacks: Vec<u32> = (0..blocks).filter(|block| !peer.has.has(*block)).collect();
+        for block in lacks {
+            self.lack(block, counts);
+        }
+    }
+
+    fn lack(&mut self, block: u32, more: bool) {
+        let Some(count) = self.lacking.get_mut(block as usize) else { return };
+        *count = if more { *count + 1 } else { count.saturating_sub(1) };
+        match *count {
+            0 => {
+                self.wanted.remove(&block);
+            }
+            _ if !self.repairs.contains_key(&block) => {
+                self.wanted.insert(block);
+            }
+            _ => {}
+        }
+    }
+
+    /// A client spoke.
+    pub fn hear(&mut self, slot: u16, status: &Status, now: Duration) {
+        let Some(peer) = self.peers.get_mut(&slot) else { return };
+        peer.heard = now;
+        // A report that was overtaken says nothing new.
+        if status.seen.wrapping_sub(peer.seen) > u32::MAX / 2 {
+            return;
+        }
+        peer.seen = status.seen;
+        peer.until = status.until;
+        peer.loss = peer.loss * 0.75 + status.loss * 0.25;
+        peer.deficits = status.deficits.iter().copied().collect();
+        let mut news = Vec::new();
+        let first = u64::from(status.page).saturating_mul(64);
+        for (word, first) in status.words.iter().zip((first..).step_by(64)) {
+            for bit in 0..64 {
+                let Ok(block) = u32::try_from(first + bit) else { break };
+                if word >> bit & 1 == 1 {
+                    if peer.has.add(block) {
+                        news.push((block, false));
+                    }
+                } else if peer.has.remove(block) {
+                    news.push((block, true));
+                }
+            }
+        }
+        if peer.is_counted {
+            news.into_iter().for_each(|(block, lacks)| self.lack(block, lacks));
+        } else {
+            self.count(slot, true);
+        }
+    }
+
+    /// What to send now.
+    pub fn next(&mut self, now: Duration) -> Next {
+        self.forget_silent(now);
+        if let Some(train) = self.repair(now, false) {
+            return Next::Send(train);
+        }
+        if let Some(train) = self.begin(now) {
+            return Next::Send(train);
+        }
+        if let Some(train) = self.repair(now, true) {
+            return Next::Send(train);
+        }
+        if self.wanted.is_empty() && self.repairs.is_empty() {
+            return Next::Idle;
+        }
+        let period = self.period() / 2;
+        let due = self.due.first().map_or(now + period, |(due, _)| *due);
+        Next::Wait(due.max(now + Duration::from_millis(1)).min(now + period))
+    }
+
+    fn forget_silent(&mut self, now: Duration) {
+        let is_silent = |peer: &Peer| peer.is_counted && peer.heard + SILENT < now;
+        let silent: Vec<u16> =
+            self.peers.iter().filter(|(_, peer)| is_silent(peer)).map(|(slot, _)| *slot).collect();
+        silent.into_iter().for_each(|slot| self.count(slot, false));
+    }
+
+    /// Parity for the block that is due first, if anybody needs it. `late` is for those who lose much more than others.
+    fn repair(&mut self, now: Duration, late: bool) -> Option<Train> {
+        let due: Vec<u32> =
+            self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, block)| *block).collect();
+        for block in due {
+            let repair = self.repairs.get(&block)?;
+            let need = self.need(block, repair);
+            // Who is silent for long counts no longer.
+            let is_known = need.usual.0 > 0 || need.unusual.0 > 0;
+            let speak_for_others = self.patience() == MOST_PATIENCE;
+            if need.silent > 0 && (repair.waited < GRACE && !speak_for_others || !is_known) {
+                self.put_off(block, now + self.patience().mul_f64(0.4));
+                continue;
+            }
+            let (deficit, loss) = match (need.usual, need.unusual) {
+                ((0, _), (0, _)) => {
+                    self.close(block);
+                    continue;
+                }
+                ((0, _), unusual) if late => unusual,
+                ((0, _), _) => continue,
+                // The most that one of very many lacks is about that much more than the most of some of them.
+                ((most, loss), _) if need.silent > 0 => {
+                    (most.saturating_add((f32::from(most).sqrt() / 2.0) as u16), loss)
+                }
+                (usual, _) => usual,
+            };
+            return self.more(block, deficit, loss, now);
+        }
+        None
+    }
+
+    fn need(&self, block: u32, repair: &Repair) -> Need {
+        let mut need = Need::default();
+        let limit = MUCH_LOSS.max(3.0 * self.usual_loss);
+        for peer in self.peers.values().filter(|peer| peer.is_counted && !peer.has.has(block)) {
+            if peer.seen.wrapping_sub(repair.last) > u32::MAX / 2 {
+                need.silent += 1;
+                continue;
+            }
+            let Some(deficit) = peer.deficits.get(&block) else { continue };
+            let worst = if peer.loss > limit { &mut need.unusual } else { &mut need.usual };
+            worst.0 = worst.0.max(*deficit);
+            worst.1 = worst.1.max(peer.loss);
+        }
+        need
+    }
+
+    fn patience(&self) -> Duration {
+        self.period().mul_f64(PATIENCE).min(MOST_PATIENCE)
+    }
+
+    fn put_off(&mut self, block: u32, to: Duration) {
+        if let Some(repair) = self.repairs.get_mut(&block) {
+            self.due.remove(&(repair.due, block));
+            repair.due = to;
+            repair.waited += 1;
+            self.due.insert((to, block));
+        }
+    }
+
+    fn close(&mut self, block: u32) {
+        if let Some(repair) = self.repairs.remove(&block) {
+            self.due.remove(&(repair.due, block));
+        }
+        if self.lacking.get(block as usize).is_some_and(|count| *count > 0) {
+            self.wanted.insert(block);
+        }
+    }
+
+    fn more(&mut self, block: u32, deficit: u16, loss: f32, now: Duration) -> Option<Train> {
+        let wanted = (f32::from(deficit) / (1.0 - loss.min(0.5))).ceil() as u32;
+        self.train(block, wanted, false, now)
+    }
+
+    /// The next block of the carousel, where somebody lacks it and has room.
+    fn begin(&mut self, now: Duration) -> Option<Train> {
+        let ahead = self.wanted.range(self.cursor..).next();
+        let block = *ahead.or_else(|| self.wanted.first())?;
+        let next = self.begun.wrapping_add(1);
+        let has_room = |peer: &Peer| {
+            peer.is_counted
+                && !peer.has.has(block)
+                && (peer.until.wrapping_sub(next) < u32::MAX / 2
+                    || peer.deficits.contains_key(&block))
+        };
+        if !self.peers.values().any(has_room) {
+            return None;
+        }
+        self.begun = next;
+        self.cursor = block + 1;
+        self.wanted.remove(&block);
+        let k = u32::from(*self.symbols.get(block as usize)?);
+        self.repairs.insert(block, Repair { last: 0, due: now, waited: 0 });
+        // Source symbols cost nobody any work.
+        if !self.peers.values().any(|peer| peer.deficits.contains_key(&block)) {
+            *self.symbol.get_mut(block as usize)? = 0;
+        }
+        self.train(block, k, true, now)
+    }
+
+    fn train(&mut self, block: u32, count: u32, begins: bool, now: Duration) -> Option<Train> {
+        let k = *self.symbols.get(block as usize)?;
+        let all = u32::from(k) + u32::from(parity(k));
+        let next = self.symbol.get_mut(block as usize)?;
+        let first = *next;
+        let count = count.clamp(1, all);
+        *next = (first + count) % all;
+        let sequence = self.sequence.wrapping_add(1);
+        self.sequence = self.sequence.wrapping_add(count);
+        let due = now + self.patience();
+        let repair = self.repairs.get_mut(&block)?;
+        self.due.remove(&(repair.due, block));
+        (repair.last, repair.due, repair.waited) = (self.sequence, due, 0);
+        self.due.insert((due, block));
+        let [first, count] = [first, count].map(|number| u16::try_from(number).unwrap_or(u16::MAX));
+        Some(Train { block, first, count, begins, sequence, begun: self.begun })
+    }
+
+    /// Learns what loss is usual. To be called now and then.
+    pub fn look_at_losses(&mut self) {
+        let mut losses: Vec<f32> =
+            self.peers.values().filter(|peer| peer.is_counted).map(|peer| peer.loss).collect();
+        losses.sort_by(f32::total_cmp);
+        self.usual_loss = losses.get(losses.len() * 9 / 10).copied().unwrap_or(0.0);
+    }
+}
+
+/// The most symbols that a client lacks of a block, and the most loss of such a client.
+#[derive(Default)]
+struct Need {
+    usual: (u16, f32),
+    unusual: (u16, f32),
+    /// How many of those who lack it have not spoken since its last symbol.
+    silent: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn status(sender: &Sender, has: u64, deficits: &[(u32, u16)]) -> Status {
+        let until = sender.begun() + 8;
+        let deficits = deficits.to_vec();
+        Status { seen: sender.sequence(), until, loss: 0.0, page: 0, words: vec![has], deficits }
+    }
+
+    fn sent(next: Next) -> Train {
+        match next {
+            Next::Send(train) => train,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn blocks_come_in_order_then_what_is_lacking_of_them() {
+        let mut sender = Sender::new(vec![100; 2]);
+        sender.join(1, Blocks::none(2), 8, at(0));
+        for block in 0..2 {
+            let train = sent(sender.next(at(0)));
+            assert_eq!(
+                (train.block, train.first, train.count, train.begins),
+                (block, 0, 100, true)
+            );
+        }
+        assert!(matches!(sender.next(at(1)), Next::Wait(_)));
+        // The second block is whole, of the first one three symbols are missing.
+        let said = status(&sender, 0b10, &[(0, 3)]);
+        sender.hear(1, &said, at(30));
+        let train = sent(sender.next(at(70)));
+        assert_eq!((train.block, train.first, train.count, train.begins), (0, 100, 3, false));
+        let said = status(&sender, 0b11, &[]);
+        sender.hear(1, &said, at(100));
+        assert!(matches!(sender.next(at(200)), Next::Idle));
+    }
+
+    #[test]
+    fn nothing_is_begun_for_whom_has_no_room() {
+        let mut sender = Sender::new(vec![100; 3]);
+        sender.join(1, Blocks::none(3), 1, at(0));
+        sent(sender.next(at(0)));
+        assert!(matches!(sender.next(at(1)), Next::Wait(_)));
+        let said = Status { until: 2, ..status(&sender, 1, &[]) };
+        sender.hear(1, &said, at(10));
+        assert_eq!(sent(sender.next(at(11))).block, 1);
+    }
+
+    #[test]
+    fn who_is_silent_counts_until_it_speaks() {
+        let mut sender = Sender::new(vec![100]);
+        sender.join(1, Blocks::none(1), 8, at(0));
+        assert!(matches!(sender.next(at(10_001)), Next::Idle));
+        let said = status(&sender, 0, &[]);
+        sender.hear(1, &said, at(20_000));
+        assert_eq!(sent(sender.next(at(20_001))).block, 0);
+    }
+
+    proptest! {
+        /// Whatever clients say, the server goes on: it neither ends nor sends what there is not.
+        #[test]
+        fn any_reports_are_borne(said in proptest::collection::vec(
+            (0_u16..4, any::<(u32, u32, u32, u64)>(), 0.0_f32..=1.0,
+             proptest::collection::vec((0_u32..9, any::<u16>()), 0..4)), 0..60)) {
+            let mut sender = Sender::new(vec![745, 745, 3, 1, 745]);
+            (0..3).for_each(|slot| sender.join(slot, Blocks::none(5), 2, at(0)));
+            for (now, (slot, (seen, until, page, word), loss, deficits)) in (0..).zip(said) {
+                let page = page % 3;
+                let status = Status { seen, until, loss, page, words: vec![word], deficits };
+                sender.hear(slot, &status, at(now * 20));
+                sender.look_at_losses();
+                if let Next::Send(train) = sender.next(at(now * 20 + 10)) {
+                    let k = sender.symbols[train.block as usize];
+                    prop_assert!(train.count > 0 && train.count <= k + parity(k));
+                    prop_assert!(train.first < k + parity(k));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! All services of one interface, running.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
+
+use image_core::error::Result;
+use tokio::runtime::Runtime;
+
+use crate::dhcp::answer::BootFiles;
+use crate::dhcp::leases::Range;
+use crate::event::{Event, Events};
+use crate::files::Files;
+use crate::interface::Interface;
+use crate::{dhcp, http, tftp};
+
+/// The port of HTTP: GRUB's older versions know no other.
+pub const HTTP: u16 = 80;
+
+/// So many events wait for whoever reads them; more are lost.
+const EVENTS: usize = 1024;
+
+/// The ports of all services, taken; nobody is answered yet.
+#[derive(Debug)]
+pub struct Bound {
+    dhcp: dhcp::server::Bound,
+    tftp: std::net::UdpSocket,
+    http: std::net::TcpListener,
+}
+
+/// Takes the ports of all services: so what hinders them is known before anything is built.
+///
+/// # Errors
+/// [`Error::Refused`](image_core::error::Error::Refused): one is taken.
+pub fn bind(interface: &Interface, files: BootFiles, range: Option<Range>) -> Result<Bound> {
+    Ok(Bound {
+        dhcp: dhcp::server::bind(interface, files, range)?,
+        tftp: tftp::bind(interface.address)?,
+        http: http::bind(interface.address, HTTP)?,
+    })
+}
+
+/// Services that run; they end when dropped.
+#[derive(Debug)]
+pub struct Running {
+    ends: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+    tftp: Option<async_channel::Sender<()>>,
+    http: Option<Runtime>,
+}
+
+impl Bound {
+    /// Begins to serve `files`; what happens comes out of the channel.
+    ///
+    /// # Errors
+    /// [`Error::Io`](image_core::error::Error::Io).
+    pub fn serve(self, files: Files) -> Result<(Running, Receiver<Event>)> {
+        let (tell, told) = sync_channel(EVENTS);
+        let (events, files) = (Events(tell), Arc::new(files));
+        let ends = Arc::new(AtomicBool::new(false));
+        let (tftp, ended) = async_channel::bounded(1);
+        let http = http::serve(self.http, Arc::clone(&files), events.clone())?;
+        let mut threads = vec![tftp::serve(self.tftp, files, events.clone(), ended)?];
+        // Last: a client that is told where its files are finds them there.
+        threads.extend(self.dhcp.serve(&events, &ends));
+        Ok((Running { ends, threads, tftp: Some(tftp), http: Some(http) }, told))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        drop(self.tftp.take());
+        if let Some(http) = self.http.take() {
+            http.shutdown_background();
+        }
+        for thread in self.threads.drain(..) {
+            // One that panicked has said so.
+            drop(thread.join());
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! A network of the test's own, with a cable to an emulated machine and a DHCP server (dnsmasq). Whatever the thread starts
+//! from then on is in it; it ends with the thread. A [`Neighbour`] is another machine at the same cable.
+
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use image_core::exec::Call;
+use image_core::exec::real::{Beside, Machine};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::{call, run, tool};
+
+/// This side's address in the network that [`cable`] makes.
+pub const HERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+
+/// The address of a [`Neighbour`] that hands out addresses.
+pub const THERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+
+/// QEMU's options for a network adapter at the other end of [`cable`], without firmware of its own: UEFI has a driver.
+pub const ADAPTER: &str = "-netdev tap,id=net,ifname=tap0,script=no,downscript=no \
+                           -device virtio-net-pci,netdev=net,bootindex=0,romfile=";
+
+/// Moves this thread into a network that is new and has nothing but its loopback.
+///
+/// # Errors
+/// The caller is not root.
+pub fn own() -> Result<()> {
+    let mut holder = Machine.spawn(&call!("unshare", "--net", "sh", "-c", "echo $$; exec cat"))?;
+    let pid = holder.answer()?;
+    let network = File::open(Path::new("/proc").join(pid.trim()).join("ns/net"))
+        .context("a network namespace takes root")?;
+    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
+    run!("ip", "link", "set", "lo", "up")?;
+    Ok(())
+}
+
+/// Adds the interface `tap0` with the address [`HERE`] to the network of this thread.
+///
+/// # Errors
+/// The kernel makes none.
+pub fn cable() -> Result<()> {
+    run!("ip", "tuntap", "add", "tap0", "mode", "tap")?;
+    run!("ip", "addr", "add", format!("{HERE}/24"), "dev", "tap0")?;
+    run!("ip", "link", "set", "tap0", "up")?;
+    Ok(())
+}
+
+/// Hands out addresses at the cable, with more of dnsmasq's options, until it is dropped.
+///
+/// # Errors
+/// It is not installed.
+pub fn dhcp(options: &[&str]) -> Result<Beside> {
+    start(&dnsmasq("tap0", options))
+}
+
+fn start(call: &Call) -> Result<Beside> {
+    Machine.spawn(call).context("scripts/install installs the DHCP server that tests use")
+}
+
+fn dnsmasq(interface: &str, options: &[&str]) -> Call {
+    let mut call = call!(
+        "dnsmasq",
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--port=0",
+        format!("--interface={interface}"),
+        "--bind-interfaces",
+        "--no-ping",
+        "--leasefile-ro",
+        "--user=root",
+        "--log-facility=-",
+        "--pid-file",
+        "--dhcp-range=10.77.0.50,10.77.0.99,1h"
+    );
+    call.args.extend(options.iter().map(Into::into));
+    call
+}
+
+/// Another machine at the [`cable`]: its network has the adapter `eth0`.
+pub struct Neighbour {
+    _holder: Beside,
+    pid: String,
+}
+
+impl Neighbour {
+    /// Plugs it in. The cable then ends in a bridge, `br0`, which has this side's address.
+    ///
+    /// # Errors
+    /// The kernel makes no bridge.
+    pub fn new() -> Result<Self> {
+        let mut holder =
+            Machine.spawn(&call!("unshare", "--net", "sh", "-c", "echo $$; exec cat"))?;
+        let pid = holder.answer()?.trim().to_owned();
+        run!("ip", "link", "add", "br0", "type", "bridge", "forward_delay", "0")?;
+        run!("ip", "link", "add", "veth0", "type", "veth", "peer", "name", "eth0", "netns", &pid)?;
+        run!("ip", "addr", "flush", "dev", "tap0")?;
+        run!("ip", "addr", "add", format!("{HERE}/24"), "dev", "br0")?;
+        for name in ["tap0", "veth0"] {
+            run!("ip", "link", "set", name, "master", "br0", "up")?;
+        }
+        run!("ip", "link", "set", "br0", "up")?;
+        let neighbour = Self { _holder: holder, pid };
+        neighbour.run(&call!("ip", "link", "set", "eth0", "up"))?;
+        Ok(neighbour)
+    }
+
+    /// The same call, in its network.
+    pub fn call(&self, call: &Call) -> Call {
+        let mut inside = call!("nsenter", "--net", "--target", &self.pid, &call.program);
+        inside.args.extend(call.args.iter().cloned());
+        inside
+    }
+
+    /// Runs a program in its network; what it printed.
+    ///
+    /// # Errors
+    /// Any end but exit code 0.
+    pub fn run(&self, call: &Call) -> Result<String> {
+        tool::run(&self.call(call))
+    }
+
+    /// Lets it hand out addresses, as [`dhcp`] does.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn dhcp(&self, options: &[&str]) -> Result<Beside> {
+        self.run(&call!("ip", "addr", "add", format!("{THERE}/24"), "dev", "eth0"))?;
+        start(&self.call(&dnsmasq("eth0", options)))
+    }
+}

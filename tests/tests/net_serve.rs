@@ -1,0 +1,111 @@
+//! `keiki serve` with real clients in another network at its cable, and beside a real DHCP server.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use image_core::exec::Call;
+use keiki_tests::bench::Bench;
+use keiki_tests::network::{self, Neighbour};
+use keiki_tests::{binary, call, serving, tool};
+
+const RANGE: [&str; 2] = ["--dhcp-range", "10.77.0.50-10.77.0.99"];
+
+/// What `keiki serve` says where it does not begin.
+fn refused(options: &[&str]) -> Result<String> {
+    let mut call = Call::new(binary::keiki(), ["serve", "--interface", "br0"]);
+    call.args.extend(options.iter().map(Into::into));
+    let outcome = tool::outcome(&call)?;
+    ensure!(outcome.code == Some(3), "{:?}: {}", outcome.code, outcome.talk());
+    Ok(outcome.talk())
+}
+
+/// busybox, curl and tftp get an address and files; nothing else is there.
+#[test]
+fn net_clients_get_addresses_and_files() -> Result<()> {
+    serving::prepare()?;
+    network::own()?;
+    network::cable()?;
+    let client = Neighbour::new()?;
+    let mut server = serving::serve("br0", &RANGE)?;
+    let bench = Bench::new()?;
+    let script = bench.path("script");
+    fs::write(
+        &script,
+        "#!/bin/sh\n[ $1 = bound ] && ip addr add $ip/$mask dev $interface && echo got $ip\nexit 0\n",
+    )?;
+    tool::run(&call!("chmod", "755", &script))?;
+    let udhcpc = |more: &[&str]| {
+        let mut call = call!("busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-s", &script);
+        call.args.extend(more.iter().map(Into::into));
+        client.run(&call)
+    };
+    let said = udhcpc(&[])?;
+    ensure!(said.contains("got 10.77.0.50"), "{said}");
+    let line = server.answer()?;
+    ensure!(
+        line.starts_with("10.77.0.50 ") && line.contains("has its address from here"),
+        "{line}"
+    );
+
+    let fetch = |url: &str, out: &str, more: &[&str]| {
+        let out = bench.path(out);
+        let mut call = call!("curl", "-sS", "--fail", "-m", "60", "-o", &out, url);
+        call.args.extend(more.iter().map(Into::into));
+        client.run(&call)?;
+        fs::read(&out).with_context(|| url.to_owned())
+    };
+    let whole = fetch("http://10.77.0.1/boot/vmlinuz", "http", &[])?;
+    let line = server.answer()?;
+    ensure!(line.contains("fetched boot/vmlinuz") && line.contains("HTTP)"), "{line}");
+    ensure!(whole.get(0x202..0x206) == Some(b"HdrS"), "it is no kernel");
+    for options in [vec![], vec!["--tftp-blksize", "1428"], vec!["--tftp-no-options"]] {
+        let got = fetch("tftp://10.77.0.1//boot/vmlinuz", "tftp", &options)?;
+        ensure!(got == whole, "{options:?}");
+        let line = server.answer()?;
+        ensure!(line.contains("fetched boot/vmlinuz") && line.contains("TFTP)"), "{line}");
+    }
+    let end = fetch("http://10.77.0.1/boot/vmlinuz", "end", &["-r", "-1000"])?;
+    ensure!(whole.ends_with(&end) && end.len() == 1000);
+    for nowhere in ["tftp://10.77.0.1/none", "http://10.77.0.1/none", "http://10.77.0.1/"] {
+        ensure!(fetch(nowhere, "none", &[]).is_err(), "{nowhere}");
+    }
+
+    // Another one does not begin beside it, in neither mode.
+    let said = refused(&RANGE)?;
+    ensure!(said.contains("the DHCP server 10.77.0.1 answers on br0"), "{said}");
+    let said = refused(&[])?;
+    ensure!(said.contains("udp port 67 is used") && said.contains("ss -lunp"), "{said}");
+    Ok(())
+}
+
+/// Beside another server nobody but firmware is answered, and no address is handed out.
+#[test]
+fn net_no_address_is_handed_out_beside_another_server() -> Result<()> {
+    serving::prepare()?;
+    network::own()?;
+    network::cable()?;
+    let other = Neighbour::new()?;
+    let _dhcp = other.dhcp(&[])?;
+    let said = refused(&RANGE)?;
+    ensure!(said.contains("10.77.0.2 answers on br0") && said.contains("--dhcp-range"), "{said}");
+    let _server = serving::serve("br0", &[])?;
+    drop(_dhcp);
+    let asked = other.call(&call!(
+        "busybox",
+        "udhcpc",
+        "-i",
+        "eth0",
+        "-f",
+        "-n",
+        "-q",
+        "-t",
+        "2",
+        "-T",
+        "1",
+        "-s",
+        "/bin/true"
+    ));
+    let outcome = tool::outcome(&asked)?;
+    ensure!(!outcome.success(), "{}{}", outcome.text(), outcome.talk());
+    Ok(())
+}

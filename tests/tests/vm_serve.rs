@@ -1,0 +1,121 @@
+//! Machines without a disk, from power-on to the menu, with `keiki serve` at the other end of their cable.
+
+#![allow(clippy::print_stdout, reason = "a test says how long a boot took")]
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use image_core::exec::real::Beside;
+use keiki_tests::live::{Firmware, Live, Medium};
+use keiki_tests::{network, serving};
+
+const RANGE: [&str; 2] = ["--dhcp-range", "10.77.0.50-10.77.0.99"];
+
+/// Boots a machine to the menu; what was fetched meanwhile, in the words of the server, and the kernel's own words.
+fn booted(firmware: Firmware, medium: Medium, server: &mut Beside) -> Result<Vec<String>> {
+    let more = ["-m", "1024", "-device", "virtio-rng-pci"];
+    let mut machine = Live::boot(firmware, medium, Path::new(""), &more)?;
+    machine.patiently("Booting `Keiki")?;
+    machine.shell()?;
+    println!("{firmware:?} {medium:?}: a shell after {:.1?}", machine.age());
+    let mut lines = Vec::new();
+    loop {
+        let line = server.answer()?;
+        print!("{line}");
+        let is_last = line.contains("boot/settings.img") || line.is_empty();
+        lines.push(line);
+        if is_last {
+            break;
+        }
+    }
+    let kernel = machine.run("dmesg")?;
+    let is_locked = kernel.contains("Secure boot enabled");
+    ensure!(is_locked == (firmware == Firmware::SecureBoot), "{kernel}");
+    Ok(lines)
+}
+
+fn has(lines: &[String], words: [&str; 2]) -> bool {
+    lines.iter().any(|line| words.iter().all(|word| line.contains(word)))
+}
+
+fn fetched(lines: &[String], (kind, first): (&str, &str)) -> Result<()> {
+    for words in [
+        [kind, "is told to boot"],
+        ["52:54:00:", first],
+        ["fetched boot/vmlinuz", "HTTP"],
+        ["fetched boot/system.img", "HTTP"],
+        ["fetched boot/settings.img", "HTTP"],
+    ] {
+        ensure!(has(lines, words), "{words:?}: {lines:?}");
+    }
+    Ok(())
+}
+
+/// A server that is alone on its network.
+fn alone() -> Result<Beside> {
+    serving::prepare()?;
+    network::own()?;
+    network::cable()?;
+    serving::serve("tap0", &RANGE)
+}
+
+#[test]
+fn vm_bios_boots_from_the_server_alone() -> Result<()> {
+    let lines = booted(Firmware::Bios, Medium::Pxe, &mut alone()?)?;
+    fetched(&lines, ("BIOS", "fetched keiki.pxe"))
+}
+
+mod only_all {
+    use super::*;
+
+    /// A server beside another one, which hands out addresses and knows nothing of it.
+    fn beside() -> Result<(Beside, network::Neighbour, Beside)> {
+        serving::prepare()?;
+        network::own()?;
+        network::cable()?;
+        let other = network::Neighbour::new()?;
+        let dhcp = other.dhcp(&[])?;
+        Ok((serving::serve("br0", &[])?, other, dhcp))
+    }
+
+    #[test]
+    fn vm_uefi_boots_from_the_server_alone() -> Result<()> {
+        let lines = booted(Firmware::Uefi, Medium::Pxe, &mut alone()?)?;
+        fetched(&lines, ("UEFI", "fetched shimx64.efi"))
+    }
+
+    #[test]
+    fn vm_secure_boot_boots_from_the_server_alone() -> Result<()> {
+        let lines = booted(Firmware::SecureBoot, Medium::Pxe, &mut alone()?)?;
+        fetched(&lines, ("UEFI", "fetched shimx64.efi"))
+    }
+
+    #[test]
+    fn vm_secure_boot_boots_over_http() -> Result<()> {
+        let lines = booted(Firmware::SecureBoot, Medium::Http, &mut alone()?)?;
+        fetched(&lines, ("UEFI over HTTP", "fetched shimx64.efi"))?;
+        ensure!(!has(&lines, ["TFTP", ""]), "{lines:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn vm_bios_boots_beside_another_server() -> Result<()> {
+        let (mut server, _other, _dhcp) = beside()?;
+        let lines = booted(Firmware::Bios, Medium::Pxe, &mut server)?;
+        fetched(&lines, ("BIOS", "fetched keiki.pxe"))
+    }
+
+    #[test]
+    fn vm_secure_boot_boots_beside_another_server() -> Result<()> {
+        let (mut server, _other, _dhcp) = beside()?;
+        let lines = booted(Firmware::SecureBoot, Medium::Pxe, &mut server)?;
+        fetched(&lines, ("UEFI", "fetched shimx64.efi"))
+    }
+
+    #[test]
+    fn vm_uefi_boots_over_http_beside_another_server() -> Result<()> {
+        let (mut server, _other, _dhcp) = beside()?;
+        let lines = booted(Firmware::Uefi, Medium::Http, &mut server)?;
+        fetched(&lines, ("UEFI over HTTP", "fetched shimx64.efi"))
+    }
+}
