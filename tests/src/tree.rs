@@ -12,6 +12,14 @@ use anyhow::{Context, Result, bail};
 pub struct Tree(BTreeMap<PathBuf, String>);
 
 impl Tree {
+    /// Forgets the files whose names begin like this: what is made anew on the target is judged in another way.
+    pub fn forget(&mut self, name: &str) {
+        let is_named = |path: &Path| {
+            path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name))
+        };
+        self.0.retain(|path, _| !is_named(path));
+    }
+
     /// Reads everything below `root`, without following symbolic links.
     ///
     /// # Errors

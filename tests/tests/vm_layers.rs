@@ -6,7 +6,7 @@
 mod only_all {
     use std::path::Path;
 
-    use anyhow::{Result, ensure};
+    use anyhow::{Context, Result, ensure};
     use image_core::units::Bytes;
     use keiki_tests::bench::Bench;
     use keiki_tests::live::{self, Firmware, Live, Medium};
@@ -93,7 +93,13 @@ mod only_all {
         };
         // The disk is lost; two with the same groups and arrays are none of this test's questions.
         machine.run(&empty("/dev/vda"))?;
-        for (disk, serial) in [("/dev/nvme0n1", "NVME"), ("/dev/nvme1n1", "LARGE")] {
+        for serial in ["NVME", "LARGE"] {
+            // The kernel finds them in either order.
+            let found = machine.run(&format!("grep -l {serial} /sys/block/nvme*/device/serial"))?;
+            let mut paths =
+                found.lines().filter_map(|line| line.trim().strip_prefix("/sys/block/"));
+            let name = paths.next().and_then(|path| path.split('/').next());
+            let disk = &format!("/dev/{}", name.context("a disk with that serial")?);
             let said = machine
                 .run(&format!("keiki restore layers {disk} --confirm {serial} --progress plain"))?;
             println!("{said}");

@@ -95,7 +95,16 @@ mod only_all {
             drop(machine);
             say(&format!("it is restored to {controller:?}"));
             judge::disks(std::slice::from_ref(&target))?;
-            volumes::expect_same(&trees, &volumes::trees(std::slice::from_ref(&target))?)?;
+            let (mut expected, mut found) =
+                (trees.clone(), volumes::trees(std::slice::from_ref(&target))?);
+            if controller == Controller::Sata {
+                // Its driver was not in there; that it is now, the first boot shows.
+                expected
+                    .values_mut()
+                    .chain(found.values_mut())
+                    .for_each(|t| t.forget("initrd.img-"));
+            }
+            volumes::expect_same(&expected, &found)?;
             let restored = blake3::hash(&fs::read(&target)?);
             for firmware in [Firmware::Uefi, Firmware::Bios, Firmware::SecureBoot] {
                 let mut machine = Live::boot(firmware, Medium::Usb, &disc, &more)?;
