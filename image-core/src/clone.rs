@@ -23,7 +23,7 @@ use crate::pipeline::read;
 use crate::pipeline::write::Damage;
 use crate::repo::{ChunkFeed, Delivery, WantSet};
 use crate::report::{Report, Stage};
-use crate::restore::{Windows, Work};
+use crate::restore::{Part, Windows, Work};
 use crate::save::{self, Firmware};
 use crate::survey::model::{Survey, Volume};
 use crate::units::Bytes;
@@ -79,10 +79,9 @@ impl<'a> Source<'a> {
         // Whoever panicked with it left a table half made.
         self.tables.lock().map_err(|_| panicked())
     }
-}
 
-impl Windows for Source<'_> {
-    fn each(&self, volume: usize, report: &dyn Report, work: Work<'_>) -> Result<Vec<Damage>> {
+    /// Reads a volume, and hands on what it has.
+    fn hand_out(&self, volume: usize, report: &dyn Report, work: Work<'_>) -> Result<Vec<Damage>> {
         let Some((from, used)) = self.volume(volume) else { return Ok(Vec::new()) };
         let volumes = [read::Volume { source: &from.source, used }];
         let (sender, batches) = sync_channel(1);
@@ -107,7 +106,7 @@ impl Windows for Source<'_> {
             let mut damage = Vec::new();
             let mut batches = batches.into_iter();
             let worked = batches.try_for_each(|Batch { segment, mut chunks }| {
-                damage.extend(work(&segment, &mut chunks)?);
+                damage.extend(work(&[Part { volume, segment }], &mut chunks)?);
                 Ok(())
             });
             // A reader that waits to hand on more learns from this that nobody wants it.
@@ -118,6 +117,16 @@ impl Windows for Source<'_> {
             self.tables()?.extend(tables);
             Ok(damage)
         })
+    }
+}
+
+impl Windows for Source<'_> {
+    fn each(&self, volumes: &[usize], report: &dyn Report, work: Work<'_>) -> Result<Vec<Damage>> {
+        let mut damage = Vec::new();
+        for volume in volumes {
+            damage.extend(self.hand_out(*volume, report, work)?);
+        }
+        Ok(damage)
     }
 
     fn again(&self, volume: usize, work: &mut dyn FnMut(&Segment) -> Result<()>) -> Result<()> {
@@ -346,8 +355,9 @@ mod tests {
     /// Gathers what is handed out; the plain bytes of each window at their places.
     fn gather(source: &Source<'_>, length: usize) -> (Vec<u8>, Vec<(u64, WindowState)>) {
         let (mut target, mut states) = (vec![0xee; length], Vec::new());
-        let damage = source.each(0, &Quiet::default(), &mut |segment, feed| {
-            let mut wanted = segment.want_set();
+        let damage = source.each(&[0], &Quiet::default(), &mut |parts, feed| {
+            let [Part { segment, .. }] = parts else { panic!("more than one part") };
+            let mut wanted = WantSet::new(segment.hash, segment.wanted.keys().copied());
             let zeros = segment.windows.iter().flat_map(|(number, state)| {
                 let start = Bytes::new(WINDOW.get() * number);
                 state.zero.shifted(start).iter().collect::<Vec<_>>()
@@ -407,8 +417,8 @@ mod tests {
             Arc::new(Failing { inner: Memory::new(bytes), from, read: AtomicU64::new(0) });
         let source = Source::new(&survey, 2);
         let mut handed = 0;
-        let error = source.each(0, &Quiet::default(), &mut |segment, _| {
-            handed += segment.windows.len();
+        let error = source.each(&[0], &Quiet::default(), &mut |parts, _| {
+            handed += parts[0].segment.windows.len();
             Ok(Vec::new())
         });
         let error = error.unwrap_err();
@@ -424,9 +434,9 @@ mod tests {
         let (survey, _) = surveyed(&bytes());
         let source = Source::new(&survey, 2);
         let why = || Err(Error::refused("the target is full"));
-        let error = source.each(0, &Quiet::default(), &mut |_, _| why()).unwrap_err();
+        let error = source.each(&[0], &Quiet::default(), &mut |_, _| why()).unwrap_err();
         assert_eq!(error.to_string(), "the target is full");
-        let stopped = source.each(0, &Impatient::new(40), &mut |_, _| Ok(Vec::new()));
+        let stopped = source.each(&[0], &Impatient::new(40), &mut |_, _| Ok(Vec::new()));
         assert!(matches!(stopped, Err(Error::Interrupted)));
     }
 }

@@ -1,6 +1,7 @@
 //! The windows of one table segment, and the chunks that they need, from any feed.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 
 use crate::error::Result;
 use crate::image::SEGMENT_WINDOWS;
@@ -8,7 +9,7 @@ use crate::image::chunk::WindowState;
 use crate::image::hash::{ChunkId, Hash};
 use crate::image::manifest::VolumeEntry;
 use crate::image::segment::{SegmentReader, segment_span};
-use crate::repo::{Lost, Repository, WantSet};
+use crate::repo::{Lost, Repository};
 use crate::units::Bytes;
 
 /// One table segment, decoded.
@@ -89,6 +90,18 @@ impl Segment {
         }
     }
 
+    /// The segment without the windows whose number within the volume is in `present`.
+    pub fn without(&self, present: &HashSet<u64>) -> Cow<'_, Self> {
+        if present.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        let mut missing = Self::empty(self.hash);
+        for (number, state) in self.windows.iter().filter(|(number, _)| !present.contains(number)) {
+            missing.push(*number, state.clone());
+        }
+        Cow::Owned(missing)
+    }
+
     /// The chunk `id` as lost, if its plain bytes are not as many as a window that needs it has data.
     pub(super) fn misfit(&self, id: &ChunkId, plain_len: Bytes) -> Option<Lost> {
         let windows = self.wanted.get(id).into_iter().flatten();
@@ -102,10 +115,5 @@ impl Segment {
     /// Whether a window needs the chunk `id`.
     pub fn wants(&self, id: &ChunkId) -> bool {
         self.wanted.contains_key(id)
-    }
-
-    /// The ids that are wanted.
-    pub fn want_set(&self) -> WantSet {
-        WantSet::new(self.hash, self.wanted.keys().copied())
     }
 }

@@ -1,4 +1,7 @@
-//! Puts the windows of a table segment onto a volume, and reads them back.
+//! Puts the windows of table segments onto volumes, and reads them back.
+//!
+//! Several segments, of several volumes, may be written from one feed at once: [`write`] and [`receive`] take them
+//! together. What [`Target`] has of the same names is for one segment.
 
 use std::collections::HashSet;
 
@@ -15,7 +18,7 @@ use crate::image::manifest::VolumeEntry;
 use crate::image::segment::segment_span;
 use crate::io::aligned::AlignedBuf;
 use crate::io::{BlockSink, BlockSource};
-use crate::repo::{ChunkFeed, Delivery, Lost, Repository};
+use crate::repo::{ChunkFeed, Delivery, Lost, Repository, WantSet};
 use crate::report::Report;
 use crate::units::Bytes;
 
@@ -82,6 +85,7 @@ impl Damage {
 pub type Written<'a> = &'a dyn Fn(u64) -> Result<()>;
 
 /// A volume and how it is written.
+#[derive(Clone, Copy)]
 pub struct Target<'a> {
     /// Its id, for messages.
     pub id: &'a str,
@@ -97,10 +101,10 @@ impl Target<'_> {
     }
 
     /// Writes one segment, and tells `written` the number of each window of which nothing is missing any
-    /// more. Returns what could not be had; everything else is written.
+    /// more; as [`write`] does for several.
     ///
     /// # Errors
-    /// [`Error::Io`] of the target, or of a repository that cannot be read at all; what `written` returns.
+    /// As [`write`].
     pub fn write(
         &self,
         segment: &Segment,
@@ -109,38 +113,14 @@ impl Target<'_> {
         report: &dyn Report,
         written: Written<'_>,
     ) -> Result<Vec<Damage>> {
-        let zeros: ExtentSet = segment
-            .windows
-            .iter()
-            .flat_map(|(number, state)| {
-                state
-                    .zero
-                    .union(&state.unreadable)
-                    .shifted(self.start(*number))
-                    .iter()
-                    .collect::<Vec<_>>()
-            })
-            .collect();
-        for extent in zeros.iter() {
-            report.checkpoint()?;
-            sink.zero(extent)?;
-            report.advance(extent.len());
-        }
-        for (number, _) in segment.windows.iter().filter(|(_, state)| state.chunk.is_none()) {
-            written(*number)?;
-        }
-        self.receive(segment, feed, report, &mut |id, plain| {
-            for number in self.write_chunk(segment, id, plain, sink, report)? {
-                written(number)?;
-            }
-            Ok(())
-        })
+        let part = Part { target: *self, segment };
+        write(&[(part, sink)], feed, report, &|_, number| written(number))
     }
 
-    /// Hands every chunk that the segment needs to `each`. Returns what could not be had.
+    /// Hands every chunk that the segment needs to `each`; as [`receive`] does for several.
     ///
     /// # Errors
-    /// [`Error::Io`] of a repository that cannot be read at all, or what `each` returns.
+    /// As [`receive`].
     pub fn receive(
         &self,
         segment: &Segment,
@@ -148,29 +128,8 @@ impl Target<'_> {
         report: &dyn Report,
         each: &mut dyn FnMut(&ChunkId, &[u8]) -> Result<()>,
     ) -> Result<Vec<Damage>> {
-        let mut damage = Vec::new();
-        let mut wanted = segment.want_set();
-        while !wanted.is_empty() {
-            report.checkpoint()?;
-            // A feed that ends early is out of order: what it did not deliver must not pass for written.
-            let delivery = feed.next(&wanted)?.ok_or_else(|| self.unfed(wanted.len()))?;
-            match delivery {
-                Delivery::Chunk { id, plain } => {
-                    if !wanted.remove(&id) {
-                        continue;
-                    }
-                    match segment.misfit(&id, Bytes::of(&plain)) {
-                        None => each(&id, &plain)?,
-                        Some(lost) => damage.extend(self.damage(segment, &lost)),
-                    }
-                }
-                Delivery::Lost(lost) => {
-                    wanted.remove(&lost.id);
-                    damage.extend(self.damage(segment, &lost));
-                }
-            }
-        }
-        Ok(damage)
+        let part = Part { target: *self, segment };
+        receive(&[part], feed, report, &mut |_, id, plain| each(id, plain))
     }
 
     fn write_chunk(
@@ -198,11 +157,6 @@ impl Target<'_> {
             numbers.push(*number);
         }
         Ok(numbers)
-    }
-
-    fn unfed(&self, missing: usize) -> Error {
-        let source = std::io::Error::other(format!("{missing} chunks were not delivered"));
-        Error::io(self.id, "read its chunks", source)
     }
 
     fn damage(&self, segment: &Segment, lost: &Lost) -> Vec<Damage> {
@@ -346,6 +300,110 @@ impl Target<'_> {
         let source = std::io::Error::other("the target returns other bytes than were written");
         Error::io_at(self.id, "read back", offset, source)
     }
+}
+
+/// Is told which part needs a chunk, the chunk, and its plain bytes.
+pub type Received<'a> = &'a mut dyn FnMut(usize, &ChunkId, &[u8]) -> Result<()>;
+
+/// A table segment, and the volume that it belongs to.
+#[derive(Clone, Copy)]
+pub struct Part<'a> {
+    /// The volume.
+    pub target: Target<'a>,
+    /// The segment; of what it leaves out of the volume's windows nothing is written.
+    pub segment: &'a Segment,
+}
+
+/// Writes segments, each onto its own volume, and tells `written` which part and which window of it has nothing missing
+/// any more. A chunk that several windows need goes to all of them at once. Returns what could not be had; everything
+/// else is written.
+///
+/// # Errors
+/// [`Error::Io`] of a target, or of a repository that cannot be read at all; what `written` returns.
+pub fn write(
+    parts: &[(Part<'_>, &dyn BlockSink)],
+    feed: &mut dyn ChunkFeed,
+    report: &dyn Report,
+    written: &dyn Fn(usize, u64) -> Result<()>,
+) -> Result<Vec<Damage>> {
+    for (at, (Part { target, segment }, sink)) in parts.iter().enumerate() {
+        let zeros: ExtentSet = segment
+            .windows
+            .iter()
+            .flat_map(|(number, state)| {
+                state
+                    .zero
+                    .union(&state.unreadable)
+                    .shifted(target.start(*number))
+                    .iter()
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        for extent in zeros.iter() {
+            report.checkpoint()?;
+            sink.zero(extent)?;
+            report.advance(extent.len());
+        }
+        for (number, _) in segment.windows.iter().filter(|(_, state)| state.chunk.is_none()) {
+            written(at, *number)?;
+        }
+    }
+    let only: Vec<Part<'_>> = parts.iter().map(|(part, _)| *part).collect();
+    receive(&only, feed, report, &mut |at, id, plain| {
+        let Some((Part { target, segment }, sink)) = parts.get(at) else { return Ok(()) };
+        for number in target.write_chunk(segment, id, plain, *sink, report)? {
+            written(at, number)?;
+        }
+        Ok(())
+    })
+}
+
+/// Hands every chunk that the segments need to `each`, once for each part that needs it, with the part's index. Returns
+/// what could not be had. Where nothing is needed the feed is not asked.
+///
+/// # Errors
+/// [`Error::Io`] of a repository that cannot be read at all, or what `each` returns.
+pub fn receive(
+    parts: &[Part<'_>],
+    feed: &mut dyn ChunkFeed,
+    report: &dyn Report,
+    each: Received<'_>,
+) -> Result<Vec<Damage>> {
+    let mut damage = Vec::new();
+    let mut wanted = want_set(parts);
+    while !wanted.is_empty() {
+        report.checkpoint()?;
+        // A feed that ends early is out of order: what it did not deliver must not pass for written.
+        let delivery = feed.next(&wanted)?.ok_or_else(|| unfed(parts, &wanted))?;
+        let id = delivery.id();
+        if !wanted.remove(&id) {
+            continue;
+        }
+        let needing = parts.iter().enumerate().filter(|(_, part)| part.segment.wants(&id));
+        for (at, Part { target, segment }) in needing {
+            match &delivery {
+                Delivery::Chunk { plain, .. } => match segment.misfit(&id, Bytes::of(plain)) {
+                    None => each(at, &id, plain)?,
+                    Some(lost) => damage.extend(target.damage(segment, &lost)),
+                },
+                Delivery::Lost(lost) => damage.extend(target.damage(segment, lost)),
+            }
+        }
+    }
+    Ok(damage)
+}
+
+/// What all parts want; the first one's segment names it, which is where a feed looks first.
+fn want_set(parts: &[Part<'_>]) -> WantSet {
+    let segment = parts.first().map_or_else(|| Hash::of(&[]), |part| part.segment.hash);
+    WantSet::new(segment, parts.iter().flat_map(|part| part.segment.wanted.keys().copied()))
+}
+
+fn unfed(parts: &[Part<'_>], wanted: &WantSet) -> Error {
+    let lacks = |part: &&Part<'_>| part.segment.wanted.keys().any(|id| wanted.contains(id));
+    let id = parts.iter().find(lacks).map_or("volume", |part| part.target.id);
+    let source = std::io::Error::other(format!("{} chunks were not delivered", wanted.len()));
+    Error::io(id, "read its chunks", source)
 }
 
 fn part_mut(bytes: &mut [u8], extent: Extent) -> &mut [u8] {

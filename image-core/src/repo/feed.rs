@@ -17,7 +17,7 @@ use crate::repo::trash;
 use crate::report::Quiet;
 use crate::units::Bytes;
 
-/// The chunks of one table segment that are still wanted.
+/// The chunks of a table segment, or of several, that are still wanted.
 #[derive(Clone, Debug)]
 pub struct WantSet {
     segment: Hash,
@@ -25,7 +25,8 @@ pub struct WantSet {
 }
 
 impl WantSet {
-    /// `ids` of the table segment that is named `segment`.
+    /// The chunks `ids`. In the locations of the table segment `segment` it is looked first where they lie; chunks of
+    /// other segments are found too, by the trailers of all packs.
     pub fn new(segment: Hash, ids: impl IntoIterator<Item = ChunkId>) -> Self {
         Self { segment, ids: ids.into_iter().collect() }
     }
@@ -99,7 +100,7 @@ pub trait ChunkFeed {
     /// One of the wanted chunks; `None` when nothing is wanted.
     ///
     /// The caller removes what it got from `wanted` before it calls again. What is delivered was wanted at
-    /// this call, and is verified. The set changes to another segment once it has become empty.
+    /// this call, and is verified. The set changes to other segments once it has become empty.
     fn next(&mut self, wanted: &WantSet) -> Result<Option<Delivery>>;
 }
 

@@ -41,7 +41,7 @@ use serde::Serialize;
 pub use before::{Before, Interrupted, before};
 pub use growths::growths;
 pub use renewals::renewals;
-pub use windows::{Stored, Windows, Work};
+pub use windows::{Part, Stored, Windows, Work};
 
 use crate::disk::table::Table;
 use crate::error::{Error, Result};
@@ -55,7 +55,7 @@ use crate::image::time::Timestamp;
 use crate::io::guarded::Guarded;
 use crate::io::memory::Memory;
 use crate::io::{BlockSink, BlockSource, Medium};
-use crate::pipeline::write::{Damage, Patch, Target};
+use crate::pipeline::write::{self, Damage, Patch, Target};
 use crate::plan::extents::ENDS;
 use crate::plan::identity::IdKind;
 use crate::plan::restore::{RestorePlan, VolumePlan};
@@ -252,12 +252,8 @@ impl<'a> Restore<'a> {
         self.wipe(report)?;
         self.journal.borrow_mut().wiped()?;
         report.stage(Stage::Write, Some(self.used(&data)));
-        for at in &data {
-            self.write(*at, report)?;
-        }
-        for at in &boot {
-            self.look(*at, report)?;
-        }
+        self.write(&data, report)?;
+        self.look(&boot, report)?;
         self.flush()?;
         self.journal.borrow_mut().settle(Duration::ZERO)?;
         if !self.result.damaged.is_empty() {
@@ -276,9 +272,7 @@ impl<'a> Restore<'a> {
         report.checkpoint()?;
         self.finish.volume_groups()?;
         self.journal.borrow_mut().close()?;
-        for at in &boot {
-            self.write(*at, report)?;
-        }
+        self.write(&boot, report)?;
         self.flush()?;
         if !self.result.damaged.is_empty() {
             return Ok(self.result);
@@ -314,11 +308,20 @@ impl<'a> Restore<'a> {
         }
     }
 
-    /// Looks whether a volume that is written late can be had at all, before anything depends on it.
-    fn look(&mut self, at: usize, report: &dyn Report) -> Result<()> {
-        let (Some(volume), Some(entry)) = (self.volume(at), self.entry(at)) else { return Ok(()) };
-        let damage = self.job.windows.each(volume.entry, report, &mut |segment, feed| {
-            self.target(at, entry).receive(segment, feed, report, &mut |_, _| Ok(()))
+    /// Looks whether volumes that are written late can be had at all, before anything depends on them.
+    fn look(&mut self, volumes: &[usize], report: &dyn Report) -> Result<()> {
+        let entries = volumes.iter().filter_map(|at| Some(self.volume(*at)?.entry));
+        let entries: Vec<usize> = entries.collect();
+        let damage = self.job.windows.each(&entries, report, &mut |parts, feed| {
+            let parts: Vec<_> = parts
+                .iter()
+                .filter_map(|Part { volume, segment }| {
+                    let id = &self.job.root.volumes.get(*volume)?.id;
+                    let target = Target { id, window: self.job.root.window, patches: &[] };
+                    Some(write::Part { target, segment })
+                })
+                .collect();
+            write::receive(&parts, feed, report, &mut |_, _, _| Ok(()))
         })?;
         self.note(damage);
         Ok(())

@@ -2,6 +2,7 @@
 
 mod keep;
 mod resume;
+mod together;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -12,17 +12,29 @@ use crate::repo::{ChunkFeed, Repository};
 use crate::report::{Quiet, Report};
 use crate::units::Bytes;
 
-/// What is done with some windows of a volume and a feed of their chunks; the damage that it finds.
-pub type Work<'w> = &'w mut dyn FnMut(&Segment, &mut dyn ChunkFeed) -> Result<Vec<Damage>>;
+/// A table segment of a volume, or some windows of one.
+pub struct Part {
+    /// The volume, by its index in the root.
+    pub volume: usize,
+    /// The windows.
+    pub segment: Segment,
+}
+
+/// What is done with some parts of volumes and one feed, which delivers the chunks of all of them in any order; the
+/// damage that it finds.
+pub type Work<'w> = &'w mut dyn FnMut(&[Part], &mut dyn ChunkFeed) -> Result<Vec<Damage>>;
 
 /// Gives a restore its windows. Volumes are named by their index in the root.
 pub trait Windows {
-    /// Hands all windows of a volume to `work`, in ascending order, some at a time. Returns the damage that
-    /// `work` found, and what could not even be handed to it.
+    /// Hands all windows of `volumes` to `work`, some at a time: in the order of `volumes`, and those of a volume in
+    /// ascending order, within a call and from call to call. So a volume is complete once a part of one behind it is
+    /// handed over alone or first. Returns the damage that `work` found, and what could not even be handed to it.
+    ///
+    /// How much is handed over at once is up to who does it; all of it is in memory meanwhile.
     ///
     /// # Errors
     /// [`crate::error::Error::Io`] where nothing can be read any more, and what `work` returns.
-    fn each(&self, volume: usize, report: &dyn Report, work: Work<'_>) -> Result<Vec<Damage>>;
+    fn each(&self, volumes: &[usize], report: &dyn Report, work: Work<'_>) -> Result<Vec<Damage>>;
 
     /// The states of the windows that the last [`Windows::each`] handed out, to compare a target with.
     ///
@@ -58,16 +70,21 @@ pub struct Stored<'a> {
 }
 
 impl Windows for Stored<'_> {
-    fn each(&self, volume: usize, report: &dyn Report, work: Work<'_>) -> Result<Vec<Damage>> {
-        let Some(entry) = self.root.volumes.get(volume) else { return Ok(Vec::new()) };
+    fn each(&self, volumes: &[usize], report: &dyn Report, work: Work<'_>) -> Result<Vec<Damage>> {
         let window = self.root.window;
         let mut damage = Vec::new();
-        for (number, hash) in (0..).zip(&entry.segments) {
-            report.checkpoint()?;
-            let Some(hash) = hash else { continue };
-            match Damage::or_segment(self.repo, entry, number, *hash, window)? {
-                Ok(segment) => damage.extend(work(&segment, &mut self.repo.feed(window)?)?),
-                Err(lost) => damage.push(lost),
+        for volume in volumes {
+            let Some(entry) = self.root.volumes.get(*volume) else { continue };
+            for (number, hash) in (0..).zip(&entry.segments) {
+                report.checkpoint()?;
+                let Some(hash) = hash else { continue };
+                match Damage::or_segment(self.repo, entry, number, *hash, window)? {
+                    Ok(segment) => {
+                        let part = [Part { volume: *volume, segment }];
+                        damage.extend(work(&part, &mut self.repo.feed(window)?)?);
+                    }
+                    Err(lost) => damage.push(lost),
+                }
             }
         }
         Ok(damage)

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::{Damage, Patch, Target};
+use super::{Damage, Part, Patch, Target, receive, write};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::image::chunk::WindowState;
@@ -195,5 +195,76 @@ fn a_sample_looks_at_the_first_and_the_last_window() {
         let mut flipped = bytes.clone();
         flipped[at] ^= 1;
         assert_eq!(read_back(&[], flipped, true).is_err(), found, "byte {at}");
+    }
+}
+
+/// A segment whose only window has `length` bytes of data, which are a part of the chunk `plain`'s.
+fn other(plain: &[u8], length: u64) -> Segment {
+    let chunk = Some(ChunkId::of(plain));
+    let state = WindowState { data: ranges(&[(7, 7 + length)]), chunk, ..WindowState::default() };
+    let mut segment = Segment::empty(Hash::of(b"other"));
+    segment.push(1, state);
+    segment
+}
+
+#[test]
+fn a_chunk_goes_to_every_volume_that_needs_it_and_what_it_does_not_fit_is_named() {
+    let (segment, plain) = sample();
+    let (fits, alone, misfit) = (other(&plain, 200), other(b"alone", 5), other(&plain, 100));
+    let sinks = [0; 4].map(|_| Memory::new(vec![GARBAGE; 3 * WINDOW + 300]));
+    let part = |id, segment| Part { target: Target { id, ..target(&[]) }, segment };
+    let parts = [part("v", &segment), part("w", &fits), part("x", &alone), part("y", &misfit)];
+    let onto: Vec<_> =
+        parts.into_iter().zip(&sinks).map(|(part, sink)| (part, sink as _)).collect();
+    let mut feed = Given(vec![chunk(b"alone"), chunk(&plain), chunk(&plain)].into());
+    let told = std::cell::RefCell::new(Vec::new());
+    let written = |part, number| {
+        told.borrow_mut().push((part, number));
+        Ok(())
+    };
+    let damage = write(&onto, &mut feed, &Quiet::default(), &written).unwrap();
+    let damage: Vec<_> = damage.iter().map(|one| (one.volume.as_str(), one.range)).collect();
+    let at = |from: u64, to: u64| Extent::new(Bytes::new(from), Bytes::new(to));
+    assert_eq!(damage, [("y", at(4103, 4203))]);
+    // What needs no chunk first.
+    assert_eq!(*told.borrow(), [(0, 2), (2, 1), (0, 0), (0, 3), (1, 1)]);
+    let [v, w, x, y] = sinks.map(Memory::into_bytes);
+    assert_eq!(v, written_alone());
+    assert_eq!(w[WINDOW + 7..WINDOW + 207], plain);
+    assert_eq!(x[WINDOW + 7..WINDOW + 12], *b"alone");
+    assert!(y.iter().all(|byte| *byte == GARBAGE));
+    // The same lost: damage of each.
+    let mut feed = Given(vec![lost(ChunkId::of(&plain)), chunk(b"alone")].into());
+    let damage = receive(&parts, &mut feed, &Quiet::default(), &mut |at, id, _| {
+        assert_eq!((at, *id), (2, ChunkId::of(b"alone")));
+        Ok(())
+    });
+    let volumes: Vec<String> = damage.unwrap().into_iter().map(|one| one.volume).collect();
+    assert_eq!(volumes, ["v", "v", "v", "w", "y"]);
+    let mut feed = Given(vec![chunk(&plain)].into());
+    let ended = receive(&parts, &mut feed, &Quiet::default(), &mut |_, _, _| Ok(()));
+    assert!(ended.unwrap_err().to_string().starts_with("x: "), "who still misses one is named");
+}
+
+fn written_alone() -> Vec<u8> {
+    written(&[], vec![chunk(&sample().1)]).1
+}
+
+#[test]
+fn a_feed_is_not_asked_for_nothing() {
+    struct Never;
+    impl ChunkFeed for Never {
+        fn next(&mut self, _: &WantSet) -> Result<Option<Delivery>> {
+            Err(Error::unsupported("being asked"))
+        }
+    }
+    let (mut segment, _) = sample();
+    segment.retain(|number| number == 2);
+    let sink = Memory::new(vec![GARBAGE; 3 * WINDOW + 300]);
+    let empty = Segment::empty(Hash::of(b"empty"));
+    let parts =
+        [&segment, &empty].map(|segment| (Part { target: target(&[]), segment }, &sink as _));
+    for parts in [&parts[..], &[]] {
+        assert_eq!(write(parts, &mut Never, &Quiet::default(), &|_, _| Ok(())).unwrap(), []);
     }
 }
