@@ -305,25 +305,29 @@ pub(super) fn verified(
     plain: &mut Vec<u8>,
 ) -> Result<()> {
     let entry = &place.entry;
-    let wrong = |what: &str, expected: String, found: String| {
-        Error::corrupt(format!("chunk {}, {what}", entry.id), place.offset, expected, found)
-    };
     if entry.cipher != 0 {
         return Err(Error::unsupported(format!("chunk cipher {}", entry.cipher)));
     }
     let found = Hash::of(stored);
     if found != entry.stored_hash {
+        let what = format!("chunk {}, hash of the stored bytes", entry.id);
         let (expected, found) = (entry.stored_hash.to_string(), found.to_string());
-        return Err(wrong("hash of the stored bytes", expected, found));
+        return Err(Error::corrupt(what, place.offset, expected, found));
     }
     let plain_len = Bytes::from(entry.plain_len);
     match base {
         None => decoder.decode(entry.codec, stored, plain_len, plain)?,
         Some(base) => decoder.decode_delta(entry.codec, base, stored, plain_len, plain)?,
     }
+    check_id(&entry.id, place.offset, plain)
+}
+
+/// Refuses plain bytes that are not those of the chunk `id`, which stands at `offset`.
+pub(super) fn check_id(id: &ChunkId, offset: Bytes, plain: &[u8]) -> Result<()> {
     let found = ChunkId::of(plain);
-    if found != entry.id {
-        return Err(wrong("hash of the plain bytes", entry.id.to_string(), found.to_string()));
+    if found == *id {
+        return Ok(());
     }
-    Ok(())
+    let what = format!("chunk {id}, hash of the plain bytes");
+    Err(Error::corrupt(what, offset, id.to_string(), found.to_string()))
 }

@@ -29,7 +29,7 @@ use crate::report::{Report, Stage};
 use crate::units::Bytes;
 
 /// The zstd level of what is encoded again: that of a save that says nothing else.
-const LEVEL: i32 = 3;
+pub(super) const LEVEL: i32 = 3;
 
 /// What a chunk takes in the table segment and in the locations.
 const NAMED: Bytes = Bytes::new(120);
@@ -398,8 +398,8 @@ impl Part<'_> {
     }
 }
 
-/// The chunks of a table segment.
-fn wanted(table: &[u8], window: Bytes, span: Bytes) -> Result<Vec<(ChunkId, Bytes)>> {
+/// The chunks of a table segment in the order of the volume, each once, with the bytes that its windows have.
+pub(super) fn wanted(table: &[u8], window: Bytes, span: Bytes) -> Result<Vec<(ChunkId, Bytes)>> {
     let mut seen = HashSet::new();
     let mut wanted = Vec::new();
     for next in SegmentReader::new(table, window, span)? {

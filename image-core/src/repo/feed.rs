@@ -253,15 +253,34 @@ impl PackFeed {
         if !self.retried.insert(lost.id) {
             return Ok(Delivery::Lost(lost));
         }
+        Ok(self.any_copy(lost.id)?.unwrap_or(Delivery::Lost(lost)))
+    }
+
+    /// A chunk from any pack that has it, those included that came since the packs were listed.
+    pub(super) fn any_copy(&mut self, id: ChunkId) -> Result<Option<Delivery>> {
         loop {
-            if let Some(chunk) = self.copy(lost.id)? {
-                return Ok(chunk);
+            if let Some(chunk) = self.copy(id)? {
+                return Ok(Some(chunk));
             }
             // Pruning may have moved it into another pack.
             if !self.forget_old_packs()? {
-                return Ok(Delivery::Lost(lost));
+                return Ok(None);
             }
         }
+    }
+
+    /// The stored bytes of a chunk that have this hash, from any pack that has them; as the packs were listed last.
+    pub(super) fn stored_elsewhere(&mut self, id: ChunkId, hash: Hash) -> Result<Option<Vec<u8>>> {
+        let mut places = self.copies(id)?;
+        places.retain(|place| place.entry.stored_hash == hash);
+        for place in places {
+            match self.files.range(&pack_path(place.pack), place.range()) {
+                Ok(stored) if Hash::of(&stored) == hash => return Ok(Some(stored)),
+                Err(error) if !is_damage(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Whether packs came or went since they were listed; they are listed again then.

@@ -15,6 +15,7 @@
 //! - `prune.rs` frees what no image needs: `needs.rs` which that is, `rewrite.rs` packs of which most is not
 //!   needed, `trash.rs` what is kept for a while
 //! - `copy.rs` images into another repository
+//! - `sequence.rs` an image's chunks in disk order, to be sent
 //! - `feed.rs` `batch.rs` chunks back, verified · `check.rs` every file's own hash, orphans
 mod batch;
 mod catalog;
@@ -36,6 +37,7 @@ mod prune;
 mod read;
 mod rewrite;
 mod save;
+mod sequence;
 mod trash;
 mod usage;
 mod write;
@@ -73,6 +75,7 @@ pub use parent::{Base, Parent};
 pub use prune::{Amount, PruneOptions, PruneReport};
 pub use read::{FileInfo, Read, check_path};
 pub use save::{Added, Known, Saver};
+pub use sequence::{Sequence, StoredChunk};
 pub use usage::{Usage, Usages};
 pub use write::{Append, Write};
 
