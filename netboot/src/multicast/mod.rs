@@ -8,11 +8,15 @@
 //! - [`sender`] decides what is sent next, [`receiver`] what is kept. - [`symbols`] blocks in symbols and back.
 //! - [`packet`] packets as bytes; [`status`] what a client says of itself. - [`blocks`] a set of blocks.
 //!
-//! Nothing here has a socket or a clock: the same code runs in the simulator of the tests, with ten thousand clients.
+//! None of these has a socket or a clock: the same code runs in the simulator of the tests, with ten thousand clients.
+//!
+//! - [`server`] and [`client`] are around them, with sockets and threads.
 
 pub mod blocks;
+pub mod client;
 pub mod packet;
 pub mod receiver;
 pub mod sender;
+pub mod server;
 pub mod status;
 pub mod symbols;

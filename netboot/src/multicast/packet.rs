@@ -51,6 +51,8 @@ pub enum Body<'a> {
     Plan(Duration),
     /// What the client with that number says of itself; `seen` and `until` stand in the packet's head.
     Status(u16, Status),
+    /// The client with that number has what it wants, or wants nothing any more.
+    Leave(u16),
 }
 
 impl Packet<'_> {
@@ -63,6 +65,7 @@ impl Packet<'_> {
             Body::Data { .. } => 1,
             Body::Plan(_) => 2,
             Body::Status(..) => 3,
+            Body::Leave(_) => 4,
         });
         for number in [self.session, self.sequence, self.begun] {
             out.extend(number.to_be_bytes());
@@ -92,6 +95,7 @@ impl Packet<'_> {
                     out.extend(deficit.to_be_bytes());
                 }
             }
+            Body::Leave(slot) => out.extend(slot.to_be_bytes()),
         }
         let tag = tag(&out, key);
         out.extend(tag);
@@ -142,6 +146,7 @@ impl<'a> Packet<'a> {
                 let status = Status { seen: sequence, until: begun, loss, page, words, deficits };
                 Body::Status(slot, status)
             }
+            4 => Body::Leave(rest.u16()?),
             _ => return None,
         };
         rest.0.is_empty().then_some(Self { session, sequence, begun, body })
@@ -191,13 +196,14 @@ mod tests {
             head(Body::Data { block: 1, symbol: 2, left: 3, begins: false, bytes: &[5; SYMBOL] }),
             head(Body::Plan(Duration::from_millis(250))),
             head(Body::Status(12, status)),
+            head(Body::Leave(12)),
         ]
     }
 
     proptest::proptest! {
         /// Whoever has the key may send any bytes: they are refused, or say what would be written the same.
         #[test]
-        fn any_bytes_are_refused_or_read(kind in 0_u8..5, body in proptest::collection::vec(0_u8.., 0..600)) {
+        fn any_bytes_are_refused_or_read(kind in 0_u8..6, body in proptest::collection::vec(0_u8.., 0..600)) {
             let key = [3; 32];
             let mut bytes = [&MAGIC[..], &[VERSION, kind], &body].concat();
             let tag = tag(&bytes, &key);

@@ -15,6 +15,7 @@ const MOST_DEFICITS: usize = 100;
 pub const URGENT: Duration = Duration::from_millis(100);
 
 /// The state of a client in a session.
+#[derive(Debug)]
 pub struct Receiver {
     symbols: Vec<u16>,
     has: Blocks,

@@ -13,8 +13,11 @@ use super::symbols::parity;
 /// How many reports are taken in a second, and how often a client speaks at most.
 const REPORTS: u32 = 8000;
 const SHORTEST_PERIOD: Duration = Duration::from_millis(50);
-/// A client that is silent for so long no longer counts.
-const SILENT: Duration = Duration::from_secs(10);
+/// A client that is silent for so many periods no longer counts, but for so long at least, and so long at most: until then
+/// blocks that it lacks wait for its report, and those who come late wait for these blocks.
+const SILENT: u32 = 20;
+const LEAST_SILENT: Duration = Duration::from_secs(1);
+const MOST_SILENT: Duration = Duration::from_secs(10);
 /// Feedback periods from the last symbol of a block until what it still lacks is decided on.
 const PATIENCE: f64 = 1.2;
 /// But so long at most: where there are more clients than can speak in that time, those who did speak for the others.
@@ -48,6 +51,19 @@ impl Train {
     }
 }
 
+/// A client as the server sees it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Seen {
+    /// Its number.
+    pub slot: u16,
+    /// Blocks that it has.
+    pub blocks: u32,
+    /// Which part of the packets it loses.
+    pub loss: f32,
+    /// How long ago it spoke.
+    pub silent: Duration,
+}
+
 /// What to do now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Next {
@@ -59,6 +75,7 @@ pub enum Next {
     Idle,
 }
 
+#[derive(Debug)]
 struct Peer {
     has: Blocks,
     heard: Duration,
@@ -72,6 +89,7 @@ struct Peer {
     is_counted: bool,
 }
 
+#[derive(Debug)]
 struct Repair {
     /// The last packet of it.
     last: u32,
@@ -81,6 +99,7 @@ struct Repair {
 }
 
 /// The state of a session.
+#[derive(Debug)]
 pub struct Sender {
     symbols: Vec<u16>,
     peers: BTreeMap<u16, Peer>,
@@ -96,6 +115,8 @@ pub struct Sender {
     sequence: u32,
     begun: u32,
     usual_loss: f32,
+    /// Blocks that cannot be had, and are sent to nobody.
+    gone: BTreeSet<u32>,
 }
 
 impl Sender {
@@ -114,6 +135,7 @@ impl Sender {
             sequence: 0,
             begun: 0,
             usual_loss: 0.0,
+            gone: BTreeSet::new(),
         }
     }
 
@@ -133,7 +155,34 @@ impl Sender {
         (Duration::from_secs(1) * clients / REPORTS).max(SHORTEST_PERIOD)
     }
 
-    fn blocks(&self) -> u32 {
+    /// Blocks that will be wanted soon if nothing happens, the next one first.
+    pub fn ahead(&self, most: usize) -> Vec<u32> {
+        let behind = self.wanted.range(self.cursor..);
+        behind.chain(self.wanted.range(..self.cursor)).take(most).copied().collect()
+    }
+
+    /// A block cannot be had: it is sent to nobody, and nobody is waited for who lacks it.
+    pub fn withdraw(&mut self, block: u32) {
+        self.gone.insert(block);
+        self.wanted.remove(&block);
+        if let Some(repair) = self.repairs.remove(&block) {
+            self.due.remove(&(repair.due, block));
+        }
+    }
+
+    /// What is known of the clients.
+    pub fn clients(&self, now: Duration) -> Vec<Seen> {
+        let seen = |(slot, peer): (&u16, &Peer)| Seen {
+            slot: *slot,
+            blocks: peer.has.count(),
+            loss: peer.loss,
+            silent: now.saturating_sub(peer.heard),
+        };
+        self.peers.iter().map(seen).collect()
+    }
+
+    /// Number of blocks.
+    pub fn blocks(&self) -> u32 {
         u32::try_from(self.symbols.len()).unwrap_or(u32::MAX)
     }
 
@@ -179,7 +228,7 @@ impl Sender {
             0 => {
                 self.wanted.remove(&block);
             }
-            _ if !self.repairs.contains_key(&block) => {
+            _ if !self.repairs.contains_key(&block) && !self.gone.contains(&block) => {
                 self.wanted.insert(block);
             }
             _ => {}
@@ -240,7 +289,8 @@ impl Sender {
     }
 
     fn forget_silent(&mut self, now: Duration) {
-        let is_silent = |peer: &Peer| peer.is_counted && peer.heard + SILENT < now;
+        let silent = (self.period() * SILENT).clamp(LEAST_SILENT, MOST_SILENT);
+        let is_silent = |peer: &Peer| peer.is_counted && peer.heard + silent < now;
         let silent: Vec<u16> =
             self.peers.iter().filter(|(_, peer)| is_silent(peer)).map(|(slot, _)| *slot).collect();
         silent.into_iter().for_each(|slot| self.count(slot, false));
@@ -311,7 +361,8 @@ impl Sender {
         if let Some(repair) = self.repairs.remove(&block) {
             self.due.remove(&(repair.due, block));
         }
-        if self.lacking.get(block as usize).is_some_and(|count| *count > 0) {
+        let is_lacking = self.lacking.get(block as usize).is_some_and(|count| *count > 0);
+        if is_lacking && !self.gone.contains(&block) {
             self.wanted.insert(block);
         }
     }
@@ -321,20 +372,24 @@ impl Sender {
         self.train(block, wanted, false, now)
     }
 
-    /// The next block of the carousel, where somebody lacks it and has room.
+    /// The next block of the carousel that somebody lacks who has room.
     fn begin(&mut self, now: Duration) -> Option<Train> {
-        let ahead = self.wanted.range(self.cursor..).next();
-        let block = *ahead.or_else(|| self.wanted.first())?;
         let next = self.begun.wrapping_add(1);
-        let has_room = |peer: &Peer| {
-            peer.is_counted
-                && !peer.has.has(block)
-                && (peer.until.wrapping_sub(next) < u32::MAX / 2
-                    || peer.deficits.contains_key(&block))
+        let counted: Vec<(&Peer, bool)> = self
+            .peers
+            .values()
+            .filter(|peer| peer.is_counted && !peer.has.is_full())
+            .map(|peer| (peer, peer.until.wrapping_sub(next) < u32::MAX / 2))
+            .filter(|(peer, has_room)| *has_room || !peer.deficits.is_empty())
+            .collect();
+        let takes = |block: &u32| {
+            let takes = |(peer, has_room): &(&Peer, bool)| {
+                !peer.has.has(*block) && (*has_room || peer.deficits.contains_key(block))
+            };
+            counted.iter().any(takes)
         };
-        if !self.peers.values().any(has_room) {
-            return None;
-        }
+        let around = self.wanted.range(self.cursor..).chain(self.wanted.range(..self.cursor));
+        let block = around.copied().find(takes)?;
         self.begun = next;
         self.cursor = block + 1;
         self.wanted.remove(&block);
@@ -384,90 +439,4 @@ struct Need {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn at(millis: u64) -> Duration {
-        Duration::from_millis(millis)
-    }
-
-    fn status(sender: &Sender, has: u64, deficits: &[(u32, u16)]) -> Status {
-        let until = sender.begun() + 8;
-        let deficits = deficits.to_vec();
-        Status { seen: sender.sequence(), until, loss: 0.0, page: 0, words: vec![has], deficits }
-    }
-
-    fn sent(next: Next) -> Train {
-        match next {
-            Next::Send(train) => train,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn blocks_come_in_order_then_what_is_lacking_of_them() {
-        let mut sender = Sender::new(vec![100; 2]);
-        sender.join(1, Blocks::none(2), 8, at(0));
-        for block in 0..2 {
-            let train = sent(sender.next(at(0)));
-            assert_eq!(
-                (train.block, train.first, train.count, train.begins),
-                (block, 0, 100, true)
-            );
-        }
-        assert!(matches!(sender.next(at(1)), Next::Wait(_)));
-        // The second block is whole, of the first one three symbols are missing.
-        let said = status(&sender, 0b10, &[(0, 3)]);
-        sender.hear(1, &said, at(30));
-        let train = sent(sender.next(at(70)));
-        assert_eq!((train.block, train.first, train.count, train.begins), (0, 100, 3, false));
-        let said = status(&sender, 0b11, &[]);
-        sender.hear(1, &said, at(100));
-        assert!(matches!(sender.next(at(200)), Next::Idle));
-    }
-
-    #[test]
-    fn nothing_is_begun_for_whom_has_no_room() {
-        let mut sender = Sender::new(vec![100; 3]);
-        sender.join(1, Blocks::none(3), 1, at(0));
-        sent(sender.next(at(0)));
-        assert!(matches!(sender.next(at(1)), Next::Wait(_)));
-        let said = Status { until: 2, ..status(&sender, 1, &[]) };
-        sender.hear(1, &said, at(10));
-        assert_eq!(sent(sender.next(at(11))).block, 1);
-    }
-
-    #[test]
-    fn who_is_silent_counts_until_it_speaks() {
-        let mut sender = Sender::new(vec![100]);
-        sender.join(1, Blocks::none(1), 8, at(0));
-        assert!(matches!(sender.next(at(10_001)), Next::Idle));
-        let said = status(&sender, 0, &[]);
-        sender.hear(1, &said, at(20_000));
-        assert_eq!(sent(sender.next(at(20_001))).block, 0);
-    }
-
-    proptest! {
-        /// Whatever clients say, the server goes on: it neither ends nor sends what there is not.
-        #[test]
-        fn any_reports_are_borne(said in proptest::collection::vec(
-            (0_u16..4, any::<(u32, u32, u32, u64)>(), 0.0_f32..=1.0,
-             proptest::collection::vec((0_u32..9, any::<u16>()), 0..4)), 0..60)) {
-            let mut sender = Sender::new(vec![745, 745, 3, 1, 745]);
-            (0..3).for_each(|slot| sender.join(slot, Blocks::none(5), 2, at(0)));
-            for (now, (slot, (seen, until, page, word), loss, deficits)) in (0..).zip(said) {
-                let page = page % 3;
-                let status = Status { seen, until, loss, page, words: vec![word], deficits };
-                sender.hear(slot, &status, at(now * 20));
-                sender.look_at_losses();
-                if let Next::Send(train) = sender.next(at(now * 20 + 10)) {
-                    let k = sender.symbols[train.block as usize];
-                    prop_assert!(train.count > 0 && train.count <= k + parity(k));
-                    prop_assert!(train.first < k + parity(k));
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -31,6 +31,11 @@ impl Outgoing {
         Self { block, k, parity: None }
     }
 
+    /// How many source symbols it has.
+    pub fn symbols(&self) -> u16 {
+        self.k
+    }
+
     /// A symbol; those from `k` on are parity.
     pub fn symbol(&mut self, number: u16) -> Option<&[u8]> {
         if number < self.k {
@@ -56,6 +61,7 @@ fn encode(block: &[u8], k: u16) -> Option<Vec<Vec<u8>>> {
 }
 
 /// A block that is coming in.
+#[derive(Debug)]
 pub struct Incoming {
     bytes: Vec<u8>,
     len: usize,

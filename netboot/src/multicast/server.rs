@@ -1,0 +1,394 @@
+//! A session that runs: what [`Sender`] decides goes to a multicast group, and reports of clients come back.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender as Channel, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use image_core::error::{Error, Result};
+use nix::sys::socket::sockopt::UdpGsoSegment;
+use nix::sys::socket::{MsgFlags, recv, setsockopt};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::blocks::Blocks;
+use super::packet::{Body, Key, LONGEST, Packet};
+use super::sender::{Next, Seen, Sender, Train};
+use super::symbols::{self, Outgoing, parity};
+
+/// The port of the group, and of the server for reports.
+pub const PORT: u16 = 7377;
+
+/// How often the server says what it has sent, and learns what loss is usual.
+const PLAN: Duration = Duration::from_millis(50);
+/// Packets that the kernel gets at once: 23 KB, which the buffer of a switch takes.
+const BATCH: u16 = 16;
+/// What a packet with a symbol takes on an Ethernet: headers, checksum, preamble and the gap behind it.
+const WIRE: u32 = LONGEST as u32 + 28 + 38;
+/// What was not sent in time is sent later, as long as it is no more than this behind.
+const BEHIND: Duration = Duration::from_millis(10);
+/// Blocks that stay in memory: they are repaired soon after they were sent.
+const KEPT: usize = 64;
+/// Blocks that are read ahead.
+const AHEAD: usize = 8;
+
+/// The blocks of a session.
+pub trait Source: Send + Sync {
+    /// How long each one is, in bytes.
+    fn lengths(&self) -> Vec<u32>;
+
+    /// The bytes of one, always the same.
+    ///
+    /// # Errors
+    /// Any: it cannot be had, and is sent to nobody.
+    fn read(&self, block: u32) -> Result<Vec<u8>>;
+}
+
+/// What whoever joins needs to know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Terms {
+    /// The number of the session.
+    pub session: u32,
+    /// Its key.
+    pub key: Key,
+    /// Where its packets go.
+    pub group: SocketAddrV4,
+    /// Where reports go.
+    pub server: SocketAddrV4,
+}
+
+/// What a session did until now.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Sent {
+    /// Packets with symbols.
+    pub packets: u64,
+    /// Blocks that could not be read.
+    pub unreadable: u32,
+}
+
+impl Sent {
+    /// Bytes of the packets with symbols, on the wire of an Ethernet.
+    pub fn bytes(&self) -> u64 {
+        self.packets.saturating_mul(u64::from(WIRE))
+    }
+}
+
+/// A session that runs; it ends when dropped.
+#[derive(Debug)]
+pub struct Server {
+    terms: Terms,
+    state: Arc<Mutex<State>>,
+    ends: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct State {
+    sender: Sender,
+    began: Instant,
+    next_slot: u16,
+    sent: Sent,
+}
+
+impl State {
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+}
+
+fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // A thread that panicked has said so; numbers are all that it can have left wrong.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Server {
+    /// Begins a session on the interface with this address. `rate` is in bytes of a second on the wire.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]: the port is taken; [`Error::Io`].
+    pub fn start(source: Arc<dyn Source>, interface: Ipv4Addr, rate: u64) -> Result<Self> {
+        let failed = |error| Error::io("multicast", "start", error);
+        let socket = UdpSocket::bind((interface, PORT))
+            .map_err(|error| crate::interface::taken("udp", PORT, error))?;
+        let wide = socket2::SockRef::from(&socket);
+        wide.set_multicast_if_v4(&interface).map_err(failed)?;
+        // What is sent too fast for the interface should wait here, not be lost.
+        wide.set_send_buffer_size(1 << 20).map_err(failed)?;
+        let terms = Terms::new(SocketAddrV4::new(interface, PORT))?;
+        let lengths = source.lengths();
+        let symbols = lengths.iter().map(|len| symbols::source(*len as usize)).collect();
+        let state = State {
+            sender: Sender::new(symbols),
+            began: Instant::now(),
+            next_slot: 0,
+            sent: Sent::default(),
+        };
+        let (state, ends) = (Arc::new(Mutex::new(state)), Arc::new(AtomicBool::new(false)));
+        let (ask, asked) = channel();
+        let (give, given) = channel();
+        let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
+        let reader = spawn("blocks").spawn(move || read(source.as_ref(), &asked, &give));
+        let shelf = Shelf::new(ask, given);
+        let line = Line::new(socket, terms.clone(), rate);
+        let ours = (Arc::clone(&state), Arc::clone(&ends));
+        let sender = spawn("multicast").spawn(move || run(line, shelf, &ours.0, &ours.1));
+        let threads = vec![sender.map_err(failed)?, reader.map_err(failed)?];
+        Ok(Self { terms, state, ends, threads })
+    }
+
+    /// What a client needs to know.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// Lets a client in that has memory for so many blocks; its number. None where no number is left.
+    pub fn join(&self, room: u32) -> Option<u16> {
+        let mut state = locked(&self.state);
+        let slot = state.next_slot;
+        state.next_slot = slot.checked_add(1)?;
+        let (now, blocks) = (state.now(), Blocks::none(state.sender.blocks()));
+        state.sender.join(slot, blocks, room, now);
+        Some(slot)
+    }
+
+    /// What the server knows of its clients.
+    pub fn clients(&self) -> Vec<Seen> {
+        let state = locked(&self.state);
+        state.sender.clients(state.now())
+    }
+
+    /// What was sent.
+    pub fn sent(&self) -> Sent {
+        locked(&self.state).sent
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // One that panicked has said so.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Terms {
+    fn new(server: SocketAddrV4) -> Result<Self> {
+        // Administratively scoped (RFC 2365), and none of those that switches send everywhere (RFC 4541).
+        let group = Ipv4Addr::new(239, 192, fastrand::u8(1..255), fastrand::u8(1..255));
+        let group = SocketAddrV4::new(group, PORT);
+        Ok(Self { session: fastrand::u32(..), key: random()?, group, server })
+    }
+}
+
+/// A key that nobody guesses.
+fn random() -> Result<Key> {
+    let mut key = Key::default();
+    let failed = |error: rustix::io::Errno| Error::io("random numbers", "get", error.into());
+    rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty()).map_err(failed)?;
+    Ok(key)
+}
+
+/// Reads blocks, one after another, as they are asked for.
+fn read(source: &dyn Source, asked: &Receiver<u32>, give: &Channel<(u32, Result<Outgoing>)>) {
+    for block in asked {
+        if give.send((block, source.read(block).map(Outgoing::new))).is_err() {
+            return;
+        }
+    }
+}
+
+/// The blocks in memory.
+struct Shelf {
+    blocks: HashMap<u32, Outgoing>,
+    order: VecDeque<u32>,
+    waiting: Vec<u32>,
+    ask: Channel<u32>,
+    given: Receiver<(u32, Result<Outgoing>)>,
+}
+
+impl Shelf {
+    fn new(ask: Channel<u32>, given: Receiver<(u32, Result<Outgoing>)>) -> Self {
+        Self { blocks: HashMap::new(), order: VecDeque::new(), waiting: Vec::new(), ask, given }
+    }
+
+    /// Lets a block be read, where that was not done.
+    fn ask(&mut self, block: u32) {
+        let is_known = self.blocks.contains_key(&block) || self.waiting.contains(&block);
+        if !is_known && self.ask.send(block).is_ok() {
+            self.waiting.push(block);
+        }
+    }
+
+    /// A block, once it was read; none where that failed.
+    fn get(&mut self, block: u32) -> Option<&mut Outgoing> {
+        self.ask(block);
+        while !self.blocks.contains_key(&block) {
+            let (came, read) = self.given.recv().ok()?;
+            self.waiting.retain(|waiting| *waiting != came);
+            match read {
+                Ok(read) => self.put(came, read),
+                Err(_) if came == block => return None,
+                // It is asked for again when it is its turn.
+                Err(_) => {}
+            }
+        }
+        self.blocks.get_mut(&block)
+    }
+
+    fn put(&mut self, block: u32, read: Outgoing) {
+        if self.order.len() >= KEPT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.blocks.remove(&oldest);
+        }
+        self.order.push_back(block);
+        self.blocks.insert(block, read);
+    }
+}
+
+/// The way to the clients.
+struct Line {
+    socket: UdpSocket,
+    terms: Terms,
+    rate: u64,
+    /// When the next packet may go.
+    free: Instant,
+    in_batches: bool,
+    batch: Vec<u8>,
+}
+
+impl Line {
+    fn new(socket: UdpSocket, terms: Terms, rate: u64) -> Self {
+        let in_batches = setsockopt(&socket, UdpGsoSegment, &(LONGEST as i32)).is_ok();
+        let batch = Vec::with_capacity(LONGEST * usize::from(BATCH));
+        Self { socket, terms, rate: rate.max(1), free: Instant::now(), in_batches, batch }
+    }
+
+    /// Sends the packets in `batch` when it is their time. What the network does not take is repaired like what it loses.
+    fn send(&mut self) {
+        let now = Instant::now();
+        thread::sleep(self.free.saturating_duration_since(now));
+        let packets = self.batch.len().div_ceil(LONGEST);
+        let bytes = u64::from(WIRE) * packets as u64;
+        let takes = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / self.rate);
+        self.free = self.free.max(now.checked_sub(BEHIND).unwrap_or(now)) + takes;
+        if self.in_batches && self.socket.send_to(&self.batch, self.terms.group).is_err() {
+            // Not every adapter computes checksums, which this needs.
+            self.in_batches = false;
+            // Too long for any one packet: no longer cut.
+            let _ = setsockopt(&self.socket, UdpGsoSegment, &0);
+        } else if self.in_batches {
+            return self.batch.clear();
+        }
+        for packet in self.batch.chunks(LONGEST) {
+            drop(self.socket.send_to(packet, self.terms.group));
+        }
+        self.batch.clear();
+    }
+
+    /// A packet of the session as bytes.
+    fn packet(&self, sequence: u32, begun: u32, body: Body<'_>) -> Vec<u8> {
+        Packet { session: self.terms.session, sequence, begun, body }.to_bytes(&self.terms.key)
+    }
+
+    /// Sends the symbols of a train.
+    fn train(&mut self, train: Train, block: &mut Outgoing, ends: &AtomicBool) {
+        let k = block.symbols();
+        let all = u32::from(k) + u32::from(parity(k));
+        for at in 0..train.count {
+            let number = (u32::from(train.first) + u32::from(at)) % all.max(1);
+            let number = u16::try_from(number).unwrap_or(u16::MAX);
+            let Some(bytes) = block.symbol(number) else { return };
+            let left = train.count - at - 1;
+            let body = Body::Data {
+                block: train.block,
+                symbol: number,
+                left,
+                begins: train.begins,
+                bytes,
+            };
+            let sequence = train.sequence.wrapping_add(u32::from(at));
+            let packet = self.packet(sequence, train.begun, body);
+            self.batch.extend(packet);
+            if left.is_multiple_of(BATCH) {
+                self.send();
+                if ends.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes the reports that came.
+    fn reports(&self, state: &Mutex<State>) {
+        let mut bytes = [0; 2048];
+        let flags = MsgFlags::MSG_DONTWAIT;
+        while let Ok(length) = recv(self.socket.as_raw_fd(), &mut bytes, flags) {
+            let said = bytes.get(..length).unwrap_or_default();
+            let Some(packet) = Packet::from_bytes(said, &self.terms.key) else { continue };
+            if packet.session != self.terms.session {
+                continue;
+            }
+            let mut state = locked(state);
+            let now = state.now();
+            match packet.body {
+                Body::Status(slot, status) => state.sender.hear(slot, &status, now),
+                Body::Leave(slot) => state.sender.leave(slot),
+                Body::Data { .. } | Body::Plan(_) => {}
+            }
+        }
+    }
+
+    /// Waits until somebody speaks, at most so long.
+    fn listen(&self, most: Duration) {
+        let mut sockets = [PollFd::new(&self.socket, PollFlags::IN)];
+        let most = Timespec { tv_sec: 0, tv_nsec: i64::from(most.min(PLAN).subsec_nanos()) };
+        // Where it fails, it is asked again at once.
+        let _ = poll(&mut sockets, Some(&most));
+    }
+}
+
+fn run(mut line: Line, mut shelf: Shelf, state: &Mutex<State>, ends: &AtomicBool) {
+    let mut plan = Instant::now();
+    while !ends.load(Ordering::Relaxed) {
+        line.reports(state);
+        let (next, ahead, now) = {
+            let mut state = locked(state);
+            let now = state.now();
+            if plan <= Instant::now() {
+                plan = Instant::now() + PLAN;
+                state.sender.look_at_losses();
+                let body = Body::Plan(state.sender.period());
+                let said = line.packet(state.sender.sequence(), state.sender.begun(), body);
+                // It is said again soon.
+                drop(line.socket.send_to(&said, line.terms.group));
+            }
+            let next = state.sender.next(now);
+            (next, state.sender.ahead(AHEAD), now)
+        };
+        match next {
+            Next::Send(train) => {
+                shelf.ask(train.block);
+                ahead.into_iter().for_each(|block| shelf.ask(block));
+                match shelf.get(train.block) {
+                    Some(block) => {
+                        line.train(train, block, ends);
+                        locked(state).sent.packets += u64::from(train.count);
+                    }
+                    None => {
+                        let mut state = locked(state);
+                        state.sent.unreadable += 1;
+                        state.sender.withdraw(train.block);
+                    }
+                }
+            }
+            Next::Wait(until) => line.listen(until.saturating_sub(now)),
+            Next::Idle => line.listen(PLAN),
+        }
+    }
+}
