@@ -5,6 +5,7 @@ mod args;
 mod cmd;
 mod exit;
 mod medium;
+mod network;
 mod output;
 mod tui;
 

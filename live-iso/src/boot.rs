@@ -25,6 +25,8 @@ pub struct Settings {
     pub answers: Option<Vec<u8>>,
     /// A private key for machines with SSH.
     pub ssh_key: Option<Vec<u8>>,
+    /// The URL of the repository of the server that it is booted from.
+    pub server: Option<String>,
     /// The ids of the images in the folder [`crate::iso::IMAGES`].
     pub images: Vec<String>,
 }
@@ -63,6 +65,8 @@ impl FromStr for Serial {
 const KEYMAP: &str = "etc/keiki/keymap";
 /// See [`KEYMAP`].
 pub const ANSWERS: &str = "etc/keiki/answers.toml";
+/// Where it finds the URL of its server's repository.
+pub const SERVER: &str = "etc/keiki/server";
 const SSH_KEY: &str = "root/.ssh/keiki";
 const SSH_CONFIG: &str = "root/.ssh/config";
 
@@ -147,6 +151,9 @@ impl Boot {
         let secret = |path, bytes: &[u8]| files.file(Path::new(path), bytes, 0o600);
         if let Some(keymap) = &settings.keymap {
             files.file(Path::new(KEYMAP), format!("{keymap}\n").as_bytes(), 0o444)?;
+        }
+        if let Some(server) = &settings.server {
+            files.file(Path::new(SERVER), format!("{server}\n").as_bytes(), 0o444)?;
         }
         if let Some(answers) = &settings.answers {
             files.file(Path::new(ANSWERS), answers, 0o444)?;

@@ -1,8 +1,11 @@
-//! What clients may fetch: files in memory by their names, and folders of this machine that only HTTP serves.
+//! What clients may fetch: files in memory by their names, folders of this machine that only HTTP serves, and answers that are
+//! made when they are asked for.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use image_core::error::{Error, Result};
@@ -26,11 +29,19 @@ struct Folder {
     path: PathBuf,
 }
 
+/// What answers when it is asked.
+pub trait Answers: Send + Sync + Debug {
+    /// The answer to who asks for this name; none where there is no such name.
+    fn answer(&self, name: &str) -> Option<Bytes>;
+}
+
 /// What there is to be fetched. Nothing else exists for a client, whatever path it asks for.
 #[derive(Default, Debug)]
 pub struct Files {
     stored: BTreeMap<String, Stored>,
     folders: Vec<Folder>,
+    /// Each with what stands before its names.
+    answers: Vec<(String, Arc<dyn Answers>)>,
 }
 
 impl Files {
@@ -51,6 +62,19 @@ impl Files {
             .map_err(|error| Error::io(path.display().to_string(), "open", error.into()))?;
         self.folders.push(Folder { name: name.to_owned(), descriptor, path: path.to_owned() });
         Ok(())
+    }
+
+    /// Adds what answers to names below `name`, which only HTTP asks for.
+    pub fn add_answers(&mut self, name: &str, answers: Arc<dyn Answers>) {
+        self.answers.push((name.to_owned(), answers));
+    }
+
+    /// The answer to what a client asked for.
+    pub fn answered(&self, asked: &str) -> Option<Bytes> {
+        let asked = plain(asked)?;
+        self.answers.iter().find_map(|(name, answers)| {
+            answers.answer(asked.strip_prefix(name)?.strip_prefix('/')?)
+        })
     }
 
     /// The size of all files in memory, in bytes.

@@ -15,5 +15,6 @@ pub mod files;
 pub mod http;
 pub mod interface;
 pub mod multicast;
+pub mod room;
 pub mod server;
 pub mod tftp;

@@ -24,21 +24,26 @@ const EVENTS: usize = 1024;
 /// The ports of all services, taken; nobody is answered yet.
 #[derive(Debug)]
 pub struct Bound {
-    dhcp: dhcp::server::Bound,
-    tftp: std::net::UdpSocket,
+    boot: Option<(dhcp::server::Bound, std::net::UdpSocket)>,
     http: std::net::TcpListener,
 }
 
-/// Takes the ports of all services: so what hinders them is known before anything is built.
+/// Takes the ports of all services: so what hinders them is known before anything is built. Without boot files there is
+/// only HTTP.
 ///
 /// # Errors
 /// [`Error::Refused`](image_core::error::Error::Refused): one is taken.
-pub fn bind(interface: &Interface, files: BootFiles, range: Option<Range>) -> Result<Bound> {
-    Ok(Bound {
-        dhcp: dhcp::server::bind(interface, files, range)?,
-        tftp: tftp::bind(interface.address)?,
-        http: http::bind(interface.address, HTTP)?,
-    })
+pub fn bind(
+    interface: &Interface,
+    files: Option<BootFiles>,
+    range: Option<Range>,
+) -> Result<Bound> {
+    let boot = |files| {
+        let dhcp = dhcp::server::bind(interface, files, range)?;
+        Ok((dhcp, tftp::bind(interface.address)?))
+    };
+    let boot = files.map(boot).transpose()?;
+    Ok(Bound { boot, http: http::bind(interface.address, HTTP)? })
 }
 
 /// Services that run; they end when dropped.
@@ -61,9 +66,12 @@ impl Bound {
         let ends = Arc::new(AtomicBool::new(false));
         let (tftp, ended) = async_channel::bounded(1);
         let http = http::serve(self.http, Arc::clone(&files), events.clone())?;
-        let mut threads = vec![tftp::serve(self.tftp, files, events.clone(), ended)?];
-        // Last: a client that is told where its files are finds them there.
-        threads.extend(self.dhcp.serve(&events, &ends));
+        let mut threads = Vec::new();
+        if let Some((dhcp, tftp)) = self.boot {
+            threads.push(tftp::serve(tftp, files, events.clone(), ended)?);
+            // Last: a client that is told where its files are finds them there.
+            threads.extend(dhcp.serve(&events, &ends));
+        }
         Ok((Running { ends, threads, tftp: Some(tftp), http: Some(http) }, told))
     }
 }

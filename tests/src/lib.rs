@@ -46,6 +46,7 @@ pub mod proof;
 pub mod pulled;
 pub mod qemu;
 pub mod recorder;
+pub mod room;
 pub mod sample_disk;
 pub mod scenes;
 pub mod second_save;

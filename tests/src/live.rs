@@ -8,10 +8,12 @@ mod person;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use expectrl::{Expect, session::OsSession};
+use expectrl::session::OsSession;
+use expectrl::{Captures, Expect, Needle};
 use image_core::exec::Call;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -50,6 +52,9 @@ pub const WAYS: [(Firmware, Medium); 9] = [
 /// Six times what a boot takes on a quiet machine.
 pub const PATIENCE: Duration = Duration::from_secs(150);
 
+/// How often the console is looked at.
+const TICK: Duration = Duration::from_millis(20);
+
 /// The disc, made of this build of `keiki`; made once for each build.
 ///
 /// # Errors
@@ -87,9 +92,10 @@ fn make(call: Call, options: &[&str]) -> Result<Value> {
 /// A machine that runs.
 pub struct Live {
     session: OsSession,
+    patience: Duration,
     began: Instant,
     work: TempDir,
-    _alone: fs::File,
+    alone: Arc<fs::File>,
 }
 
 impl Live {
@@ -99,15 +105,34 @@ impl Live {
     /// QEMU or OVMF is missing.
     pub fn boot(firmware: Firmware, medium: Medium, disc: &Path, more: &[&str]) -> Result<Self> {
         let work = TempDir::new()?;
-        let mut words = machine(firmware, medium, disc, work.path())?.line();
+        let call = machine(firmware, medium, disc, work.path())?;
+        let alone = Arc::new(fixtures::exclusive("qemu")?);
+        Self::start(&call, more, work, alone)
+    }
+
+    /// Boots another machine by PXE while this one runs, at the cable `tap` with this number.
+    ///
+    /// # Errors
+    /// QEMU or OVMF is missing.
+    pub fn beside(&self, firmware: Firmware, number: u8, more: &[&str]) -> Result<Self> {
+        let work = TempDir::new()?;
+        let mut call = machine(firmware, Medium::Pxe, Path::new(""), work.path())?;
+        for word in &mut call.args {
+            let own = word.to_string_lossy().replace("tap0", &format!("tap{number}"));
+            let mac = format!("netdev=net,mac=52:54:00:12:34:{number:02x}");
+            *word = own.replace("netdev=net", &mac).into();
+        }
+        Self::start(&call, more, work, Arc::clone(&self.alone))
+    }
+
+    fn start(call: &Call, more: &[&str], work: TempDir, alone: Arc<fs::File>) -> Result<Self> {
+        let mut words = call.line();
         for word in more {
             words.push(' ');
             words.push_str(word);
         }
-        let alone = fixtures::exclusive("qemu")?;
-        let mut session = expectrl::spawn(&words).with_context(|| words.clone())?;
-        session.set_expect_timeout(Some(PATIENCE));
-        Ok(Self { session, began: Instant::now(), work, _alone: alone })
+        let session = expectrl::spawn(&words).with_context(|| words.clone())?;
+        Ok(Self { session, patience: PATIENCE, began: Instant::now(), work, alone })
     }
 
     /// Waits until `text` is on the console; what was said before it, without the terminal's own signs.
@@ -115,14 +140,29 @@ impl Live {
     /// # Errors
     /// It does not come in time.
     pub fn expect(&mut self, text: &str) -> Result<String> {
-        match self.session.expect(text) {
+        match self.wait(text) {
             Ok(found) => Ok(plain(found.before())),
             Err(error) => {
                 let mut rest = [0; 8192];
                 let length = self.session.try_read(&mut rest).unwrap_or(0);
                 let said = plain(rest.get(..length).unwrap_or_default());
-                bail!("{text:?} did not come in {PATIENCE:?}: {error}; last: {said}")
+                bail!("{text:?} did not come in {:?}: {error}; last: {said}", self.patience)
             }
+        }
+    }
+
+    /// Waits for something on the console. The session's own waiting takes all of a core, which the machine needs.
+    fn wait<N: Needle>(&mut self, needle: N) -> Result<Captures, expectrl::Error> {
+        let end = Instant::now() + self.patience;
+        loop {
+            let found = self.session.check(&needle)?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            if Instant::now() > end {
+                return Err(expectrl::Error::ExpectTimeout);
+            }
+            std::thread::sleep(TICK);
         }
     }
 
@@ -131,10 +171,7 @@ impl Live {
     /// # Errors
     /// It does not come in half an hour.
     pub fn patiently(&mut self, text: &str) -> Result<String> {
-        self.session.set_expect_timeout(Some(Duration::from_secs(1800)));
-        let said = self.expect(text);
-        self.session.set_expect_timeout(Some(PATIENCE));
-        said
+        self.expect_within(text, Duration::from_secs(1800))
     }
 
     /// Types.
@@ -150,7 +187,7 @@ impl Live {
     /// # Errors
     /// It does not in time.
     pub fn ended(&mut self) -> Result<()> {
-        self.session.expect(expectrl::Eof).context("the machine is not switched off")?;
+        self.wait(expectrl::Eof).context("the machine is not switched off")?;
         Ok(())
     }
 

@@ -48,6 +48,29 @@ pub fn cable() -> Result<()> {
     Ok(())
 }
 
+/// Adds a switch, `br0`, with the address [`HERE`] to the network of this thread.
+///
+/// # Errors
+/// The kernel makes none.
+pub fn switch() -> Result<()> {
+    run!("ip", "link", "add", "br0", "type", "bridge", "forward_delay", "0")?;
+    run!("ip", "link", "set", "br0", "gso_max_segs", "1")?;
+    run!("ip", "addr", "add", format!("{HERE}/24"), "dev", "br0")?;
+    run!("ip", "link", "set", "br0", "up")?;
+    Ok(())
+}
+
+/// Plugs the cable of another emulated machine, `tap` with this number, into the [`switch`].
+///
+/// # Errors
+/// The kernel makes none.
+pub fn plug(number: u8) -> Result<()> {
+    let name = format!("tap{number}");
+    run!("ip", "tuntap", "add", &name, "mode", "tap")?;
+    run!("ip", "link", "set", &name, "master", "br0", "up")?;
+    Ok(())
+}
+
 /// Hands out addresses at the cable, with more of dnsmasq's options, until it is dropped.
 ///
 /// # Errors
@@ -91,20 +114,48 @@ impl Neighbour {
     /// # Errors
     /// The kernel makes no bridge.
     pub fn new() -> Result<Self> {
+        run!("ip", "addr", "flush", "dev", "tap0")?;
+        switch()?;
+        run!("ip", "link", "set", "tap0", "master", "br0", "up")?;
+        Self::plugged("veth0")
+    }
+
+    /// Plugs it into the [`switch`], whose port gets this name.
+    ///
+    /// # Errors
+    /// There is no switch.
+    pub fn plugged(port: &str) -> Result<Self> {
         let mut holder =
             Machine.spawn(&call!("unshare", "--net", "sh", "-c", "echo $$; exec cat"))?;
         let pid = holder.answer()?.trim().to_owned();
-        run!("ip", "link", "add", "br0", "type", "bridge", "forward_delay", "0")?;
-        run!("ip", "link", "add", "veth0", "type", "veth", "peer", "name", "eth0", "netns", &pid)?;
-        run!("ip", "addr", "flush", "dev", "tap0")?;
-        run!("ip", "addr", "add", format!("{HERE}/24"), "dev", "br0")?;
-        for name in ["tap0", "veth0"] {
-            run!("ip", "link", "set", name, "master", "br0", "up")?;
-        }
-        run!("ip", "link", "set", "br0", "up")?;
+        run!("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", &pid)?;
+        // Loss is to hit packets one by one, as on a cable.
+        run!("ip", "link", "set", port, "master", "br0", "gso_max_segs", "1", "up")?;
         let neighbour = Self { _holder: holder, pid };
-        neighbour.run(&call!("ip", "link", "set", "eth0", "up"))?;
+        neighbour.run(&call!("ip", "link", "set", "eth0", "gso_max_segs", "1", "up"))?;
         Ok(neighbour)
+    }
+
+    /// Gives it the address with this number in the network, and a way for multicast.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn address(&self, number: u8) -> Result<()> {
+        self.run(&call!("ip", "link", "set", "lo", "up"))?;
+        self.run(&call!("ip", "addr", "add", format!("10.77.0.{number}/24"), "dev", "eth0"))?;
+        Ok(())
+    }
+
+    /// Loses so many of a thousand packets that come.
+    ///
+    /// # Errors
+    /// nft is not installed.
+    pub fn lose(&self, of_a_thousand: u32) -> Result<()> {
+        let rule = format!(
+            "table inet lossy {{ chain in {{ type filter hook prerouting priority raw; \
+             numgen random mod 1000 < {of_a_thousand} drop; }}; }}"
+        );
+        self.run(&call!("nft", rule)).map(drop)
     }
 
     /// The same call, in its network.

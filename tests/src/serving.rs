@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use image_core::exec::Call;
 use image_core::exec::real::{Beside, Machine};
 
 use crate::{fixtures, keiki, tool};
@@ -28,15 +29,24 @@ pub fn prepare() -> Result<()> {
     fixtures::once(&name, make).map(drop)
 }
 
+/// The call that serves at an interface, with more options.
+///
+/// # Errors
+/// There is no folder for fixtures.
+pub fn call(interface: &str, options: &[&str]) -> Result<Call> {
+    let mut call = keiki!("--progress", "none", "serve", "--interface", interface)
+        .env("XDG_CACHE_HOME", fixtures::folder()?.join("packages"));
+    call.args.extend(options.iter().map(Into::into));
+    Ok(call)
+}
+
 /// Serves at an interface of this thread's network, with more options, until it is dropped; what happens are the lines
 /// of its answers.
 ///
 /// # Errors
 /// It does not begin to.
 pub fn serve(interface: &str, options: &[&str]) -> Result<Beside> {
-    let mut call = keiki!("--progress", "none", "serve", "--interface", interface)
-        .env("XDG_CACHE_HOME", fixtures::folder()?.join("packages"));
-    call.args.extend(options.iter().map(Into::into));
+    let call = call(interface, options)?;
     let _alone = fixtures::exclusive("packages")?;
     let mut server = Machine.spawn(&call)?;
     let said = server.answer()?;

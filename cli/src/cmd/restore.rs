@@ -18,10 +18,12 @@ use image_core::io::Medium;
 use image_core::plan::growth::Policy;
 use image_core::plan::identity::Renewal;
 use image_core::plan::restore::{self as planning, Request, RestorePlan, Target};
+use image_core::repo::ImageInfo;
 use image_core::report::Report;
 use image_core::restore::{self, Job, Restored, Stored, Windows};
 use image_core::survey::carriers::{self, Carrier};
 use image_core::units::Bytes;
+use netboot::room::client::Room;
 use serde_json::{Value, json};
 
 use super::keep;
@@ -41,17 +43,41 @@ pub fn run(global: &Global, args: &Restore, progress: &Progress) -> anyhow::Resu
     let repo = repository(global)?;
     let image = repo.resolve(&args.image, progress)?;
     let root = mapping::alone(repo.root(&image)?, args.volume.as_ref(), &args.onto.map)?;
+    let stored = Stored { repo: &repo, root: &root };
+    let room = room(global, &image, stored, progress)?;
     let origin = Origin {
         verb: "restore",
         done: "restored",
         title: output::image(&image),
         object: json!({"image": args.image}),
         root: &root,
-        windows: &Stored { repo: &repo, root: &root },
+        windows: room.as_ref().map_or(&stored as &dyn Windows, |room| room),
         sources: &[],
         repository: location(global)?.folder(),
     };
     onto(global, (&args.onto, &args.targets), &origin, progress)
+}
+
+/// The room in which a server sends the image to many at once, where it does.
+fn room<'a>(
+    global: &Global,
+    image: &ImageInfo,
+    stored: Stored<'a>,
+    progress: &Progress,
+) -> anyhow::Result<Option<Room<'a>>> {
+    let location = location(global)?;
+    if location.folder().is_some() {
+        return Ok(None);
+    }
+    match Room::find(location.files()?, image.id, stored) {
+        Ok(room) => Ok(room),
+        Err(Error::Interrupted) => Err(Error::Interrupted.into()),
+        // It is a faster way, and no other one.
+        Err(error) => {
+            progress.warning(&format!("no multicast, everything is fetched by HTTP: {error}"));
+            Ok(None)
+        }
+    }
 }
 
 /// What comes onto the targets, and how it is spoken of.

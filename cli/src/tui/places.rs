@@ -12,6 +12,7 @@ use image_core::sys::{mounts, space};
 
 use super::ask::Item;
 use super::{Menu, Move, live};
+use crate::network;
 
 /// A mount of a server that does not answer must not keep the menu from opening.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -43,6 +44,7 @@ pub fn any(menu: &mut Menu<'_>) -> Result<Move> {
 enum Choice {
     Place(Location),
     Own,
+    Server,
     Typed,
     Attach,
 }
@@ -78,6 +80,11 @@ fn choose_beside(menu: &mut Menu<'_>, must_exist: bool, known: &[Location]) -> R
     if must_exist && live::offers_own() {
         choices.push((live::own_item(), Choice::Own));
     }
+    if must_exist && live::is_here() && network::server().is_some() {
+        let server =
+            Item::new("The server that started this machine").with("the images that it serves");
+        choices.push((server, Choice::Server));
+    }
     if live::is_here() {
         let attach = Item::new("Attach a disk or a share...").with("then it is offered here");
         choices.push((attach, Choice::Attach));
@@ -100,6 +107,16 @@ fn choose_beside(menu: &mut Menu<'_>, must_exist: bool, known: &[Location]) -> R
                 true => return choose_beside(menu, must_exist, &places),
                 false => continue,
             },
+            Some(Choice::Server) => {
+                menu.ask.busy("Asking the network for an address");
+                match network::reach() {
+                    Ok(server) => server,
+                    Err(error) => {
+                        menu.tell(&format!("{error}"));
+                        continue;
+                    }
+                }
+            }
             Some(Choice::Attach) => {
                 let purpose = if must_exist { live::Purpose::Restore } else { live::Purpose::Save };
                 match live::attach(menu, purpose)? {

@@ -73,7 +73,7 @@ pub use lock::host_name;
 pub use memory::{Memory, Unflushed};
 pub use parent::{Base, Parent};
 pub use prune::{Amount, PruneOptions, PruneReport};
-pub use read::{FileInfo, Read, check_path};
+pub use read::{FileInfo, Read, check_path, is_missing};
 pub use save::{Added, Known, Saver};
 pub use sequence::{Sequence, StoredChunk};
 pub use usage::{Usage, Usages};
@@ -88,7 +88,6 @@ use crate::image::time::Timestamp;
 use crate::report::Report;
 use crate::units::Bytes;
 use lock::{Lock, LockKind};
-use read::is_missing;
 use trash::WithTrash;
 use write::Session;
 

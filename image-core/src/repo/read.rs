@@ -65,7 +65,7 @@ pub(super) fn too_long(path: &str, size: Bytes, max: Bytes) -> Error {
 }
 
 /// Whether the cause of an error is that the file does not exist.
-pub(super) fn is_missing(error: &Error) -> bool {
+pub fn is_missing(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }
 

@@ -62,6 +62,7 @@ pub trait Windows {
 }
 
 /// The windows of an image.
+#[derive(Clone, Copy)]
 pub struct Stored<'a> {
     /// Where the image is.
     pub repo: &'a Repository,

@@ -91,7 +91,14 @@ pub(super) async fn answer(
             };
             sent(&asked, length as u64, &format!("\"{}\"", file.tag), body).await
         }
-        None => opened(&asked, &path, files).await,
+        None => {
+            // Who only looks asks for nothing.
+            let made = Some(&path).filter(|_| asked.method == Method::GET);
+            match made.and_then(|path| files.answered(path)) {
+                Some(bytes) => made_now(bytes),
+                None => opened(&asked, &path, files).await,
+            }
+        }
     };
     Ok(answer.unwrap_or_else(|_| said(StatusCode::INTERNAL_SERVER_ERROR)))
 }
@@ -143,6 +150,16 @@ async fn opened(asked: &Asked, path: &str, files: Arc<Files>) -> io::Result<Answ
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_LENGTH, page.len().into());
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    Ok(answer)
+}
+
+/// The answer that is another one the next time.
+fn made_now(bytes: Bytes) -> io::Result<Answer> {
+    let length = bytes.len();
+    let mut answer = Answer::new(whole(bytes));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(answer)
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use expectrl::{Expect, Regex};
+use expectrl::Regex;
 
 use super::{Live, PATIENCE, plain};
 use crate::shares::{PASSWORD, Share};
@@ -25,7 +25,7 @@ impl Live {
         self.expect(question)?;
         let mut seen = Vec::new();
         for _ in 0..MOST {
-            let found = self.session.expect(Regex("> ([^\r\n]+)[\r\n]"));
+            let found = self.wait(Regex("> ([^\r\n]+)[\r\n]"));
             let found = found.with_context(|| format!("{question}: {entry}: {seen:?}"))?;
             let at = plain(found.get(1).unwrap_or_default());
             if at.starts_with(entry) {
@@ -59,9 +59,9 @@ impl Live {
     /// # Errors
     /// It does not come in time.
     pub fn expect_within(&mut self, text: &str, patience: Duration) -> Result<String> {
-        self.session.set_expect_timeout(Some(patience));
+        let usual = std::mem::replace(&mut self.patience, patience);
         let said = self.expect(text);
-        self.session.set_expect_timeout(Some(PATIENCE));
+        self.patience = usual;
         said
     }
 
@@ -94,8 +94,7 @@ impl Live {
         self.answer(question, address)?;
         if share != Share::Nfs {
             // SSH asks whether it is the right machine, unless it knows that already.
-            let asked =
-                self.session.expect(Regex("yes/no|assword")).context("no password asked")?;
+            let asked = self.wait(Regex("yes/no|assword")).context("no password asked")?;
             if asked.get(0) == Some(b"yes/no".as_slice()) {
                 self.send("yes\r")?;
                 self.expect("assword")?;

@@ -111,6 +111,7 @@ fn settings(args: &Iso) -> Result<Settings> {
         answers: args.unattended.as_ref().map(read).transpose()?,
         ssh_key: ssh_key.transpose()?,
         images: Vec::new(),
+        server: None,
     })
 }
 

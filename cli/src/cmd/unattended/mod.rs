@@ -25,6 +25,7 @@ use crate::args::unattended::Unattended;
 use crate::args::{Cli, Global};
 use crate::exit::Exit;
 use crate::medium;
+use crate::network;
 use crate::output::{self, progress::Progress};
 
 /// Seconds in which a key stops what comes after the restore, and where something remains to be read.
@@ -56,7 +57,7 @@ fn carry_out(args: &Unattended, consoles: &mut Consoles, progress: &Progress) ->
     let text = fs::read_to_string(&args.file)
         .with_context(|| format!("cannot read {}", args.file.display()))?;
     let answers = Answers::parse(&text).map_err(|why| anyhow!("the answer file: {why}"))?;
-    let repo = medium::attach()?.join(iso::IMAGES).display().to_string();
+    let repo = repository()?;
     let chosen = chosen(&answers, PATIENCE)?;
     // The same answers with a newer image are another order.
     let image = image_of(&repo, &answers, progress)?;
@@ -101,6 +102,15 @@ fn carry_out(args: &Unattended, consoles: &mut Consoles, progress: &Progress) ->
     let is_clean = restored == Exit::Done && repaired == Exit::Done;
     output::talk(&format!("\nThe image {} is restored.", answers.image));
     end(answers.then, if is_clean { MOMENT } else { WHILE }, consoles)
+}
+
+/// Where the images are: on the server that this machine was started from, or on its disc.
+fn repository() -> Result<String> {
+    if network::server().is_none() {
+        return Ok(medium::attach()?.join(iso::IMAGES).display().to_string());
+    }
+    output::talk("Looking for the server that this machine was started from.");
+    Ok(network::reach()?.as_typed().to_string_lossy().into_owned())
 }
 
 /// The disks that the rules mean; one that fits may come a little later.

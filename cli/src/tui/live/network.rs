@@ -9,15 +9,13 @@ use image_core::exec::Call;
 use super::super::Menu;
 use super::super::ask::Item;
 use super::check;
-
-/// What udhcpc runs when it was given an address.
-const SCRIPT: &str = "/usr/lib/keiki/dhcp";
+use crate::network;
 
 /// Asks for an interface and gives it an address.
 pub fn run(menu: &mut Menu<'_>) -> Result<()> {
     loop {
         menu.ask.busy("Looking at the network");
-        let interfaces = interfaces();
+        let interfaces = network::interfaces();
         if interfaces.is_empty() {
             menu.tell(
                 "This machine has no network interface that is known; see dmesg in the shell.",
@@ -43,33 +41,17 @@ pub fn run(menu: &mut Menu<'_>) -> Result<()> {
     }
 }
 
-fn interfaces() -> Vec<String> {
-    let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let mut names: Vec<String> = names.filter(|name| name != "lo").collect();
-    names.sort();
-    for name in &names {
-        // Without that a cable is not noticed.
-        drop(check(&Call::new("ip", ["link", "set", name, "up"])));
-    }
-    names
-}
-
 /// The address of an interface, or why it has none.
 fn state(name: &str) -> String {
-    let said = check(&Call::new("ip", ["-4", "addr", "show", "dev", name])).unwrap_or_default();
-    let mut words = said.split_whitespace().skip_while(|word| *word != "inet");
-    let carrier = fs::read_to_string(format!("/sys/class/net/{name}/carrier")).unwrap_or_default();
-    match words.nth(1) {
-        Some(address) => address.to_owned(),
-        None if carrier.trim() == "1" => "connected, no address yet".to_owned(),
+    match network::address(name) {
+        Some(address) => address,
+        None if network::is_plugged(name) => "connected, no address yet".to_owned(),
         None => "no cable, or the other end is off".to_owned(),
     }
 }
 
 fn by_dhcp(menu: &mut Menu<'_>, name: &str) -> Result<()> {
-    let words = ["-i", name, "-s", SCRIPT, "-n", "-q", "-t", "8", "-T", "3"];
-    if !super::attend(menu, &Call::new("udhcpc", words))? {
+    if !super::attend(menu, &network::lease(name))? {
         menu.tell("No DHCP server answered.");
     }
     Ok(())

@@ -1,5 +1,8 @@
-//! `keiki serve`: boot machines over the network.
+//! `keiki serve`: boot machines over the network, and send them an image.
 
+mod room;
+
+use std::fs;
 use std::net::Ipv4Addr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -20,8 +23,10 @@ use netboot::interface::{self, Interface};
 use netboot::server;
 use serde_json::json;
 
+use self::room::Sending;
 use super::Usage;
 use super::iso::{cache, lacks_nothing, stale, tree};
+use crate::answers::Answers;
 use crate::args::Global;
 use crate::args::iso::Packages;
 use crate::args::serve::Serve;
@@ -43,7 +48,9 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
         let why = "a disc has no boot loaders for networks: --packages download, or installed";
         return Err(Usage(why.to_owned()).into());
     }
-    lacks_nothing("booting over a network", &net::missing(&Machine))?;
+    if !args.no_boot {
+        lacks_nothing("booting over a network", &net::missing(&Machine))?;
+    }
     if args.prepare {
         let made = files(args, NOWHERE, progress)?;
         progress.finish();
@@ -53,19 +60,27 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
     if let Some(range) = &args.dhcp_range {
         fits(range, &interface)?;
     }
-    look_for_others(args, &interface, progress)?;
+    if !args.no_boot {
+        look_for_others(args, &interface, progress)?;
+    }
     let names = BootFiles {
         bios: net::BIOS.to_owned(),
         uefi: net::UEFI.to_owned(),
         http: format!("http://{}/{}", interface.address, net::UEFI),
     };
-    let bound = server::bind(&interface, names, args.dhcp_range)?;
-    let files = files(args, interface.address, progress)?;
+    // What is wrong with them is to be known before anything is built.
+    answers(args)?;
+    let bound = server::bind(&interface, Some(names).filter(|_| !args.no_boot), args.dhcp_range)?;
+    let mut files = match args.no_boot {
+        true => Files::default(),
+        false => files(args, interface.address, progress)?,
+    };
     let size = bytes(&files);
+    let mut sending = room::open(global, args, &interface, &mut files, progress)?;
     let (running, events) = bound.serve(files)?;
     progress.finish();
-    tell(global, args, (&interface, size))?;
-    follow(global, &events, progress)?;
+    tell(global, args, (&interface, size), sending.as_ref())?;
+    follow(global, &events, sending.as_mut(), progress)?;
     drop(running);
     Ok(Exit::Done)
 }
@@ -107,6 +122,21 @@ fn look_for_others(args: &Serve, interface: &Interface, progress: &Progress) -> 
     }
 }
 
+/// The answer file, after a look whether it is for the image that is sent.
+fn answers(args: &Serve) -> Result<Option<Vec<u8>>> {
+    let Some(path) = &args.unattended else { return Ok(None) };
+    let name = path.display();
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+    let answers = Answers::parse(&text).map_err(|why| Usage(format!("{name}: {why}")))?;
+    match args.image.as_ref() {
+        Some(image) if *image != answers.image => {
+            Err(Usage(format!("{name} is for the image {}, and {image} is sent", answers.image))
+                .into())
+        }
+        _ => Ok(Some(text.into_bytes())),
+    }
+}
+
 /// Makes everything that machines fetch.
 fn files(args: &Serve, server: Ipv4Addr, progress: &Progress) -> Result<Files> {
     let tree = tree(args.packages, args.system.keymap.as_deref(), progress)?;
@@ -122,6 +152,8 @@ fn files(args: &Serve, server: Ipv4Addr, progress: &Progress) -> Result<Files> {
     let settings = Settings {
         keymap: args.system.keymap.clone(),
         console: args.system.console,
+        server: args.image.as_ref().map(|_| room::url(server)),
+        answers: answers(args)?,
         ..Settings::default()
     };
     let mut files = Files::default();
@@ -151,31 +183,53 @@ fn prepared(global: &Global, size: Bytes) -> Result<()> {
 }
 
 /// Says that it runs, and how.
-fn tell(global: &Global, args: &Serve, (interface, size): (&Interface, Bytes)) -> Result<()> {
+fn tell(
+    global: &Global,
+    args: &Serve,
+    (interface, size): (&Interface, Bytes),
+    sending: Option<&Sending>,
+) -> Result<()> {
     let Interface { name, address, .. } = interface;
     if global.json {
-        let mode = if args.dhcp_range.is_some() { "lease" } else { "proxy" };
-        return output::json(
-            &json!({"interface": name, "address": address, "dhcp": mode, "bytes": size}),
-        );
+        let mode = match (args.no_boot, args.dhcp_range) {
+            (true, _) => "none",
+            (false, Some(_)) => "lease",
+            (false, None) => "proxy",
+        };
+        return output::json(&json!({"interface": name, "address": address, "dhcp": mode,
+            "bytes": size, "image": args.image}));
     }
     if global.quiet {
         return Ok(());
     }
     let mode = match &args.dhcp_range {
-        Some(range) => format!("handing out {range}"),
-        None => "beside the DHCP server of the network".to_owned(),
+        _ if args.no_boot => "booting nobody".to_owned(),
+        Some(range) => format!("handing out {range}; each machine loads {size}"),
+        None => format!("beside the DHCP server of the network; each machine loads {size}"),
     };
-    output::say(&format!(
-        "Serving on {name} ({address}), {mode}; each machine loads {size}.\n\
-         Start machines by their network adapter (PXE or HTTP boot). Ctrl-C ends this."
-    ))
+    let mut lines = vec![format!("Serving on {name} ({address}), {mode}.")];
+    if let Some(sending) = sending {
+        lines.push(format!("Any number of machines, at any time: {}", sending.how(interface)));
+    }
+    lines.push(match args.no_boot {
+        true => "Ctrl-C ends this.".to_owned(),
+        false => "Start machines by their network adapter (PXE). Ctrl-C ends this.".to_owned(),
+    });
+    output::say(&lines.join("\n"))
 }
 
 /// Tells what happens, until the user wants it to end.
-fn follow(global: &Global, events: &Receiver<Event>, progress: &Progress) -> Result<()> {
+fn follow(
+    global: &Global,
+    events: &Receiver<Event>,
+    mut sending: Option<&mut Sending>,
+    progress: &Progress,
+) -> Result<()> {
     let mut roster = Roster::default();
     while !progress.interrupted() {
+        if let Some(sending) = sending.as_mut().filter(|_| !global.json && !global.quiet) {
+            sending.tell()?;
+        }
         let event = match events.recv_timeout(TICK) {
             Ok(event) => roster.complete(event),
             Err(RecvTimeoutError::Timeout) => continue,

@@ -1,0 +1,116 @@
+//! The image that `keiki serve` sends.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use image_core::error::Error;
+use image_core::units::Bytes;
+use netboot::files::Files;
+use netboot::interface::Interface;
+use netboot::room::server::Room;
+
+use super::super::{location, repository};
+use crate::args::Global;
+use crate::args::serve::Serve;
+use crate::output::{self, progress::Progress};
+
+/// The repository's name for clients.
+const REPOSITORY: &str = "repo";
+
+/// What the cable carries, where nothing else is known; machines seldom have faster ones.
+const USUAL: u64 = 1000;
+
+/// How often it is told how far the machines are.
+const TOLD: Duration = Duration::from_secs(10);
+
+/// Where clients find the repository of the server with this address.
+pub fn url(server: Ipv4Addr) -> String {
+    format!("http://{server}/{REPOSITORY}")
+}
+
+/// The image that is sent.
+pub struct Sending {
+    name: String,
+    room: Arc<Room>,
+    told: Instant,
+    is_told: bool,
+}
+
+/// Opens the room of the image that was named, and adds it and its repository to what is served.
+///
+/// # Errors
+/// There is no such image, it is damaged, or the repository is on another server.
+pub fn open(
+    global: &Global,
+    args: &Serve,
+    interface: &Interface,
+    files: &mut Files,
+    progress: &Progress,
+) -> Result<Option<Sending>> {
+    let Some(name) = &args.image else { return Ok(None) };
+    let location = location(global)?;
+    let folder = location.folder().ok_or_else(|| {
+        Error::refused("an image is sent from a repository that is a folder of this machine; copy it: keiki copy")
+    })?;
+    let repo = repository(global)?;
+    let image = repo.resolve(name, progress)?;
+    let root = repo.root(&image)?;
+    let rate = args.rate.unwrap_or_else(|| speed(interface) * 95 / 100);
+    let way = (interface.address, rate.saturating_mul(1_000_000 / 8));
+    let room = Arc::new(Room::open(&repo, (image.id, &root), way, progress)?);
+    files.add_folder(REPOSITORY, folder)?;
+    files.add_answers(REPOSITORY, room.clone());
+    Ok(Some(Sending { name: name.clone(), room, told: Instant::now(), is_told: false }))
+}
+
+/// What the interface carries, in Mbit/s; at most what machines usually have.
+fn speed(interface: &Interface) -> u64 {
+    let told = fs::read_to_string(format!("/sys/class/net/{}/speed", interface.name));
+    let speed = told.ok().and_then(|told| told.trim().parse().ok()).filter(|speed| *speed > 0);
+    speed.unwrap_or(USUAL).min(USUAL)
+}
+
+impl Sending {
+    /// How a machine restores it.
+    pub fn how(&self, interface: &Interface) -> String {
+        format!("keiki --repo {} restore {} DISK", url(interface.address), self.name)
+    }
+
+    /// Says how far the machines are, now and then, where there are any.
+    ///
+    /// # Errors
+    /// Standard output is closed.
+    pub fn tell(&mut self) -> Result<()> {
+        if self.told.elapsed() < TOLD {
+            return Ok(());
+        }
+        self.told = Instant::now();
+        let (clients, all) = (self.room.server().clients(), self.room.blocks());
+        let Some(least) = clients.iter().map(|client| client.blocks).min() else {
+            if std::mem::take(&mut self.is_told) {
+                output::say(&format!("{}: nobody waits for it any more", self.name))?;
+            }
+            return Ok(());
+        };
+        self.is_told = true;
+        let percent = u64::from(least) * 100 / u64::from(all.max(1));
+        let sent = self.room.server().sent();
+        let mut line = format!(
+            "{}: sent to {}; the last of them has {percent} %; {} sent in all",
+            self.name,
+            if clients.len() == 1 {
+                "one machine".to_owned()
+            } else {
+                format!("{} machines", clients.len())
+            },
+            Bytes::new(sent.bytes()),
+        );
+        if sent.unreadable > 0 {
+            line += &format!("; {} blocks CANNOT BE READ: keiki check", sent.unreadable);
+        }
+        output::say(&line)
+    }
+}

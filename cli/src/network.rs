@@ -1,0 +1,79 @@
+//! Network interfaces of a machine that the live system runs on, where nobody but us looks after them.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use image_core::exec::real::Machine;
+use image_core::exec::{Call, Runner};
+use image_core::repo::{Location, Repository};
+use live_iso::boot;
+
+/// What udhcpc runs when it was given an address.
+const SCRIPT: &str = "/usr/lib/keiki/dhcp";
+
+/// How long a server may take to be reached: the port of a switch may say nothing for 50 s after the cable is plugged in.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The interfaces, switched on.
+pub fn interfaces() -> Vec<String> {
+    let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| name != "lo").collect();
+    names.sort();
+    for name in &names {
+        // Without that a cable is not noticed.
+        drop(Machine.check(&Call::new("ip", ["link", "set", name, "up"])));
+    }
+    names
+}
+
+/// The address of an interface with the length of its prefix, where it has one.
+pub fn address(name: &str) -> Option<String> {
+    let said = Machine.check(&Call::new("ip", ["-4", "addr", "show", "dev", name])).ok()?.text();
+    let mut words = said.split_whitespace().skip_while(|word| *word != "inet");
+    words.nth(1).map(str::to_owned)
+}
+
+/// Whether something is at the other end of its cable.
+pub fn is_plugged(name: &str) -> bool {
+    let carrier = fs::read_to_string(format!("/sys/class/net/{name}/carrier")).unwrap_or_default();
+    carrier.trim() == "1"
+}
+
+/// The call that gives an interface the address that a DHCP server has for it.
+pub fn lease(name: &str) -> Call {
+    Call::new("udhcpc", ["-i", name, "-s", SCRIPT, "-n", "-q", "-t", "8", "-T", "3"])
+}
+
+/// The repository of the server that this machine was started from, where it was started from one with images.
+pub fn server() -> Option<Location> {
+    let text = fs::read_to_string(format!("/{}", boot::SERVER)).ok()?;
+    Some(Location::from(text.trim()))
+}
+
+/// That repository, once it answers; the machine gets its addresses for that.
+///
+/// # Errors
+/// There is none, or it does not answer.
+pub fn reach() -> Result<Location> {
+    let server = server().context("this machine was not started from a server with images")?;
+    let began = Instant::now();
+    loop {
+        for name in interfaces() {
+            if is_plugged(&name) && address(&name).is_none() {
+                // Another interface may be the one.
+                drop(Machine.run(&lease(&name)));
+            }
+        }
+        let failed = match Repository::exists(server.files()?.as_ref()) {
+            Ok(true) => return Ok(server),
+            Ok(false) => "there are no images there".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if began.elapsed() > PATIENCE {
+            bail!("the server that this machine was started from cannot be reached: {failed}");
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}

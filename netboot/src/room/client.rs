@@ -1,0 +1,287 @@
+//! The side of the room that is restored: the windows of an image, whose chunks come by multicast as far as they do.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use image_core::error::{Error, Result};
+use image_core::extent::ExtentSet;
+use image_core::image::hash::{ChunkId, Hash};
+use image_core::image::manifest::Hit;
+use image_core::pipeline::fetch::Segment;
+use image_core::pipeline::write::Damage;
+use image_core::repo::{ChunkFeed, Delivery, PackFeed, Read, StoredChunk, WantSet, is_missing};
+use image_core::report::Report;
+use image_core::restore::{Part, Stored, Windows, Work};
+use image_core::units::Bytes;
+
+use super::blocks::{self, Block};
+use super::{Joined, Names, Offer};
+use crate::multicast::blocks::Blocks;
+use crate::multicast::client::{Client, Listener};
+use crate::multicast::symbols::Incoming;
+
+/// Blocks in memory while the disk is busy.
+const ROOM: u32 = 64;
+/// Blocks that are decoded at once.
+const AT_ONCE: usize = 4;
+/// Segments that are written at once: 256 GiB of volumes with windows of 1 MiB.
+const SEGMENTS: usize = 16;
+/// How long a Ctrl-C may go unnoticed.
+const TICK: Duration = Duration::from_millis(200);
+/// For so long no block may come; then it is fetched.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The windows of an image in a room.
+pub struct Room<'a> {
+    files: Arc<dyn Read>,
+    stored: Stored<'a>,
+    names: Names,
+    offer: Offer,
+    blocks: Vec<Block>,
+}
+
+impl<'a> Room<'a> {
+    /// The room of `image` in the repository `files`; none where there is none. `stored` is the same image.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] and [`Error::Unsupported`]: there is one that cannot be used; [`Error::Io`].
+    pub fn find(files: Arc<dyn Read>, image: Hash, stored: Stored<'a>) -> Result<Option<Self>> {
+        let names = Names::of(image);
+        let offer = match files.get(&names.offer, Bytes::kib(64)) {
+            Ok(offer) => offer,
+            Err(error) if is_missing(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let offer: Offer = read(&offer)?;
+        offer.terms()?;
+        let bytes = files.get(&names.blocks, blocks::MOST)?;
+        if Hash::of(&bytes) != offer.blocks {
+            let (expected, found) = (offer.blocks.to_string(), Hash::of(&bytes).to_string());
+            return Err(Error::corrupt("list of blocks", Bytes::ZERO, expected, found));
+        }
+        let blocks = blocks::from_bytes(&bytes)?;
+        Ok(Some(Self { files, stored, names, offer, blocks }))
+    }
+
+    /// Joins, for blocks with chunks that are `wanted`; these blocks. None where there are none.
+    fn join(&self, wanted: &WantSet) -> Result<Option<(Client, HashSet<u32>)>> {
+        let mut has = Blocks::none(u32::try_from(self.blocks.len()).unwrap_or(u32::MAX));
+        let mut lacking = HashSet::new();
+        for (number, block) in (0..).zip(&self.blocks) {
+            if block.chunks.iter().any(|id| wanted.contains(id)) {
+                lacking.insert(number);
+            } else {
+                has.add(number);
+            }
+        }
+        if lacking.is_empty() {
+            return Ok(None);
+        }
+        let listener = Listener::new(self.offer.terms()?)?;
+        let Joined { slot } = read(&self.files.get(&self.names.join, Bytes::kib(64))?)?;
+        let lengths = self.blocks.iter().map(|block| block.length).collect();
+        Ok(Some((listener.start(slot, lengths, has, ROOM)?, lacking)))
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    let wrong = |error: serde_json::Error| {
+        Error::corrupt("room", Bytes::ZERO, "what a room tells", error.to_string())
+    };
+    serde_json::from_slice(bytes).map_err(wrong)
+}
+
+impl Windows for Room<'_> {
+    fn each(&self, volumes: &[usize], report: &dyn Report, work: Work<'_>) -> Result<Vec<Damage>> {
+        let (root, window) = (self.stored.root, self.stored.root.window);
+        let all = volumes.iter().filter_map(|volume| Some((*volume, root.volumes.get(*volume)?)));
+        let mut all = all.flat_map(|(volume, entry)| {
+            let named = (0..).zip(&entry.segments);
+            named.filter_map(move |(number, hash)| Some((volume, entry, number, (*hash)?)))
+        });
+        let mut damage = Vec::new();
+        loop {
+            let mut parts = Vec::new();
+            let some: Vec<_> = all.by_ref().take(SEGMENTS).collect();
+            if some.is_empty() {
+                return Ok(damage);
+            }
+            for (volume, entry, number, hash) in some {
+                report.checkpoint()?;
+                match Damage::or_segment(self.stored.repo, entry, number, hash, window)? {
+                    Ok(segment) => parts.push(Part { volume, segment }),
+                    Err(lost) => damage.push(lost),
+                }
+            }
+            let segments = parts.iter().map(|part| &part.segment).collect();
+            damage.extend(work(&parts, &mut Feed::new(self, segments, report))?);
+        }
+    }
+
+    fn again(&self, volume: usize, work: &mut dyn FnMut(&Segment) -> Result<()>) -> Result<()> {
+        self.stored.again(volume, work)
+    }
+
+    fn used(&self, volume: usize, places: &ExtentSet) -> Result<ExtentSet> {
+        self.stored.used(volume, places)
+    }
+
+    fn first(&self, volume: usize) -> Result<(Vec<u8>, Vec<Damage>)> {
+        self.stored.first(volume)
+    }
+
+    fn unreadable(&self, volume: usize) -> ExtentSet {
+        self.stored.unreadable(volume)
+    }
+
+    fn hit(&self, volume: usize) -> Option<Hit> {
+        self.stored.hit(volume)
+    }
+}
+
+/// The chunks of some segments, as they come.
+struct Feed<'r, 'a> {
+    room: &'r Room<'a>,
+    segments: Vec<&'r Segment>,
+    report: &'r dyn Report,
+    ready: VecDeque<Delivery>,
+    way: Way,
+}
+
+/// How chunks come.
+enum Way {
+    /// Nobody was asked yet.
+    Unasked,
+    Multicast(Session),
+    /// From the files of the repository, segment by segment.
+    Files(HashMap<Hash, PackFeed>),
+}
+
+struct Session {
+    client: Client,
+    /// Blocks that did not come yet.
+    lacking: HashSet<u32>,
+    /// Blocks that were given on, and still count as in memory.
+    given: usize,
+    last: Instant,
+}
+
+impl<'r, 'a> Feed<'r, 'a> {
+    fn new(room: &'r Room<'a>, segments: Vec<&'r Segment>, report: &'r dyn Report) -> Self {
+        Self { room, segments, report, ready: VecDeque::new(), way: Way::Unasked }
+    }
+
+    /// The way for what is `wanted`, which is the files where nothing comes by multicast.
+    fn ask(&self, wanted: &WantSet) -> Way {
+        match self.room.join(wanted) {
+            Ok(Some((client, lacking))) => {
+                Way::Multicast(Session { client, lacking, given: 0, last: Instant::now() })
+            }
+            Ok(None) => Way::Files(HashMap::new()),
+            Err(error) => {
+                self.report.note(&format!("no multicast, everything is fetched: {error}"));
+                Way::Files(HashMap::new())
+            }
+        }
+    }
+
+    /// Blocks from the session, decoded; whether more are to come.
+    fn hear(&mut self) -> Result<bool> {
+        let Way::Multicast(session) = &mut self.way else { return Ok(false) };
+        if session.lacking.is_empty() {
+            return Ok(false);
+        }
+        self.report.checkpoint()?;
+        let came = session.take()?;
+        if came.is_empty() {
+            if session.last.elapsed() < PATIENCE {
+                return Ok(true);
+            }
+            let (count, seconds) = (session.lacking.len(), PATIENCE.as_secs());
+            self.report.note(&format!(
+                "no block came for {seconds} s; the {count} that are missing are fetched"
+            ));
+            return Ok(false);
+        }
+        let window = self.room.stored.root.window;
+        for (number, block) in came {
+            let known = self.room.blocks.get(number as usize);
+            let chunks = known
+                .zip(block.whole())
+                .map(|(known, bytes)| blocks::decode(&bytes, &known.chunks));
+            // What is wrong is fetched in the end: it is still wanted.
+            let Some(Ok(chunks)) = chunks else { continue };
+            let chunks = StoredChunk::decode_all(&chunks, window)?;
+            self.ready.extend(chunks.into_iter().flatten());
+        }
+        Ok(true)
+    }
+
+    /// A chunk from the files of the repository.
+    fn fetch(&mut self, wanted: &WantSet) -> Result<Option<Delivery>> {
+        let Way::Files(feeds) = &mut self.way else { return Ok(None) };
+        for segment in &self.segments {
+            let ids: Vec<ChunkId> =
+                segment.wanted.keys().filter(|id| wanted.contains(id)).copied().collect();
+            if ids.is_empty() {
+                continue;
+            }
+            let feed = match feeds.entry(segment.hash) {
+                std::collections::hash_map::Entry::Occupied(feed) => feed.into_mut(),
+                std::collections::hash_map::Entry::Vacant(place) => {
+                    place.insert(self.room.stored.repo.feed(self.room.stored.root.window)?)
+                }
+            };
+            return feed.next(&WantSet::new(segment.hash, ids));
+        }
+        Ok(None)
+    }
+}
+
+impl Session {
+    /// Blocks that are whole, as many as are decoded at once; none where none came for a moment.
+    fn take(&mut self) -> Result<Vec<(u32, Incoming)>> {
+        for _ in 0..std::mem::take(&mut self.given) {
+            self.client.written();
+        }
+        let mut came = Vec::new();
+        let mut most = TICK;
+        while came.len() < AT_ONCE
+            && let Some((number, block)) = self.client.next(most)?
+        {
+            self.lacking.remove(&number);
+            came.push((number, block));
+            most = Duration::ZERO;
+        }
+        self.given = came.len();
+        if self.given > 0 {
+            self.last = Instant::now();
+        }
+        Ok(came)
+    }
+}
+
+impl ChunkFeed for Feed<'_, '_> {
+    fn next(&mut self, wanted: &WantSet) -> Result<Option<Delivery>> {
+        loop {
+            while let Some(chunk) = self.ready.pop_front() {
+                if wanted.contains(&chunk.id()) && matches!(chunk, Delivery::Chunk { .. }) {
+                    return Ok(Some(chunk));
+                }
+            }
+            if wanted.is_empty() {
+                return Ok(None);
+            }
+            match self.way {
+                Way::Unasked => self.way = self.ask(wanted),
+                Way::Multicast(_) => {
+                    if !self.hear()? {
+                        self.way = Way::Files(HashMap::new());
+                    }
+                }
+                Way::Files(_) => return self.fetch(wanted),
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! An image for many machines at once: what a repository has of it goes to a multicast session, and comes out of one as the
+//! windows of a restore.
+//!
+//! A room stands beside the files of a repository that is served over HTTP, and is optional: whatever does not come by multicast is
+//! fetched from those files, and every chunk is verified by its id, whichever way it came.
+//!
+//! - [`server`] makes the blocks of a session from an image. - [`client`] gives a restore its windows. - [`blocks`] which chunks
+//!   are in which block.
+
+pub mod blocks;
+pub mod client;
+pub mod server;
+
+use std::net::SocketAddrV4;
+
+use image_core::error::{Error, Result};
+use image_core::image::hash::Hash;
+use image_core::image::manifest::Root;
+use serde::{Deserialize, Serialize};
+
+use crate::multicast::packet::Key;
+use crate::multicast::server::Terms;
+
+/// The folder of rooms in a repository.
+const FOLDER: &str = "room";
+
+/// What there is to be fetched of the room of an image, as names in the repository.
+#[derive(Debug)]
+struct Names {
+    offer: String,
+    blocks: String,
+    join: String,
+}
+
+impl Names {
+    fn of(image: Hash) -> Self {
+        let offer = format!("{FOLDER}/{image}");
+        Self { blocks: format!("{offer}.blocks"), join: format!("{offer}.join"), offer }
+    }
+}
+
+/// The volumes whose chunks are sent. What lies between partitions is little, and is wanted at another time.
+fn shared(root: &Root) -> impl Iterator<Item = usize> {
+    let volumes = root.volumes.iter().enumerate();
+    volumes.filter(|(_, volume)| volume.kind != "gap" && !volume.is_container).map(|(at, _)| at)
+}
+
+/// What a room tells whoever asks.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
+struct Offer {
+    /// Of the protocol.
+    version: u32,
+    session: u32,
+    /// The key of the session, in hexadecimal digits.
+    key: Hash,
+    group: SocketAddrV4,
+    server: SocketAddrV4,
+    /// BLAKE3 of the list of blocks.
+    blocks: Hash,
+}
+
+/// The number that a client is given.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+struct Joined {
+    slot: u16,
+}
+
+const VERSION: u32 = 1;
+
+impl Offer {
+    fn new(terms: &Terms, blocks: Hash) -> Self {
+        let Terms { session, key, group, server } = terms.clone();
+        Self { version: VERSION, session, key: Hash(key), group, server, blocks }
+    }
+
+    fn terms(&self) -> Result<Terms> {
+        if self.version != VERSION {
+            return Err(Error::unsupported(format!("version {} of rooms", self.version)));
+        }
+        let Self { session, key: Hash(key), group, server, .. } = *self;
+        let key: Key = key;
+        Ok(Terms { session, key, group, server })
+    }
+}

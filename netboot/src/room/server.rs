@@ -1,0 +1,123 @@
+//! The side of the room that has the image.
+
+use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use image_core::error::{Error, Result};
+use image_core::image::hash::Hash;
+use image_core::image::manifest::Root;
+use image_core::repo::{Repository, Sequence};
+use image_core::report::Report;
+
+use super::blocks::{self, Block};
+use super::{Joined, Names, Offer};
+use crate::files::Answers;
+use crate::multicast::server::{Server, Source};
+
+/// A room that is open; it closes when dropped.
+#[derive(Debug)]
+pub struct Room {
+    names: Names,
+    offer: Bytes,
+    blocks: Bytes,
+    count: u32,
+    server: Server,
+}
+
+impl Room {
+    /// Opens a room for an image, on the interface with this address; `rate` is in bytes of a second on the wire.
+    ///
+    /// # Errors
+    /// The image is damaged or cannot be read, the port is taken.
+    pub fn open(
+        repo: &Repository,
+        (image, root): (Hash, &Root),
+        (interface, rate): (Ipv4Addr, u64),
+        report: &dyn Report,
+    ) -> Result<Self> {
+        let volumes: Vec<usize> = super::shared(root).collect();
+        let sequence = Sequence::new(repo, root, &volumes, report)?;
+        if let Some(lost) = sequence.lost().first() {
+            let why = format!("{} of its chunks are damaged: {}", sequence.lost().len(), lost.why);
+            return Err(Error::refused(format!("image {image} cannot be served: {why}")));
+        }
+        let list = blocks::pack(sequence.chunks());
+        let bytes = blocks::to_bytes(&list);
+        let hash = Hash::of(&bytes);
+        let server = Server::start(Arc::new(Pieces::new(sequence, &list)), interface, rate)?;
+        let offer = serde_json::to_vec(&Offer::new(server.terms(), hash))
+            .map_err(|error| Error::io("room", "describe", error.into()))?;
+        let count = u32::try_from(list.len()).unwrap_or(u32::MAX);
+        let (names, offer, blocks) = (Names::of(image), offer.into(), bytes.into());
+        Ok(Self { names, offer, blocks, count, server })
+    }
+
+    /// Number of blocks.
+    pub fn blocks(&self) -> u32 {
+        self.count
+    }
+
+    /// What is sent.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl Answers for Room {
+    /// For names in the repository. Who asks to join has joined.
+    fn answer(&self, name: &str) -> Option<Bytes> {
+        if name == self.names.offer {
+            return Some(self.offer.clone());
+        }
+        if name == self.names.blocks {
+            return Some(self.blocks.clone());
+        }
+        let slot = (name == self.names.join).then(|| self.server.join(0)).flatten()?;
+        serde_json::to_vec(&Joined { slot }).ok().map(Bytes::from)
+    }
+}
+
+/// The image as a session sends it.
+struct Pieces {
+    sequence: Sequence,
+    /// The length of each block in bytes, and where its chunks stand in the sequence.
+    blocks: Vec<(u32, Range<usize>)>,
+}
+
+impl Pieces {
+    fn new(sequence: Sequence, list: &[Block]) -> Self {
+        let mut next = 0;
+        let range = |block: &Block| {
+            let start = next;
+            next += block.chunks.len();
+            (block.length, start..next)
+        };
+        Self { sequence, blocks: list.iter().map(range).collect() }
+    }
+}
+
+impl Source for Pieces {
+    fn lengths(&self) -> Vec<u32> {
+        self.blocks.iter().map(|(length, _)| *length).collect()
+    }
+
+    fn read(&self, block: u32) -> Result<Vec<u8>> {
+        let gone = |why: String| {
+            Error::io("room", "read a block of the image", std::io::Error::other(why))
+        };
+        let (length, range) = self
+            .blocks
+            .get(block as usize)
+            .ok_or_else(|| gone(format!("there is no block {block}")))?;
+        let chunks = self.sequence.read(range.clone())?.into_iter();
+        let chunks =
+            chunks.collect::<std::result::Result<Vec<_>, _>>().map_err(|lost| gone(lost.why))?;
+        let bytes = blocks::encode(&chunks);
+        if bytes.len() != *length as usize {
+            return Err(gone(format!("block {block} changed its length")));
+        }
+        Ok(bytes)
+    }
+}
