@@ -73,7 +73,7 @@ macro_rules! targets {
 
 targets! {
     tables signatures restore_record ext journal xfs fat swap lvm_label lvm_text record root segment trailer chunk
-    delta repository listing grub program configuration moved ramdisk
+    delta repository listing grub program configuration moved ramdisk dhcp multicast room http tftp
 }
 
 #[test]

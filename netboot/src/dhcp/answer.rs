@@ -23,19 +23,23 @@ pub struct BootFiles {
     pub http: String,
 }
 
-/// A reply, where it goes, and what is told of it.
+/// A reply, and where it goes.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Answer {
+pub struct Answer {
+    /// The reply.
     pub packet: Packet,
+    /// Its address.
     pub to: SocketAddrV4,
 }
 
 /// What we know.
 #[derive(Debug)]
-pub(crate) struct Desk {
-    /// Our address and the mask of its network.
+pub struct Desk {
+    /// Our address.
     pub here: Ipv4Addr,
+    /// The mask of its network.
     pub mask: Ipv4Addr,
+    /// What firmware starts.
     pub files: BootFiles,
     /// None where another server hands out addresses.
     pub leases: Option<Leases>,

@@ -11,6 +11,6 @@
 
 pub mod answer;
 pub mod leases;
-mod packet;
+pub mod packet;
 pub mod probe;
 pub(crate) mod server;

@@ -18,7 +18,7 @@ const SNAME: Range<usize> = 44..108;
 const FILE: Range<usize> = 108..236;
 
 /// Types of messages (RFC 2132, section 9.6).
-pub mod kind {
+pub(crate) mod kind {
     pub const DISCOVER: u8 = 1;
     pub const OFFER: u8 = 2;
     pub const REQUEST: u8 = 3;
@@ -30,7 +30,7 @@ pub mod kind {
 }
 
 /// Numbers of options (RFC 2132; 93 and 97: RFC 4578).
-pub mod option {
+pub(crate) mod option {
     pub const MASK: u8 = 1;
     pub const VENDOR: u8 = 43;
     pub const ADDRESS: u8 = 50;

@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// [`Error::Refused`]: it is taken.
-pub(crate) fn bind(address: Ipv4Addr, port: u16) -> Result<TcpListener> {
+pub fn bind(address: Ipv4Addr, port: u16) -> Result<TcpListener> {
     let listener = TcpListener::bind((address, port)).map_err(|error| taken("tcp", port, error))?;
     listener.set_nonblocking(true).map_err(|error| Error::io("HTTP", "start", error))?;
     Ok(listener)
@@ -43,7 +43,7 @@ pub(crate) fn bind(address: Ipv4Addr, port: u16) -> Result<TcpListener> {
 ///
 /// # Errors
 /// [`Error::Io`].
-pub(crate) fn serve(listener: TcpListener, files: Arc<Files>, events: Events) -> Result<Runtime> {
+pub fn serve(listener: TcpListener, files: Arc<Files>, events: Events) -> Result<Runtime> {
     let failed = |error| Error::io("HTTP", "start", error);
     let runtime = Builder::new_multi_thread().enable_all().build().map_err(failed)?;
     let listener = {
@@ -66,6 +66,8 @@ pub(crate) fn serve(listener: TcpListener, files: Arc<Files>, events: Events) ->
                 protocol.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
                 // GRUB 2.06 knows `Content-Length` only with capitals; without it, it waits for the end of the connection.
                 protocol.title_case_headers(true);
+                // Who has said everything may close its side, and waits for the answer.
+                protocol.half_close(true);
                 // A client that goes away is no error of ours.
                 drop(protocol.serve_connection(TokioIo::new(stream), service).await);
             });

@@ -51,7 +51,7 @@ pub(crate) fn bind(address: Ipv4Addr) -> Result<UdpSocket> {
 ///
 /// # Errors
 /// [`Error::Io`].
-pub(crate) fn serve(
+pub fn serve(
     socket: UdpSocket,
     files: Arc<Files>,
     events: Events,

@@ -8,7 +8,7 @@
 //!   with, and those that are kept.
 //!   [`mutate`]: other inputs from these. [`make`]: makes the sound containers.
 //! - [`filesystems`], with [`ext`], [`xfs`], [`fat`]: slow readers of the same, and their checksums.
-//! - [`tables`], [`groups`], [`format`], [`repository`], [`loaders`], [`moved`]: everything else.
+//! - [`tables`], [`groups`], [`format`], [`repository`], [`loaders`], [`moved`], [`network`]: everything else.
 
 pub mod corpus;
 pub mod edited;
@@ -21,6 +21,7 @@ pub mod loaders;
 pub mod make;
 pub mod moved;
 pub mod mutate;
+pub mod network;
 pub mod repository;
 pub mod seeds;
 pub mod tables;
@@ -42,7 +43,7 @@ const fn target(name: &'static str, entry: fn(&[u8])) -> Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 23] = [
+pub const TARGETS: [Target; 28] = [
     target("tables", tables::tables),
     target("signatures", tables::signatures),
     target("restore_record", tables::record),
@@ -66,6 +67,11 @@ pub const TARGETS: [Target; 23] = [
     target("configuration", loaders::configuration),
     target("moved", moved::moved),
     target("ramdisk", moved::ramdisk),
+    target("dhcp", network::dhcp),
+    target("multicast", network::multicast),
+    target("room", network::room),
+    target("http", network::http),
+    target("tftp", network::tftp),
 ];
 
 /// Gives `input` to the target `name`.

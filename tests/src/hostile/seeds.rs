@@ -1,6 +1,7 @@
 //! What fuzzing begins with: inputs that each target accepts.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use image_core::image::codec::Encoder;
@@ -10,14 +11,56 @@ use image_core::image::pack::Footer;
 use image_core::image::record::Record;
 use image_core::lvm::label;
 use image_core::units::Bytes;
+use netboot::multicast::packet::{Body, Packet};
+use netboot::multicast::status::Status;
+use netboot::multicast::symbols::SYMBOL;
 
 use super::edited::{self, Edited};
-use super::{filesystems, groups, loaders, repository, tables};
+use super::{filesystems, groups, loaders, network, repository, tables};
 use crate::format_sample;
 
 /// A web server's page of a folder.
 const LISTING: &[u8] =
     b"<a href=\"../\">up</a> <A HREF='keiki'>keiki</A> <a href=\"./packs/\"> <a href=\"./0a.1\">";
+
+/// What clients ask a web server for.
+const REQUESTS: [&str; 4] = [
+    "GET /file HTTP/1.1\r\nHost: x\r\nRange: bytes=2-5\r\nConnection: close\r\n\r\n",
+    "HEAD //a/../file HTTP/1.0\r\n\r\n",
+    "GET /%66ile HTTP/1.1\r\nHost: x\r\nIf-None-Match: \"x\"\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "POST /file HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+];
+
+/// A DISCOVER of PXE firmware of this architecture (RFC 4578).
+fn boot_request(architecture: u8) -> Vec<u8> {
+    let mut bytes = vec![1, 1, 6, 0, 1, 2, 3, 4];
+    bytes.resize(28, 0);
+    bytes.extend([0x52, 0x54, 0, 1, 2, architecture]);
+    bytes.resize(236, 0);
+    bytes.extend([99, 130, 83, 99, 53, 1, 1, 93, 2, 0, architecture, 60, 9]);
+    bytes.extend(b"PXEClient");
+    bytes.extend([97, 17, 0]);
+    bytes.extend([7; 16]);
+    bytes.push(255);
+    bytes
+}
+
+/// Packets of a session, without their tags.
+fn session() -> Vec<Vec<u8>> {
+    let status =
+        Status { seen: 3, until: 4, loss: 0.1, page: 0, words: vec![5], deficits: vec![(1, 2)] };
+    let bodies = [
+        Body::Status(1, status),
+        Body::Plan(Duration::from_millis(50)),
+        Body::Data { block: 0, symbol: 2, left: 1, begins: true, bytes: &[3; SYMBOL] },
+        Body::Leave(2),
+    ];
+    let bytes = bodies.map(|body| {
+        let packet = Packet { session: 7, sequence: 3, begun: 1, body }.to_bytes(&[7; 32]);
+        packet.split_last_chunk::<8>().map(|(said, _)| said.to_vec()).unwrap_or_default()
+    });
+    vec![network::joined(&bytes.each_ref().map(Vec::as_slice))]
+}
 
 /// The seeds of a target, of which there is at least one.
 ///
@@ -55,6 +98,16 @@ pub fn seeds(target: &str) -> Result<Vec<Vec<u8>>> {
         "configuration" => configuration(),
         "moved" => moved(),
         "ramdisk" => ramdisks()?,
+        "dhcp" => vec![network::joined(&[&boot_request(0), &boot_request(7)])],
+        "multicast" => session(),
+        "room" => vec![vec![1, 0, 0, 0, 0, 4, 0, 0, 0, 4, 1, 2, 3, 4], vec![0; 40]],
+        "http" => REQUESTS.iter().map(|request| request.as_bytes().to_vec()).collect(),
+        "tftp" => vec![
+            network::joined(&[
+                b"\0\x01file\0octet\0blksize\x001468\x00tsize\x000\x00windowsize\x0016\x00",
+            ]),
+            network::joined(&[b"\0\x02file\0octet\0", b"\0\x04\0\x00", b"\0\x05\0\x00no\0"]),
+        ],
         other => anyhow::bail!("no seeds for {other}"),
     })
 }
