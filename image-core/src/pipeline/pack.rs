@@ -119,9 +119,9 @@ pub fn run(
         let job = Job { window: AlignedBuf::zeroed(window), ..Job::default() };
         free_in.send(job).map_err(|_| Error::Interrupted)?;
     }
-    let failed = AtomicBool::new(false);
+    let (failed, cut_short) = (AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {
-        let failed = &failed;
+        let (failed, cut_short) = (&failed, &cut_short);
         for _ in 0..workers {
             let (read, done_in) = (read.clone(), done_in.clone());
             scope.spawn(move || {
@@ -138,13 +138,20 @@ pub fn run(
             scope.spawn(move || stage(&cut, &read_in, failed, |job| fill(volumes, packing, job)));
         }
         drop((cut, read_in, read));
-        scope.spawn(move || {
-            if let Err(error) = dispatch(volumes, packing, report, &free, &cut_in) {
+        scope.spawn(move || match dispatch(volumes, packing, report, &free, &cut_in) {
+            Ok(is_all) => cut_short.store(!is_all, Ordering::Release),
+            Err(error) => {
                 failed.store(true, Ordering::Relaxed);
                 drop(done_in.send(Err(error)));
             }
         });
-        let result = in_order(&done, &free_in, packing.window, report, store);
+        let result = in_order(&done, &free_in, packing.window, report, store).and_then(|()| {
+            // All threads have ended: the error of the one that did not take windows any more would have come.
+            match cut_short.load(Ordering::Acquire) {
+                true => Err(Error::Interrupted),
+                false => Ok(()),
+            }
+        });
         // A failure here closes both ends, so that no thread waits for a buffer for ever.
         failed.fetch_or(result.is_err(), Ordering::Relaxed);
         drop(done);
@@ -153,20 +160,24 @@ pub fn run(
     })
 }
 
-/// Cuts the volumes into jobs, as buffers come back.
+/// Cuts the volumes into jobs, as buffers come back; whether all of them were taken. Where they are not, another thread
+/// failed: its error is the one that counts, and may come later than this would.
 fn dispatch(
     volumes: &[Volume<'_>],
     packing: &Packing<'_>,
     report: &dyn Report,
     free: &Receiver<Job>,
     cut_in: &Sender<Result<Job>>,
-) -> Result<()> {
-    let mut order = 0;
+) -> Result<bool> {
+    let (mut order, mut is_closed) = (0, false);
     for (at, volume) in volumes.iter().enumerate() {
-        read::windows(volume, packing.window, &mut |piece| {
+        let cut = read::windows(volume, packing.window, &mut |piece| {
             report.checkpoint()?;
-            // A closed channel means that another thread failed; its error is the one that counts.
-            let mut job = free.recv().map_err(|_| Error::Interrupted)?;
+            let mut closed = || {
+                is_closed = true;
+                Error::Interrupted
+            };
+            let mut job = free.recv().map_err(|_| closed())?;
             job.order = order;
             job.volume = at;
             job.codec = None;
@@ -175,10 +186,14 @@ fn dispatch(
                 Piece::Zeros { first, count } => Work::Zeros { first, count },
             };
             order += 1;
-            cut_in.send(Ok(job)).map_err(|_| Error::Interrupted)
-        })?;
+            cut_in.send(Ok(job)).map_err(|_| closed())
+        });
+        match cut {
+            Err(_) if is_closed => return Ok(false),
+            cut => cut?,
+        }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Tells that a thread panicked; without a word from it the others would wait for ever.

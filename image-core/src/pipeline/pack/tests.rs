@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Packed, Packing, run};
+use crossbeam_channel::bounded;
+
+use super::{Job, Packed, Packing, dispatch, run};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::image::chunk::MIN_ZERO_RUN;
@@ -124,6 +126,22 @@ fn a_source_that_fails_is_the_error_and_everything_before_it_may_be_stored() {
             assert!(stored as u64 <= from.div_ceil(WINDOW.get()), "{stored} {from}");
         }
     }
+}
+
+/// All readers may have ended by their error before that has arrived: to find nobody who takes windows is none.
+#[test]
+fn who_finds_nobody_that_takes_windows_has_no_error_of_its_own() {
+    let source = odd(2 << 20, u64::MAX, Then::Fails);
+    let used: ExtentSet = Extent::first(source.size()).into();
+    let volume = [Volume { source: &source, used: &used }];
+    let (free_in, free) = bounded(1);
+    let (cut_in, cut) = bounded(1);
+    free_in.send(Job::default()).unwrap();
+    drop(cut);
+    let cut = || dispatch(&volume, &packing(1), &Quiet::default(), &free, &cut_in);
+    assert!(!cut().unwrap());
+    drop(free_in);
+    assert!(!cut().unwrap());
 }
 
 #[test]
