@@ -10,7 +10,7 @@ use image_core::disk::inventory::{self, DiskInfo};
 use image_core::exec::real::Machine;
 use image_core::exec::{Call, Runner};
 use image_core::sys::mounts;
-use live_iso::iso;
+use live_iso::{boot, iso};
 
 /// Where it is mounted.
 pub const POINT: &str = "/media/keiki";
@@ -21,6 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Whether there is one.
 pub fn is_known() -> bool {
     Path::new("/").join(iso::MEDIUM).exists()
+}
+
+/// How many images were put on it when it was made, where that is known.
+pub fn images() -> Option<usize> {
+    let path = Path::new("/").join(boot::IMAGES);
+    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// Mounts it, read-only, where it is not mounted yet; its folder.

@@ -34,6 +34,8 @@ pub enum Stage {
     Packages,
     /// Making a live system and its medium.
     Build,
+    /// Making what was restored start on this machine.
+    Repair,
     /// Copying images into another repository.
     Copy,
 }
@@ -55,6 +57,7 @@ impl Stage {
             Self::Rewrite => "rewrite",
             Self::Packages => "packages",
             Self::Build => "build",
+            Self::Repair => "repair",
             Self::Copy => "copy",
         }
     }

@@ -65,6 +65,8 @@ impl FromStr for Serial {
 const KEYMAP: &str = "etc/keiki/keymap";
 /// See [`KEYMAP`].
 pub const ANSWERS: &str = "etc/keiki/answers.toml";
+/// Where it finds how many images are on its medium.
+pub const IMAGES: &str = "etc/keiki/images";
 /// Where it finds the URL of its server's repository.
 pub const SERVER: &str = "etc/keiki/server";
 const SSH_KEY: &str = "root/.ssh/keiki";
@@ -165,6 +167,8 @@ impl Boot {
         let what = [files.hash(&[], self.date)?, self.kernel.clone(), settings.images.join(" ")];
         let id = format!("{}\n", blake3::hash(what.join("\n").as_bytes()).to_hex());
         if let Some(medium) = medium {
+            let count = format!("{}\n", settings.images.len());
+            files.file(Path::new(IMAGES), count.as_bytes(), 0o444)?;
             files.file(Path::new(medium), id.as_bytes(), 0o444)?;
         }
         // Last of all: its name comes behind the others.

@@ -163,6 +163,7 @@ fn words(stage: Stage) -> &'static str {
         Stage::Rewrite => "rewriting",
         Stage::Packages => "fetching packages",
         Stage::Build => "building",
+        Stage::Repair => "repairing",
         Stage::Copy => "copying",
     }
 }

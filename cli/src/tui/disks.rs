@@ -1,12 +1,16 @@
 //! The disks of this machine, with what a person knows them by and what is on them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use image_core::disk::claim;
 use image_core::disk::inventory::{self, DiskInfo};
 use image_core::disk::table::PartitionRole;
 use image_core::error::Error;
+use image_core::io::Source;
+use image_core::io::device::Device;
 use image_core::report::Quiet;
+use image_core::restore;
 use image_core::survey::glance::glance;
 use image_core::survey::model::{Survey, Volume};
 use image_core::units::Bytes;
@@ -45,7 +49,9 @@ pub struct Part {
 /// # Errors
 /// Of asking the kernel for them.
 pub fn all() -> Result<Vec<Disk>, Error> {
-    let infos = inventory::disks()?;
+    let mut infos = inventory::disks()?;
+    // Seldom what is meant, and found by the kernel before others.
+    infos.sort_by_key(|info| is_drive(&info.path));
     // Together, for a volume group may lie on several; one by one where that fails.
     let names: Vec<PathBuf> = infos.iter().map(|info| info.path.clone()).collect();
     let together = look(&names);
@@ -61,6 +67,16 @@ pub fn all() -> Result<Vec<Disk>, Error> {
         describe(info, survey)
     };
     Ok(infos.iter().map(disk).collect())
+}
+
+/// Whether it is a drive of discs or floppies.
+fn is_drive(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is = |kind: &str| {
+        let number = name.strip_prefix(kind);
+        number.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+    };
+    is("sr") || is("fd")
 }
 
 fn look(paths: &[PathBuf]) -> Result<Survey, String> {
@@ -118,7 +134,10 @@ fn describe(info: &DiskInfo, survey: Result<&Survey, &str>) -> Disk {
         own.map(|volume| (number(volume), volume_words(survey, volume))).collect()
     };
     let (contents, own) = match (survey, slot) {
-        (Ok(survey), Ok(Some(slot))) => (contents(survey, slot), volumes(survey, slot)),
+        (Ok(survey), Ok(Some(slot))) => {
+            let unended = interrupted(&info.path);
+            (unended.unwrap_or_else(|| contents(survey, slot)), volumes(survey, slot))
+        }
         (Err(why), _) => (format!("cannot be looked into: {why}"), Vec::new()),
         _ => ("cannot be looked into".to_owned(), Vec::new()),
     };
@@ -136,6 +155,16 @@ fn describe(info: &DiskInfo, survey: Result<&Survey, &str>) -> Disk {
         size: info.size,
         parts,
     }
+}
+
+/// What a restore left there that did not end; none where there is none, or something else was made since.
+fn interrupted(path: &Path) -> Option<String> {
+    let device: Source = Arc::new(Device::open_source(path, None).ok()?);
+    let before = restore::before(&device).ok()?;
+    let at = before.interrupted.filter(|found| found.remembered)?.at;
+    Some(format!(
+        "a restore onto it was interrupted at {at}; the same one again goes on from there"
+    ))
 }
 
 fn number(volume: &Volume) -> u32 {

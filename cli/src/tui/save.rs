@@ -6,7 +6,7 @@ use anyhow::Result;
 use image_core::image::record::ImageName;
 
 use super::ask::Item;
-use super::{Menu, Move, Step, disks, places};
+use super::{Menu, Move, Step, disks, live, places};
 use crate::cmd::source;
 use crate::exit::Exit;
 use crate::output;
@@ -164,10 +164,11 @@ fn ready(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
         let exit = menu.act(&words)?;
         match exit {
             Exit::Done | Exit::Unreadable => {
-                menu.tell(
+                let hint = live::unplug_hint(menu.folder().as_deref());
+                menu.tell(&format!(
                     "\nThe image is complete. Next: `Verify an image` reads all of it back; \
-                     `Restore an image` puts it onto a disk.",
-                );
+                     `Restore an image` puts it onto a disk.{hint}"
+                ));
                 return Ok(Move::Next);
             }
             _ => menu.tell("\nThere is no new image. Nothing on the source was changed."),

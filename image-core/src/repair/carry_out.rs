@@ -22,7 +22,7 @@ const LONGEST_TALK: usize = 400;
 /// [`Error::Refused`] where a file is not what it was when the plan was made; [`Error::Corrupt`] where a filesystem is
 /// damaged; [`Error::Io`]. What was done before that stays done, and the same repair may be run again.
 pub fn repair(job: &Job<'_>, report: &dyn Report) -> Result<Repaired> {
-    report.stage(Stage::Finish, None);
+    report.stage(Stage::Repair, None);
     let mut repaired = Repaired { steps: job.plan.steps.clone(), ..Repaired::default() };
     for volume in &job.survey.volumes {
         let acts: Vec<&Act> = job.plan.acts.iter().filter(|act| is_in(act, &volume.id)).collect();

@@ -43,6 +43,12 @@ pub fn run(global: &Global, args: &Iso, progress: &Progress) -> Result<Exit> {
         let why = format!("{} exists already; remove it, or name another file", out.display());
         return Err(Error::refused(why).into());
     }
+    if let Some(folder) = args.out.as_deref().and_then(Path::parent)
+        && !folder.as_os_str().is_empty()
+        && !folder.is_dir()
+    {
+        return Err(Usage(format!("there is no folder {}", folder.display())).into());
+    }
     let source = args.packages.unwrap_or(match medium::is_known() {
         true => Packages::Medium,
         false => Packages::Download,
@@ -123,6 +129,10 @@ fn make(
     (work, progress): (&Path, &Progress),
 ) -> Result<(Parts, PathBuf, Exit)> {
     let answers = settings.answers.as_deref().map(|text| answers(args, text)).transpose()?;
+    // Before anything is fetched: a name that is mistyped is known at once.
+    for name in &args.images {
+        repository(global)?.resolve(name, progress)?;
+    }
     let tree = tree(source, args.system.keymap.as_deref(), progress)?;
     progress.checkpoint()?;
     let exit = match args.images.as_slice() {

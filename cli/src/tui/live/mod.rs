@@ -102,7 +102,7 @@ fn shell(menu: &mut Menu<'_>) -> Result<()> {
 }
 
 fn copy_log(menu: &mut Menu<'_>) -> Result<()> {
-    let Some(folder) = storage::choose_attached(menu, "Copy the log where?")? else {
+    let Some(folder) = storage::choose_attached(menu, "Copy the log where?", true)? else {
         return Ok(());
     };
     let now =
@@ -129,6 +129,15 @@ fn end(menu: &mut Menu<'_>, name: &str, command: &str) -> Result<()> {
         std::thread::sleep(std::time::Duration::from_secs(60));
     }
     Ok(())
+}
+
+/// What to do before what holds the repository is unplugged; nothing where that is no matter.
+pub fn unplug_hint(repo: Option<&Path>) -> &'static str {
+    if is_here() && repo.is_some_and(is_attached) {
+        " Before you unplug where it is kept: `This machine`, `Detach`."
+    } else {
+        ""
+    }
 }
 
 /// Whether a folder lies on what a person attached.

@@ -174,7 +174,14 @@ pub fn attach(menu: &mut Menu<'_>, purpose: Purpose) -> Result<bool> {
 
 /// The entry for what this machine was started from.
 pub fn own_item() -> Item {
-    Item::new("This disc itself").with("the images that were put on it")
+    let item = Item::new("This disc itself");
+    match medium::images() {
+        Some(0) => {
+            item.blocked(Some("no images were put on it; keiki iso --image does that".into()))
+        }
+        Some(count) => item.with(crate::output::count(count, "image")),
+        None => item.with("the images that were put on it"),
+    }
 }
 
 /// Whether that could be attached and is not yet.
@@ -403,11 +410,20 @@ pub fn new_places() -> Vec<PathBuf> {
     writable.map(|mount| mount.point.join("keiki")).collect()
 }
 
-/// Asks for one of the folders where something is attached.
-pub fn choose_attached(menu: &mut Menu<'_>, question: &str) -> Result<Option<PathBuf>> {
-    let points = points();
+/// Asks for one of the folders where something is attached; to write there, or any.
+pub fn choose_attached(
+    menu: &mut Menu<'_>,
+    question: &str,
+    to_write: bool,
+) -> Result<Option<PathBuf>> {
+    let mounted = mounted().into_iter().filter(|mount| !(to_write && mount.read_only));
+    let points: Vec<PathBuf> = mounted.map(|mount| mount.point).collect();
     if points.is_empty() {
-        menu.tell("Nothing is attached.");
+        menu.tell(if to_write {
+            "Nothing is attached that can be written to."
+        } else {
+            "Nothing is attached."
+        });
         return Ok(None);
     }
     let items: Vec<Item> =
@@ -417,7 +433,7 @@ pub fn choose_attached(menu: &mut Menu<'_>, question: &str) -> Result<Option<Pat
 
 /// Unmounts what a person chooses.
 pub fn detach(menu: &mut Menu<'_>) -> Result<()> {
-    let Some(point) = choose_attached(menu, "Detach which one?")? else { return Ok(()) };
+    let Some(point) = choose_attached(menu, "Detach which one?", false)? else { return Ok(()) };
     if gone().iter().any(|gone| gone.point == point) {
         take_away(menu, &point)?;
         menu.tell(&format!("{} was gone already.", point.display()));
