@@ -4,7 +4,6 @@
 //! copied: so a copy that died is continued by copying again, and one of an image that is there brings what that lost.
 
 use std::collections::{HashMap, HashSet};
-use std::io::ErrorKind;
 use std::sync::Arc;
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
@@ -20,7 +19,7 @@ use crate::repo::batch::{Order, batches, read_stored};
 use crate::repo::census::{Census, for_each_segment};
 use crate::repo::index::{is_damage, pack_path, prefix};
 use crate::repo::locations::Place;
-use crate::repo::lock::{Lock, LockKind};
+use crate::repo::lock::Lock;
 use crate::repo::{
     ChunkFeed, Delivery, ImageInfo, Known, Lost, PackFeed, Repository, Saver, WantSet, images,
     named, read_named, table_path, trash,
@@ -122,7 +121,7 @@ impl Copier {
         options: CopyOptions,
         report: &dyn Report,
     ) -> Result<Self> {
-        let lock = lock(from, report)?;
+        let lock = Lock::of_images(from, report)?;
         let saver = to.saver(report)?;
         if saver.is_in(from.files.as_ref())? {
             let place = from.location();
@@ -352,29 +351,6 @@ impl Copier {
         report.advance(stored);
         Ok(())
     }
-}
-
-/// A lock where the images are; none where this program may not write. Who may can prune then: what that throws away is
-/// found in the trash for a day, and what is gone after all is damage.
-fn lock(from: &Repository, report: &dyn Report) -> Result<Option<Lock>> {
-    let Ok(session) = from.session() else { return Ok(None) };
-    match Lock::take(session, LockKind::Shared) {
-        Err(Error::Io { source, .. }) if is_read_only(source.kind()) => Ok(None),
-        Err(error @ Error::Io { .. }) if is_full(&error) => {
-            report.warning(&format!("{error}; do not prune {} meanwhile", from.location()));
-            Ok(None)
-        }
-        other => other.map(Some),
-    }
-}
-
-fn is_read_only(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied)
-}
-
-fn is_full(error: &Error) -> bool {
-    use ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(error, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
 }
 
 /// One table segment of an image.

@@ -5,6 +5,7 @@
 //! believed for [`STALE`] after its last refresh, by the clock of the machine that keeps the files.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -15,8 +16,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::image::header::{Version, encode_json, parse_json, seal, unseal};
 use crate::image::time::Timestamp;
+use crate::repo::Repository;
 use crate::repo::read::{FileInfo, Read, is_missing};
 use crate::repo::write::{Session, session_of};
+use crate::report::Report;
 use crate::units::Bytes;
 
 /// How often a lock is written anew.
@@ -143,6 +146,23 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// A lock for who reads images for long; none where this program may not write. Who may can prune then: what that throws
+    /// away is found in the trash for a day, and what is gone after all is damage.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]: the repository is being pruned; [`Error::Io`].
+    pub fn of_images(from: &Repository, report: &dyn Report) -> Result<Option<Self>> {
+        let Ok(session) = from.session() else { return Ok(None) };
+        match Self::take(session, LockKind::Shared) {
+            Err(Error::Io { source, .. }) if is_read_only(source.kind()) => Ok(None),
+            Err(error @ Error::Io { .. }) if is_full(&error) => {
+                report.warning(&format!("{error}; do not prune {} meanwhile", from.location()));
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
+    }
+
     /// Takes a lock, or backs off: another holder is an error that names it.
     pub fn take(session: &Arc<Session>, kind: LockKind) -> Result<Self> {
         let mut attempt = 1;
@@ -306,6 +326,15 @@ pub fn leftovers(files: &(impl Read + ?Sized)) -> Result<Vec<FileInfo>> {
         left.push(draft);
     }
     Ok(left)
+}
+
+fn is_read_only(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied)
+}
+
+fn is_full(error: &Error) -> bool {
+    use ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::image::segment::segment_span;
 use crate::repo::batch::{Order, batches, check_id, read_stored};
 use crate::repo::copy::{LEVEL, wanted};
 use crate::repo::locations::Place;
+use crate::repo::lock::Lock;
 use crate::repo::{ChunkFeed, Delivery, Lost, PackFeed, Read, Repository, WantSet, table_path};
 use crate::report::{Report, Stage};
 use crate::units::Bytes;
@@ -26,7 +27,7 @@ const NONE: u32 = u32::MAX;
 /// The chunks of an image in the order of its disks, each where it comes first.
 ///
 /// It takes 96 bytes of memory for each chunk, and 152 for each base of deltas; about 64 more for each chunk while it is made.
-/// Where chunks lie is remembered: whoever keeps one for long keeps a lock of the repository too, so that nothing is pruned.
+/// Where chunks lie is remembered: it holds a lock, so that nothing is pruned meanwhile.
 pub struct Sequence {
     files: Arc<dyn Read>,
     window: Bytes,
@@ -36,6 +37,7 @@ pub struct Sequence {
     lost: Vec<Lost>,
     /// Finds other copies of what became damaged.
     feed: Mutex<PackFeed>,
+    _lock: Option<Lock>,
 }
 
 /// A chunk: its place, small.
@@ -122,7 +124,8 @@ impl Sequence {
     /// deltas; they are encoded in full to learn what they take, and not kept.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] of a damaged table segment, [`Error::Io`]; a chunk that cannot be had is no error.
+    /// [`Error::Corrupt`] of a damaged table segment, [`Error::Refused`] where the repository is being pruned, [`Error::Io`]; a chunk
+    /// that cannot be had is no error.
     pub fn new(
         repo: &Repository,
         root: &Root,
@@ -138,6 +141,7 @@ impl Sequence {
             bases: Vec::new(),
             lost: Vec::new(),
             feed: Mutex::new(repo.feed(root.window)?),
+            _lock: Lock::of_images(repo, report)?,
         };
         let (packs, bases) = (HashMap::new(), HashMap::new());
         let mut making = Making { sequence, packs, bases, feed: repo.feed(root.window)? };

@@ -11,7 +11,7 @@ use crate::image::hash::ChunkId;
 use crate::image::manifest::Root;
 use crate::repo::index::{list_packs, read_trailer};
 use crate::repo::sample::{self, WINDOW};
-use crate::repo::{Delivery, ImageInfo, Lost, Memory, Read, Write};
+use crate::repo::{Delivery, ImageInfo, Lost, Memory, PruneOptions, Read, Write};
 use crate::report::Quiet;
 use crate::units::Bytes;
 
@@ -96,6 +96,19 @@ fn every_chunk_comes_once_in_the_order_of_the_disk_and_never_as_a_delta() {
             files.delete(&format!("locations/{}", file.name)).unwrap();
         }
     }
+}
+
+#[test]
+fn nothing_is_pruned_while_it_is_there() {
+    let (files, saved) = sample::generations();
+    let prune = || {
+        let options = PruneOptions { now: true, dry_run: false };
+        sample::open(&files).prune(options, &Quiet::default())
+    };
+    let sequence = of(&files, &saved[0].0);
+    assert!(matches!(prune(), Err(Error::Refused(_))));
+    drop(sequence);
+    prune().unwrap();
 }
 
 #[test]
