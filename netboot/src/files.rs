@@ -29,10 +29,19 @@ struct Folder {
     path: PathBuf,
 }
 
+/// An answer that was made for who asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Made {
+    /// Its media type (RFC 9110, section 8.3).
+    pub kind: &'static str,
+    /// Its bytes.
+    pub bytes: Bytes,
+}
+
 /// What answers when it is asked.
 pub trait Answers: Send + Sync + Debug {
     /// The answer to who asks for this name; none where there is no such name.
-    fn answer(&self, name: &str) -> Option<Bytes>;
+    fn answer(&self, name: &str) -> Option<Made>;
 }
 
 /// What there is to be fetched. Nothing else exists for a client, whatever path it asks for.
@@ -64,16 +73,17 @@ impl Files {
         Ok(())
     }
 
-    /// Adds what answers to names below `name`, which only HTTP asks for.
+    /// Adds what answers to names below the folder `name`, or to any where that is empty; only HTTP asks for them.
     pub fn add_answers(&mut self, name: &str, answers: Arc<dyn Answers>) {
         self.answers.push((name.to_owned(), answers));
     }
 
     /// The answer to what a client asked for.
-    pub fn answered(&self, asked: &str) -> Option<Bytes> {
+    pub fn answered(&self, asked: &str) -> Option<Made> {
         let asked = plain(asked)?;
-        self.answers.iter().find_map(|(name, answers)| {
-            answers.answer(asked.strip_prefix(name)?.strip_prefix('/')?)
+        self.answers.iter().find_map(|(name, answers)| match name.as_str() {
+            "" => answers.answer(&asked),
+            name => answers.answer(asked.strip_prefix(name)?.strip_prefix('/')?),
         })
     }
 

@@ -5,10 +5,11 @@
 //! what is not in there, and to hand out addresses where another server does.
 //!
 //! - [`dhcp`] addresses and names of boot files. - [`tftp`], [`http`] the files. - [`files`] what there is to be fetched.
-//! - [`multicast`] one image for many machines at once. - [`interface`] where to serve. - [`event`] what is told about clients. - [`server`] all of it, running.
+//! - [`multicast`] one image for many machines at once. - [`room`] an image in it. - [`board`] what is known of machines, to be watched. - [`interface`] where to serve. - [`event`] what is told about clients. - [`server`] all of it, running.
 //!
 //! Each protocol keeps what it decides apart from its sockets: packets are bytes, decisions take the time as input.
 
+pub mod board;
 pub mod dhcp;
 pub mod event;
 pub mod files;

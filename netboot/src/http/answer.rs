@@ -22,7 +22,7 @@ use tokio_util::io::ReaderStream;
 use super::page;
 use super::range::{self, Part};
 use crate::event::{Event, Events, What};
-use crate::files::Files;
+use crate::files::{Files, Made};
 
 /// What is read of a file of this machine at once, in bytes.
 const PIECE: usize = 256 << 10;
@@ -95,7 +95,7 @@ pub(super) async fn answer(
             // Who only looks asks for nothing.
             let made = Some(&path).filter(|_| asked.method == Method::GET);
             match made.and_then(|path| files.answered(path)) {
-                Some(bytes) => made_now(bytes),
+                Some(made) => made_now(made),
                 None => opened(&asked, &path, files).await,
             }
         }
@@ -154,11 +154,12 @@ async fn opened(asked: &Asked, path: &str, files: Arc<Files>) -> io::Result<Answ
 }
 
 /// The answer that is another one the next time.
-fn made_now(bytes: Bytes) -> io::Result<Answer> {
+fn made_now(Made { kind, bytes }: Made) -> io::Result<Answer> {
     let length = bytes.len();
     let mut answer = Answer::new(whole(bytes));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_LENGTH, length.into());
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(answer)
 }

@@ -4,6 +4,7 @@
 //! nothing here knows a socket.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::blocks::Blocks;
@@ -56,6 +57,8 @@ impl Train {
 pub struct Seen {
     /// Its number.
     pub slot: u16,
+    /// Where it spoke from, where that is known.
+    pub address: Option<Ipv4Addr>,
     /// Blocks that it has.
     pub blocks: u32,
     /// Which part of the packets it loses.
@@ -174,6 +177,7 @@ impl Sender {
     pub fn clients(&self, now: Duration) -> Vec<Seen> {
         let seen = |(slot, peer): (&u16, &Peer)| Seen {
             slot: *slot,
+            address: None,
             blocks: peer.has.count(),
             loss: peer.loss,
             silent: now.saturating_sub(peer.heard),
@@ -202,10 +206,10 @@ impl Sender {
         self.count(slot, true);
     }
 
-    /// A client is gone.
-    pub fn leave(&mut self, slot: u16) {
+    /// A client is gone; how many blocks it had.
+    pub fn leave(&mut self, slot: u16) -> Option<u32> {
         self.count(slot, false);
-        self.peers.remove(&slot);
+        self.peers.remove(&slot).map(|peer| peer.has.count())
     }
 
     /// Lets a client count, or no longer.

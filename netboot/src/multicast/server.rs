@@ -1,8 +1,7 @@
 //! A session that runs: what [`Sender`] decides goes to a multicast group, and reports of clients come back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender as Channel, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +9,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use image_core::error::{Error, Result};
+use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::UdpGsoSegment;
-use nix::sys::socket::{MsgFlags, recv, setsockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, recvfrom};
 
 use super::blocks::Blocks;
 use super::packet::{Body, Key, LONGEST, Packet};
@@ -91,6 +91,10 @@ struct State {
     began: Instant,
     next_slot: u16,
     sent: Sent,
+    /// Where clients spoke from.
+    addresses: BTreeMap<u16, Ipv4Addr>,
+    /// Those that have left, with the blocks that they had.
+    left: BTreeMap<Ipv4Addr, u32>,
 }
 
 impl State {
@@ -125,6 +129,8 @@ impl Server {
             began: Instant::now(),
             next_slot: 0,
             sent: Sent::default(),
+            addresses: BTreeMap::new(),
+            left: BTreeMap::new(),
         };
         let (state, ends) = (Arc::new(Mutex::new(state)), Arc::new(AtomicBool::new(false)));
         let (ask, asked) = channel();
@@ -157,7 +163,16 @@ impl Server {
     /// What the server knows of its clients.
     pub fn clients(&self) -> Vec<Seen> {
         let state = locked(&self.state);
-        state.sender.clients(state.now())
+        let mut clients = state.sender.clients(state.now());
+        for client in &mut clients {
+            client.address = state.addresses.get(&client.slot).copied();
+        }
+        clients
+    }
+
+    /// Those that have left, and how many blocks each had.
+    pub fn left(&self) -> Vec<(Ipv4Addr, u32)> {
+        locked(&self.state).left.iter().map(|(address, has)| (*address, *has)).collect()
     }
 
     /// What was sent.
@@ -327,9 +342,9 @@ impl Line {
     /// Takes the reports that came.
     fn reports(&self, state: &Mutex<State>) {
         let mut bytes = [0; 2048];
-        let flags = MsgFlags::MSG_DONTWAIT;
-        while let Ok(length) = recv(self.socket.as_raw_fd(), &mut bytes, flags) {
-            let said = bytes.get(..length).unwrap_or_default();
+        while let Ok((said, _, from)) = recvfrom(&self.socket, &mut bytes, RecvFlags::DONTWAIT) {
+            let said = bytes.get(..said).unwrap_or_default();
+            let from = from.and_then(|from| SocketAddrV4::try_from(from).ok());
             let Some(packet) = Packet::from_bytes(said, &self.terms.key) else { continue };
             if packet.session != self.terms.session {
                 continue;
@@ -337,8 +352,19 @@ impl Line {
             let mut state = locked(state);
             let now = state.now();
             match packet.body {
-                Body::Status(slot, status) => state.sender.hear(slot, &status, now),
-                Body::Leave(slot) => state.sender.leave(slot),
+                Body::Status(slot, status) => {
+                    if let Some(from) = from {
+                        state.left.remove(from.ip());
+                        state.addresses.insert(slot, *from.ip());
+                    }
+                    state.sender.hear(slot, &status, now);
+                }
+                Body::Leave(slot) => {
+                    let address = state.addresses.remove(&slot);
+                    if let Some((address, has)) = address.zip(state.sender.leave(slot)) {
+                        state.left.insert(address, has);
+                    }
+                }
                 Body::Data { .. } | Body::Plan(_) => {}
             }
         }

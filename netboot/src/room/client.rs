@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use image_core::error::{Error, Result};
 use image_core::extent::ExtentSet;
@@ -27,10 +27,10 @@ const ROOM: u32 = 64;
 const AT_ONCE: usize = 4;
 /// Segments that are written at once: 256 GiB of volumes with windows of 1 MiB.
 const SEGMENTS: usize = 16;
-/// How long a Ctrl-C may go unnoticed.
+/// How long a Ctrl-C may go unnoticed, and the unit of patience.
 const TICK: Duration = Duration::from_millis(200);
-/// For so long no block may come; then it is fetched.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// For so long, of waiting, no block may come; then what is missing is fetched.
+const PATIENCE: u32 = 75;
 
 /// The windows of an image in a room.
 pub struct Room<'a> {
@@ -164,7 +164,8 @@ struct Session {
     lacking: HashSet<u32>,
     /// Blocks that were given on, and still count as in memory.
     given: usize,
-    last: Instant,
+    /// How often in a row nothing came.
+    silent: u32,
 }
 
 impl<'r, 'a> Feed<'r, 'a> {
@@ -176,7 +177,7 @@ impl<'r, 'a> Feed<'r, 'a> {
     fn ask(&self, wanted: &WantSet) -> Way {
         match self.room.join(wanted) {
             Ok(Some((client, lacking))) => {
-                Way::Multicast(Session { client, lacking, given: 0, last: Instant::now() })
+                Way::Multicast(Session { client, lacking, given: 0, silent: 0 })
             }
             Ok(None) => Way::Files(HashMap::new()),
             Err(error) => {
@@ -193,14 +194,17 @@ impl<'r, 'a> Feed<'r, 'a> {
             return Ok(false);
         }
         self.report.checkpoint()?;
-        let came = session.take()?;
+        let came = session.take().unwrap_or_else(|_| {
+            session.silent = PATIENCE;
+            Vec::new()
+        });
+        if came.is_empty() && session.silent < PATIENCE {
+            return Ok(true);
+        }
         if came.is_empty() {
-            if session.last.elapsed() < PATIENCE {
-                return Ok(true);
-            }
-            let (count, seconds) = (session.lacking.len(), PATIENCE.as_secs());
+            let count = session.lacking.len();
             self.report.note(&format!(
-                "no block came for {seconds} s; the {count} that are missing are fetched"
+                "nothing comes by multicast any more; the {count} blocks that are missing are fetched"
             ));
             return Ok(false);
         }
@@ -255,9 +259,7 @@ impl Session {
             most = Duration::ZERO;
         }
         self.given = came.len();
-        if self.given > 0 {
-            self.last = Instant::now();
-        }
+        self.silent = if came.is_empty() { self.silent + 1 } else { 0 };
         Ok(came)
     }
 }

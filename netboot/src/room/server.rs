@@ -13,7 +13,7 @@ use image_core::report::Report;
 
 use super::blocks::{self, Block};
 use super::{Joined, Names, Offer};
-use crate::files::Answers;
+use crate::files::{Answers, Made};
 use crate::multicast::server::{Server, Source};
 
 /// A room that is open; it closes when dropped.
@@ -67,15 +67,17 @@ impl Room {
 
 impl Answers for Room {
     /// For names in the repository. Who asks to join has joined.
-    fn answer(&self, name: &str) -> Option<Bytes> {
+    fn answer(&self, name: &str) -> Option<Made> {
+        let json = |bytes| Made { kind: "application/json", bytes };
         if name == self.names.offer {
-            return Some(self.offer.clone());
+            return Some(json(self.offer.clone()));
         }
         if name == self.names.blocks {
-            return Some(self.blocks.clone());
+            let (kind, bytes) = ("application/octet-stream", self.blocks.clone());
+            return Some(Made { kind, bytes });
         }
         let slot = (name == self.names.join).then(|| self.server.join(0)).flatten()?;
-        serde_json::to_vec(&Joined { slot }).ok().map(Bytes::from)
+        serde_json::to_vec(&Joined { slot }).ok().map(|bytes| json(bytes.into()))
     }
 }
 

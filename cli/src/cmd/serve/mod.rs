@@ -4,6 +4,7 @@ mod room;
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use image_core::report::{Report, Stage};
 use image_core::units::Bytes;
 use live_iso::boot::{Boot, Settings};
 use live_iso::{net, packages};
+use netboot::board::Board;
 use netboot::dhcp::answer::BootFiles;
 use netboot::dhcp::leases::Range;
 use netboot::dhcp::probe;
@@ -77,10 +79,13 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
     };
     let size = bytes(&files);
     let mut sending = room::open(global, args, &interface, &mut files, progress)?;
+    let sent = sending.as_ref().map(|sending| (sending.name.clone(), sending.room.clone()));
+    let board = Arc::new(Board::new(sent));
+    files.add_answers("", board.clone());
     let (running, events) = bound.serve(files)?;
     progress.finish();
     tell(global, args, (&interface, size), sending.as_ref())?;
-    follow(global, &events, sending.as_mut(), progress)?;
+    follow(global, (&events, &board), sending.as_mut(), progress)?;
     drop(running);
     Ok(Exit::Done)
 }
@@ -211,6 +216,7 @@ fn tell(
     if let Some(sending) = sending {
         lines.push(format!("Any number of machines, at any time: {}", sending.how(interface)));
     }
+    lines.push(format!("Watch it in a browser: http://{address}/board"));
     lines.push(match args.no_boot {
         true => "Ctrl-C ends this.".to_owned(),
         false => "Start machines by their network adapter (PXE). Ctrl-C ends this.".to_owned(),
@@ -221,7 +227,7 @@ fn tell(
 /// Tells what happens, until the user wants it to end.
 fn follow(
     global: &Global,
-    events: &Receiver<Event>,
+    (events, board): (&Receiver<Event>, &Board),
     mut sending: Option<&mut Sending>,
     progress: &Progress,
 ) -> Result<()> {
@@ -238,6 +244,7 @@ fn follow(
         if let What::Ended(why) = &event.what {
             bail!("{why}");
         }
+        board.note(&event);
         match line(&event) {
             Some(line) if global.json => progress.talk(&line),
             Some(line) if !global.quiet => output::say(&line)?,

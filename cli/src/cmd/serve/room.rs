@@ -33,8 +33,10 @@ pub fn url(server: Ipv4Addr) -> String {
 
 /// The image that is sent.
 pub struct Sending {
-    name: String,
-    room: Arc<Room>,
+    /// Its name.
+    pub name: String,
+    /// The room.
+    pub room: Arc<Room>,
     told: Instant,
     is_told: bool,
 }
