@@ -55,8 +55,9 @@ pub fn cable() -> Result<()> {
 pub fn switch() -> Result<()> {
     run!("ip", "link", "add", "br0", "type", "bridge", "forward_delay", "0")?;
     run!("ip", "link", "set", "br0", "gso_max_segs", "1")?;
-    run!("ip", "addr", "add", format!("{HERE}/24"), "dev", "br0")?;
+    run!("ip", "addr", "add", format!("{HERE}/24"), "brd", "+", "dev", "br0")?;
     run!("ip", "link", "set", "br0", "up")?;
+    run!("ip", "route", "add", "224.0.0.0/4", "dev", "br0")?;
     Ok(())
 }
 
@@ -142,8 +143,10 @@ impl Neighbour {
     /// The kernel refuses.
     pub fn address(&self, number: u8) -> Result<()> {
         self.run(&call!("ip", "link", "set", "lo", "up"))?;
-        self.run(&call!("ip", "addr", "add", format!("10.77.0.{number}/24"), "dev", "eth0"))?;
-        Ok(())
+        let address = format!("10.77.0.{number}/24");
+        self.run(&call!("ip", "addr", "add", address, "brd", "+", "dev", "eth0"))?;
+        let anywhere = call!("ip", "route", "add", "224.0.0.0/4", "dev", "eth0");
+        self.run(&anywhere).map(drop)
     }
 
     /// Loses so many of a thousand packets that come.

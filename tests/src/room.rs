@@ -1,20 +1,25 @@
 //! A room of machines that are restored at once, by real processes: each in its own network, at one switch.
+//!
+//! - [`program`] what brings the image there. - `insider` somebody who wants to spoil it.
+
+mod insider;
+pub mod program;
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use image_core::exec::Call;
-use image_core::exec::real::Machine;
+use anyhow::{Context, Result, anyhow, ensure};
 use image_core::extent::Extent;
 use image_core::units::Bytes;
 use serde_json::Value;
 
-use crate::bench::{self, Bench};
+use self::program::{Program, Server};
+use crate::bench::Bench;
 use crate::network::{self, Neighbour};
-use crate::{call, filesystem, judge, keiki, run, sparse, tool, volumes};
+use crate::{call, filesystem, judge, run, sparse, tool, volumes};
 
 /// The server's address for repositories.
 const REPO: &str = "http://10.77.0.1/repo";
@@ -25,8 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Bytes of a symbol in those of its packet on an Ethernet.
 const GOODPUT: f64 = 1408.0 / 1506.0;
 
-/// The number of a target that is restored without a network.
-const REFERENCE: usize = 1000;
+/// How long another program may take.
+const MOST: Duration = Duration::from_secs(200);
 
 /// What is special about a machine.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -43,6 +48,8 @@ pub struct Client {
     pub port: Option<u32>,
     /// Its disk is so many MiB larger.
     pub larger: u64,
+    /// Whether it may fetch what did not come by multicast.
+    pub may_fetch: bool,
 }
 
 /// What became of a room.
@@ -86,47 +93,91 @@ impl Room {
         sparse::copy(&part, Extent::first(space), &disk, Bytes::MIB)?;
         let saved = bench.save("lab", &[disk])?;
         let stored = saved["stored_bytes"].as_u64().context("stored_bytes")?;
+        bytes.resize(usize::try_from(stored)?, 0);
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        fs::write(bench.path("image"), &bytes)?;
         Ok(Self { bench, size, stored })
     }
 
-    /// Restores all `clients` from a server that sends so many Mbit/s. Their targets are compared with one that was restored
-    /// without a network.
+    /// The same for programs that bring a file: as long as the image.
+    fn file(&self) -> PathBuf {
+        self.bench.path("image")
+    }
+
+    fn repo(&self) -> PathBuf {
+        self.bench.path("repo")
+    }
+
+    /// Restores all `clients` by keiki, at so many Mbit/s.
     ///
     /// # Errors
-    /// A machine that should end does not, or its target differs.
+    /// As [`Room::bring`].
     pub fn play(&self, rate: u64, clients: &[Client]) -> Result<Outcome> {
+        self.bring(Program::Keiki, rate, clients)
+    }
+
+    /// The same while somebody who is in the session sends wrong symbols of all blocks.
+    ///
+    /// # Errors
+    /// As [`Room::bring`].
+    pub fn play_with_an_insider(&self, rate: u64, clients: &[Client]) -> Result<Outcome> {
+        let listed = self.bench.run("images")?;
+        let id = listed["images"][0]["id"].as_str().context("an id")?.to_owned();
+        self.bring_beside(Program::Keiki, rate, clients, &|ends| insider::send(REPO, &id, ends))
+    }
+
+    /// Brings the image to all `clients`, over a cable that carries so many Mbit/s. What they got is compared with what was
+    /// restored without a network.
+    ///
+    /// # Errors
+    /// A machine that should end does not, or has other bytes; of another program only the latter.
+    pub fn bring(&self, program: Program, rate: u64, clients: &[Client]) -> Result<Outcome> {
+        self.bring_beside(program, rate, clients, &|_| Ok(()))
+    }
+
+    /// `beside` runs while machines do, at the server's end, until it is told to end.
+    fn bring_beside(
+        &self,
+        program: Program,
+        rate: u64,
+        clients: &[Client],
+        beside: &(dyn Fn(&AtomicBool) -> Result<()> + Sync),
+    ) -> Result<Outcome> {
         network::own()?;
         network::switch()?;
-        let rate_said = rate.to_string();
-        let mut serve = keiki!("--repo", self.bench.path("repo"), "serve", "--interface", "br0");
-        let options = ["--no-boot", "--image", "lab", "--rate", &rate_said];
-        serve.args.extend(options.map(Into::into));
-        let mut server = Machine.spawn(&serve)?;
-        let said = server.answer()?;
-        if !said.starts_with("Serving on") {
-            bail!("{said}{}", server.finish(PATIENCE)?.talk());
-        }
+        shape("br0", rate)?;
         let machines: Vec<Neighbour> = (0..)
             .zip(clients)
             .map(|(number, client)| machine(number, client))
             .collect::<Result<_>>()?;
+        let server = program.before(self, rate)?;
         let before = sent()?;
+        let prompt = clients.iter().filter(|client| client.late == 0).count();
+        let ends = AtomicBool::new(false);
         let times = thread::scope(|scope| {
+            let server = server.as_ref();
+            let beside = scope.spawn(|| beside(&ends));
             let running: Vec<_> = (0..)
                 .zip(clients.iter().zip(&machines))
                 .map(|(number, (client, machine))| {
-                    scope.spawn(move || self.restore(number, client, machine))
+                    scope.spawn(move || self.machine(program, (number, client), (machine, server)))
                 })
                 .collect();
+            let sender = program.after(self, rate, prompt);
             let times = running
                 .into_iter()
                 .map(|one| one.join().map_err(|_| anyhow!("a thread panicked"))?);
-            times.collect::<Result<Vec<_>>>()
+            let times = times.collect::<Result<Vec<_>>>();
+            drop(sender?);
+            ends.store(true, Ordering::Relaxed);
+            beside.join().map_err(|_| anyhow!("a thread panicked"))??;
+            times
         })?;
         let sent = (sent()? - before) as f64 / self.stored as f64;
         for (number, _) in times.iter().enumerate().filter(|(_, time)| time.is_some()) {
             let larger = clients.get(number).map_or(0, |client| client.larger);
-            self.judge(number, larger)?;
+            self.judge(program, number, larger)?;
+            fs::remove_file(self.target(number))?;
         }
         let ideal = self.stored as f64 * 8.0 / (rate as f64 * 1e6) / GOODPUT;
         Ok(Outcome { sent: sent * GOODPUT, times, ideal })
@@ -136,55 +187,69 @@ impl Room {
         self.bench.path(&format!("target-{number}"))
     }
 
-    /// How long a machine takes, in seconds; none where it is killed for good.
-    fn restore(&self, number: usize, client: &Client, machine: &Neighbour) -> Result<Option<f64>> {
-        sparse::create(&self.target(number), self.size + Bytes::mib(client.larger))?;
+    /// How long a machine takes, in seconds; none where it is killed for good, or gets nothing.
+    fn machine(
+        &self,
+        program: Program,
+        (number, client): (usize, &Client),
+        at: (&Neighbour, Option<&Server>),
+    ) -> Result<Option<f64>> {
+        if program.restores() {
+            sparse::create(&self.target(number), self.size + Bytes::mib(client.larger))?;
+        }
         thread::sleep(Duration::from_millis(client.late));
-        let call = self.call(number, Some(machine));
         let began = Instant::now();
+        let mut running = program.begin(self, number, at)?;
         if let Some(after) = client.killed {
-            let running = Machine.spawn(&call)?;
             thread::sleep(Duration::from_millis(after));
-            // Killed when it is dropped.
             drop(running);
             if !client.comes_again {
                 return Ok(None);
             }
+            running = program.begin(self, number, at)?;
         }
-        let end = Machine.spawn(&call)?.finish(PATIENCE)?;
-        ensure!(end.success(), "machine {number}: {}{}", end.text(), end.talk());
-        ensure!(!end.talk().contains("HTTP"), "machine {number}: {}", end.talk());
-        Ok(Some(began.elapsed().as_secs_f64()))
+        let most = if program == Program::Keiki { PATIENCE } else { MOST };
+        let ended = program.end(self, (number, client), running, most)?;
+        Ok(ended.then(|| began.elapsed().as_secs_f64()))
     }
 
-    fn call(&self, number: usize, machine: Option<&Neighbour>) -> Call {
-        let target = self.target(number);
-        let words = bench::restore("lab", &[target], "");
-        let mut call = match machine {
-            Some(_) => keiki!("--progress", "none", "--repo", REPO),
-            None => keiki!("--progress", "none", "--repo", self.bench.path("repo")),
-        };
-        call.args.extend(words.split_whitespace().map(Into::into));
-        machine.map_or(call.clone(), |machine| machine.call(&call))
-    }
-
-    /// Compares a target with one that was restored from the folder; of one that grew its files with those of the source.
-    fn judge(&self, number: usize, larger: u64) -> Result<()> {
+    /// Compares what a machine got with what it should have; of one that grew its files with those of the source.
+    fn judge(&self, program: Program, number: usize, larger: u64) -> Result<()> {
         if larger > 0 {
             let [found, source] = [[self.target(number)], [self.bench.path("disk")]];
             judge::disks(&found)?;
             return volumes::expect_same(&volumes::trees(&source)?, &volumes::trees(&found)?);
         }
-        let reference = self.target(REFERENCE);
+        let reference = if program.restores() { self.bench.path("reference") } else { self.file() };
         if !reference.exists() {
             sparse::create(&reference, self.size)?;
-            tool::run(&self.call(REFERENCE, None))?;
+            self.bench.restore("lab", std::slice::from_ref(&reference), "")?;
         }
         let hash = |path| Ok::<_, anyhow::Error>(blake3::hash(&fs::read(path)?));
         let same = hash(self.target(number))? == hash(reference)?;
         ensure!(same, "machine {number} has other bytes");
         Ok(())
     }
+}
+
+/// Lets what goes out of an interface be no more than so many Mbit/s.
+fn shape(interface: &str, rate: impl std::fmt::Display) -> Result<()> {
+    run!(
+        "tc",
+        "qdisc",
+        "add",
+        "dev",
+        interface,
+        "root",
+        "tbf",
+        "rate",
+        format!("{rate}mbit"),
+        "burst",
+        "64k",
+        "latency",
+        "50ms"
+    )?;
+    Ok(())
 }
 
 /// Plugs a machine into the switch.
@@ -196,21 +261,7 @@ fn machine(number: u8, client: &Client) -> Result<Neighbour> {
         machine.lose(client.lost)?;
     }
     if let Some(rate) = client.port {
-        run!(
-            "tc",
-            "qdisc",
-            "add",
-            "dev",
-            &port,
-            "root",
-            "tbf",
-            "rate",
-            format!("{rate}mbit"),
-            "burst",
-            "32k",
-            "limit",
-            "128k"
-        )?;
+        shape(&port, rate)?;
     }
     Ok(machine)
 }

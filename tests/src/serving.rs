@@ -54,6 +54,7 @@ pub fn serve(interface: &str, options: &[&str]) -> Result<Beside> {
         let end = server.finish(Duration::from_secs(20))?;
         bail!("keiki serve: {said}{}", end.talk());
     }
-    server.answer()?;
+    // What else is to be known stands between the first line and the last.
+    while !server.answer()?.contains("Ctrl-C ends this") {}
     Ok(server)
 }

@@ -18,3 +18,88 @@ fn net_a_room_with_loss_a_latecomer_and_one_that_is_killed() -> Result<()> {
     ensure!(done == 7, "{done}");
     Ok(())
 }
+
+/// Whoever is in the session can hinder it, and put no wrong byte onto a disk.
+#[test]
+fn net_an_insider_with_wrong_symbols_spoils_nothing() -> Result<()> {
+    let clients = [Client { may_fetch: true, ..Client::default() }; 3];
+    let outcome = Room::new(8)?.play_with_an_insider(100, &clients)?;
+    println!("{outcome:.2?}");
+    ensure!(outcome.times.iter().all(Option::is_some), "{outcome:?}");
+    Ok(())
+}
+
+mod only_all {
+    use keiki_tests::room::Outcome;
+    use keiki_tests::room::program::{ALL, Program};
+
+    use super::*;
+
+    /// MiB of the image, and what the cable carries, in Mbit/s: so little that two cores are no limit.
+    const MIB: u64 = 32;
+    const RATE: u64 = 50;
+
+    /// Rooms by their names. The last machine is the special one.
+    fn rooms() -> Vec<(&'static str, Vec<Client>)> {
+        let usual = Client::default();
+        let lossy = |lost| Client { lost, ..usual };
+        let with = |last: Client, count: usize| {
+            let mut room = vec![usual; count];
+            room.push(last);
+            room
+        };
+        vec![
+            ("8", vec![usual; 8]),
+            ("16", vec![usual; 16]),
+            ("32", vec![usual; 32]),
+            ("8, 1 % lost", vec![lossy(10); 8]),
+            ("8, 5 % lost", vec![lossy(50); 8]),
+            ("16, 1 % lost", vec![lossy(10); 16]),
+            (
+                "7, and one on a cable of a tenth",
+                with(Client { port: Some(RATE as u32 / 10), ..usual }, 7),
+            ),
+            ("7, and one that dies", with(Client { killed: Some(3000), ..usual }, 7)),
+            ("7, and one that comes when half is over", with(Client { late: 3000, ..usual }, 7)),
+        ]
+    }
+
+    /// `1.12 (1.15)`: the median and the worst of the machines before the last one, in ideal times.
+    fn times(outcome: &Outcome, machines: std::ops::Range<usize>) -> String {
+        let some = outcome.times.get(machines).unwrap_or_default();
+        let lost = some.iter().filter(|time| time.is_none()).count();
+        let mut done: Vec<f64> = some.iter().flatten().map(|time| time / outcome.ideal).collect();
+        done.sort_by(f64::total_cmp);
+        let [median, worst] = [done.get(done.len() / 2), done.last()]
+            .map(|time| time.map_or("-".to_owned(), |time| format!("{time:.2}")));
+        let lost = if lost > 0 { format!(", **{lost} got nothing**") } else { String::new() };
+        format!("{median} ({worst}){lost}")
+    }
+
+    /// Prints the table of docs/BENCHMARKS.md: every program in every room.
+    #[test]
+    fn net_rooms_of_all_programs() -> Result<()> {
+        let room = Room::new(MIB)?;
+        println!("| machines | program | time | the last one | sent |\n|---|---|---|---|---|");
+        for (name, clients) in rooms() {
+            for program in ALL {
+                // 32 times the image takes minutes, and nobody doubts it.
+                if program == Program::Http && clients.len() > 8 {
+                    continue;
+                }
+                let special = clients.len() - usize::from(clients.first() != clients.last());
+                let outcome = room.bring(program, RATE, &clients)?;
+                let last = match clients.len() - special {
+                    0 => String::new(),
+                    _ => times(&outcome, special..clients.len()),
+                };
+                let all = times(&outcome, 0..special);
+                println!("| {name} | {program:?} | {all} | {last} | {:.2} |", outcome.sent);
+                let is_ours = program == Program::Keiki;
+                let lost = outcome.times.iter().take(special).filter(|time| time.is_none());
+                ensure!(!is_ours || lost.count() == 0, "a machine got nothing");
+            }
+        }
+        Ok(())
+    }
+}
