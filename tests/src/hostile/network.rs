@@ -69,7 +69,9 @@ pub fn multicast(input: &[u8]) {
             assert_eq!(packet.to_bytes(&key), bytes);
             match packet.body {
                 Body::Status(slot, status) => sender.hear(slot, &status, now),
-                Body::Leave(slot) => sender.leave(slot),
+                Body::Leave(slot) => {
+                    sender.leave(slot);
+                }
                 Body::Plan(_) => receiver.hear(packet.sequence, packet.begun, 0),
                 Body::Data { block, symbol, begins, bytes, .. } => {
                     receiver.hear(packet.sequence, packet.begun, 1);
