@@ -183,6 +183,27 @@ impl Room {
         Ok(Outcome { sent: sent * GOODPUT, times, ideal })
     }
 
+    /// Waits until a machine beside the server has been asked which groups it listens to; how long that took.
+    ///
+    /// # Errors
+    /// It is not asked in 200 s.
+    pub fn question(&self) -> Result<Duration> {
+        network::own()?;
+        network::switch()?;
+        let machine = machine(0, &Client::default())?;
+        let _server = Program::Keiki.before(self, 50)?;
+        let began = Instant::now();
+        loop {
+            // The kernel speaks version 2 once it has heard a sound question of that version.
+            let said = machine.run(&call!("cat", "/proc/net/igmp"))?;
+            if said.lines().any(|line| line.contains("eth0") && line.contains("V2")) {
+                return Ok(began.elapsed());
+            }
+            ensure!(began.elapsed() < Duration::from_secs(200), "{said}");
+            thread::sleep(Duration::from_secs(1));
+        }
+    }
+
     fn target(&self, number: usize) -> PathBuf {
         self.bench.path(&format!("target-{number}"))
     }

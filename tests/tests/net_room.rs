@@ -76,6 +76,13 @@ mod only_all {
         format!("{median} ({worst}){lost}")
     }
 
+    /// A switch would forget the group else.
+    #[test]
+    fn net_who_listens_is_asked_where_nobody_else_asks() -> Result<()> {
+        println!("asked after {:.0?}", Room::new(1)?.question()?);
+        Ok(())
+    }
+
     /// Prints the table of docs/BENCHMARKS.md: every program in every room.
     #[test]
     fn net_rooms_of_all_programs() -> Result<()> {

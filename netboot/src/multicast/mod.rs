@@ -10,11 +10,12 @@
 //!
 //! None of these has a socket or a clock: the same code runs in the simulator of the tests, with ten thousand clients.
 //!
-//! - [`server`] and [`client`] are around them, with sockets and threads.
+//! - [`server`] and [`client`] are around them, with sockets and threads; `querier` keeps switches from forgetting who listens.
 
 pub mod blocks;
 pub mod client;
 pub mod packet;
+mod querier;
 pub mod receiver;
 pub mod sender;
 pub mod server;

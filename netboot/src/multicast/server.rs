@@ -16,6 +16,7 @@ use rustix::net::{RecvFlags, recvfrom};
 
 use super::blocks::Blocks;
 use super::packet::{Body, Key, LONGEST, Packet};
+use super::querier;
 use super::sender::{Next, Seen, Sender, Train};
 use super::symbols::{self, Outgoing, parity};
 
@@ -141,7 +142,12 @@ impl Server {
         let line = Line::new(socket, terms.clone(), rate);
         let ours = (Arc::clone(&state), Arc::clone(&ends));
         let sender = spawn("multicast").spawn(move || run(line, shelf, &ours.0, &ours.1));
-        let threads = vec![sender.map_err(failed)?, reader.map_err(failed)?];
+        let mut threads = vec![sender.map_err(failed)?, reader.map_err(failed)?];
+        // On the loopback there is no switch.
+        let all = crate::interface::all()?;
+        if let Some(interface) = all.iter().find(|one| one.address == interface) {
+            threads.push(querier::start(interface, Arc::clone(&ends))?);
+        }
         Ok(Self { terms, state, ends, threads })
     }
 
