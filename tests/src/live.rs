@@ -227,6 +227,14 @@ impl Live {
         self.expect("keiki:~#").map(drop)
     }
 
+    /// Waits in the shell until a device is there: the kernel finds what is at USB some seconds after it began.
+    ///
+    /// # Errors
+    /// It does not come in half an hour.
+    pub fn device(&mut self, path: &str) -> Result<()> {
+        self.run(&format!("until [ -e {path} ]; do sleep 1; done")).map(drop)
+    }
+
     /// Runs a command in the shell; what it printed.
     ///
     /// # Errors

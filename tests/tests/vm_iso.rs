@@ -189,6 +189,7 @@ fn vm_a_stick_makes_another_disc_that_boots() -> Result<()> {
     let more = ["-drive", &drive, "-device", "virtio-blk-pci,drive=target,serial=T1"];
     let mut machine = Live::boot(Firmware::Bios, Medium::Usb, &stick, &more)?;
     machine.shell()?;
+    machine.device("/dev/sda3")?;
     machine.run("mkdir /media/data && mount -t exfat /dev/sda3 /media/data")?;
     machine.run("keiki iso --out /media/data/own.iso --keymap de-latin1")?;
     machine.run("dd if=/media/data/own.iso of=/dev/vda bs=1M conv=fsync")?;

@@ -84,6 +84,7 @@ mod only_all {
         run_all(&mut machine, &MAKE, "/dev/vda")?;
         run_all(&mut machine, &CLOSE, "/dev/vda")?;
         println!("the source is made after {:.1?}", machine.age());
+        machine.device("/dev/sda")?;
         machine.run(
             "mkdir /media/usb && mount /dev/sda /media/usb; export KEIKI_REPO=/media/usb/keiki",
         )?;

@@ -41,6 +41,7 @@ fn saved(bench: &Bench, source: &Path) -> Result<PathBuf> {
     let more: Vec<&str> = more.iter().map(String::as_str).collect();
     let mut machine = Live::boot(Firmware::Uefi, Medium::Cd, &live::disc()?, &more)?;
     machine.shell()?;
+    machine.device("/dev/sda")?;
     machine.run("mkdir /media/usb && mount /dev/sda /media/usb")?;
     machine.run("keiki --repo /media/usb/keiki save /dev/vda --name server --progress plain")?;
     machine.run("umount /media/usb && poweroff")?;

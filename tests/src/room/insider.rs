@@ -1,6 +1,6 @@
 //! Somebody who has joined, and sends wrong symbols.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub fn send(repo: &str, id: &str, ends: &AtomicBool) -> Result<()> {
     let key: Key = text("key")?.parse::<image_core::image::hash::Hash>()?.0;
     let session = u32::try_from(offer["session"].as_u64().context("session")?)?;
     let socket = UdpSocket::bind((HERE, 0))?;
-    rustix::net::sockopt::set_ip_multicast_if(&socket, &Ipv4Addr::from(HERE))?;
+    rustix::net::sockopt::set_ip_multicast_if(&socket, &HERE)?;
     for sequence in 1.. {
         if ends.load(Ordering::Relaxed) {
             break;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use image_core::exec::real::Machine;
@@ -19,6 +20,9 @@ use crate::medium;
 
 /// Below which folder.
 pub const MEDIA: &str = "/media";
+
+/// How long is waited for something that could be attached.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Filesystems that can hold images, by blkid's names, and what the kernel calls them.
 const FILESYSTEMS: [(&str, &str); 10] = [
@@ -202,21 +206,36 @@ pub fn own(menu: &mut Menu<'_>) -> Result<bool> {
     attached(menu, &point, true)
 }
 
-fn disk(menu: &mut Menu<'_>, purpose: Purpose) -> Result<bool> {
-    menu.ask.busy("Looking for filesystems");
-    let mut blocks = blocks()?;
-    blocks.retain(|(block, _)| block.is_offered(purpose));
-    if blocks.is_empty() {
-        menu.tell("No filesystem was found that could be attached. Plug one in and try again.");
-        return Ok(false);
+/// What can be attached; a stick takes the kernel some seconds, so the first one is waited for.
+fn offered(purpose: Purpose) -> Result<Vec<(Block, String)>> {
+    let began = Instant::now();
+    loop {
+        let mut blocks = blocks()?;
+        blocks.retain(|(block, _)| block.is_offered(purpose));
+        if !blocks.is_empty() || began.elapsed() > PATIENCE {
+            return Ok(blocks);
+        }
+        std::thread::sleep(Duration::from_millis(500));
     }
-    let items: Vec<Item> =
-        blocks.iter().map(|(block, disk)| Item::new(block.describe(disk))).collect();
-    let Some(block) = menu.choose("Attach which one?", &items, 0)?.and_then(|at| blocks.get(at))
-    else {
-        return Ok(false);
+}
+
+fn disk(menu: &mut Menu<'_>, purpose: Purpose) -> Result<bool> {
+    let block = loop {
+        menu.ask.busy("Looking for filesystems");
+        let blocks = offered(purpose)?;
+        if blocks.is_empty() {
+            menu.tell("No filesystem was found that could be attached. Plug one in and try again.");
+            return Ok(false);
+        }
+        let mut items: Vec<Item> =
+            blocks.iter().map(|(block, disk)| Item::new(block.describe(disk))).collect();
+        items.push(Item::new("Look again").with("for what was plugged in just now"));
+        let Some(at) = menu.choose("Attach which one?", &items, 0)? else { return Ok(false) };
+        if let Some((block, _)) = blocks.into_iter().nth(at) {
+            break block;
+        }
     };
-    let block = &block.0;
+    let block = &block;
     let read_only = match purpose {
         _ if block.is_read_only() => true,
         Purpose::Restore => true,
@@ -373,7 +392,7 @@ fn gone() -> Vec<Gone> {
 /// Says so where something that was attached is gone, for whoever looks for the reason why something failed.
 pub fn tell_gone(menu: &mut Menu<'_>) {
     // sshfs takes a moment to end.
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(1));
     for Gone { point, why } in gone() {
         let point = point.display();
         menu.tell(&format!("{point} is gone: {why}. Attach it again (main menu, This machine)."));
