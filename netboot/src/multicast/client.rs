@@ -25,8 +25,10 @@ const BUFFER: usize = 16 << 20;
 const PERIOD: Duration = Duration::from_millis(50);
 /// A client that has everything speaks so often.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
-/// How long a client may take to notice that it is to end.
-const TICK: Duration = Duration::from_millis(100);
+/// How long a client may take to notice that it is to speak, or to end, where nothing comes.
+const TICK: Duration = Duration::from_millis(10);
+/// How long it waits where it cannot listen.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How often a client says that it leaves: one of them will come.
 const FAREWELLS: u32 = 3;
 
@@ -173,6 +175,9 @@ struct Ear {
 impl Ear {
     fn run(mut self, shared: &Shared) {
         let mut bytes = [0; LONGEST + 1];
+        if self.listener.group.set_read_timeout(Some(TICK)).is_err() {
+            return;
+        }
         while !shared.ends.load(Ordering::Relaxed) {
             let now = Instant::now();
             if self.turn <= now {
@@ -185,16 +190,11 @@ impl Ear {
                 self.turn = now + wait.mul_f64(0.9 + fastrand::f64() * 0.2);
                 self.speak(shared);
             }
-            let wait =
-                self.turn.saturating_duration_since(now).clamp(Duration::from_millis(1), TICK);
-            if self.listener.group.set_read_timeout(Some(wait)).is_err() {
-                return;
-            }
             match self.listener.group.recv(&mut bytes) {
                 Ok(length) => self.hear(bytes.get(..length).unwrap_or_default(), shared),
                 Err(error) if is_nothing(error.kind()) => {}
                 // Without an interface no packet comes: whoever waits for one notices.
-                Err(_) => thread::sleep(TICK),
+                Err(_) => thread::sleep(PAUSE),
             }
         }
         for _ in 0..FAREWELLS {

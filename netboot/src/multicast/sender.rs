@@ -19,6 +19,8 @@ const SHORTEST_PERIOD: Duration = Duration::from_millis(50);
 const SILENT: u32 = 20;
 const LEAST_SILENT: Duration = Duration::from_secs(1);
 const MOST_SILENT: Duration = Duration::from_secs(10);
+/// After so long it is forgotten: it has to join again.
+const GONE: Duration = Duration::from_secs(600);
 /// Feedback periods from the last symbol of a block until what it still lacks is decided on.
 const PATIENCE: f64 = 1.2;
 /// But so long at most: where there are more clients than can speak in that time, those who did speak for the others.
@@ -298,6 +300,7 @@ impl Sender {
         let silent: Vec<u16> =
             self.peers.iter().filter(|(_, peer)| is_silent(peer)).map(|(slot, _)| *slot).collect();
         silent.into_iter().for_each(|slot| self.count(slot, false));
+        self.peers.retain(|_, peer| peer.is_counted || peer.heard + GONE > now);
     }
 
     /// Parity for the block that is due first, if anybody needs it. `late` is for those who lose much more than others.

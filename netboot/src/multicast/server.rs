@@ -33,6 +33,8 @@ const WIRE: u32 = LONGEST as u32 + 28 + 38;
 const BEHIND: Duration = Duration::from_millis(10);
 /// Blocks that stay in memory: they are repaired soon after they were sent.
 const KEPT: usize = 64;
+/// Reports that are taken before more is sent: whoever floods the port does not end the session.
+const REPORTS: u32 = 4096;
 /// Blocks that are read ahead.
 const AHEAD: usize = 8;
 
@@ -348,7 +350,9 @@ impl Line {
     /// Takes the reports that came.
     fn reports(&self, state: &Mutex<State>) {
         let mut bytes = [0; 2048];
-        while let Ok((said, _, from)) = recvfrom(&self.socket, &mut bytes, RecvFlags::DONTWAIT) {
+        for _ in 0..REPORTS {
+            let came = recvfrom(&self.socket, &mut bytes, RecvFlags::DONTWAIT);
+            let Ok((said, _, from)) = came else { return };
             let said = bytes.get(..said).unwrap_or_default();
             let from = from.and_then(|from| SocketAddrV4::try_from(from).ok());
             let Some(packet) = Packet::from_bytes(said, &self.terms.key) else { continue };

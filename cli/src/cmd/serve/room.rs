@@ -23,6 +23,9 @@ const REPOSITORY: &str = "repo";
 /// What the cable carries, where nothing else is known; machines seldom have faster ones.
 const USUAL: u64 = 1000;
 
+/// Who is silent for so long is switched off, or has another number by now.
+const SILENT: Duration = Duration::from_secs(15);
+
 /// How often it is told how far the machines are.
 const TOLD: Duration = Duration::from_secs(10);
 
@@ -90,7 +93,8 @@ impl Sending {
             return Ok(());
         }
         self.told = Instant::now();
-        let (clients, all) = (self.room.server().clients(), self.room.blocks());
+        let (mut clients, all) = (self.room.server().clients(), self.room.blocks());
+        clients.retain(|client| client.silent < SILENT);
         let Some(least) = clients.iter().map(|client| client.blocks).min() else {
             if std::mem::take(&mut self.is_told) {
                 output::say(&format!("{}: nobody waits for it any more", self.name))?;
