@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use crate::error::{Error, Result};
-use crate::image::codec::{Encoder, Stored};
+use crate::image::codec::{Codec, Encoder, Stored};
 use crate::image::hash::{ChunkId, Hash};
 use crate::image::manifest::VolumeEntry;
 use crate::image::pack::Entry;
@@ -28,7 +28,7 @@ use crate::report::{Report, Stage};
 use crate::units::Bytes;
 
 /// The zstd level of what is encoded again: that of a save that says nothing else.
-pub(super) const LEVEL: i32 = 3;
+const LEVEL: i32 = 3;
 
 /// What a chunk takes in the table segment and in the locations.
 const NAMED: Bytes = Bytes::new(120);
@@ -374,6 +374,18 @@ impl Part<'_> {
     }
 }
 
+/// A chunk in full, as it is stored; the encoder is made at the first need. The same bytes give the same ones every time.
+pub(super) fn encoded(encoder: &mut Option<Encoder>, plain: &[u8]) -> Result<(Codec, Vec<u8>)> {
+    let encoder = match encoder {
+        Some(encoder) => encoder,
+        none => none.insert(Encoder::new(LEVEL)?),
+    };
+    let mut stored = Vec::new();
+    let codec = encoder.encode(plain, &mut stored)?;
+    stored.shrink_to_fit();
+    Ok((codec, stored))
+}
+
 /// The chunks of a table segment in the order of the volume, each once, with the bytes that its windows have.
 pub(super) fn wanted(table: &[u8], window: Bytes, span: Bytes) -> Result<Vec<(ChunkId, Bytes)>> {
     let mut seen = HashSet::new();
@@ -401,12 +413,7 @@ impl Chunk {
             Self::Stored(entry, bytes) => return Ok((entry, bytes)),
             Self::Plain(id, plain) => (id, plain),
         };
-        let encoder = match encoder {
-            Some(encoder) => encoder,
-            none => none.insert(Encoder::new(LEVEL)?),
-        };
-        let mut bytes = Vec::new();
-        let codec = encoder.encode(&plain, &mut bytes)?;
+        let (codec, bytes) = encoded(encoder, &plain)?;
         let plain_len = Bytes::of(&plain);
         Ok((Entry::of(id, &Stored { codec, base: None, plain_len, bytes: &bytes }), bytes))
     }

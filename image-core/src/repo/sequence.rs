@@ -14,7 +14,7 @@ use crate::image::manifest::Root;
 use crate::image::pack::Entry;
 use crate::image::segment::segment_span;
 use crate::repo::batch::{Order, batches, check_id, read_stored};
-use crate::repo::copy::{LEVEL, wanted};
+use crate::repo::copy::{encoded, wanted};
 use crate::repo::locations::Place;
 use crate::repo::lock::Lock;
 use crate::repo::{ChunkFeed, Delivery, Lost, PackFeed, Read, Repository, WantSet, table_path};
@@ -410,13 +410,7 @@ impl Made {
             Self::Stored(chunk) => return Ok(chunk),
             Self::Plain(id, plain) => (id, plain),
         };
-        let encoder = match encoder {
-            Some(encoder) => encoder,
-            none => none.insert(Encoder::new(LEVEL)?),
-        };
-        let mut stored = Vec::new();
-        let codec = encoder.encode(&plain, &mut stored)?;
-        stored.shrink_to_fit();
+        let (codec, stored) = encoded(encoder, &plain)?;
         Ok(StoredChunk { id, codec, plain_len: Bytes::of(&plain), stored })
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::{Job, ReadBack, Restored, Stored, Unused, restore};
+use super::{Job, ReadBack, Restored, Stored, Unused, Windows, restore};
 use crate::disk::fixtures::{gpt_bytes, wanted};
 use crate::disk::table::{self, MbrTable, Partition, Table};
 use crate::error::{Error, Result};
@@ -158,21 +158,33 @@ fn carried_out(
     report: &dyn Report,
     with: &dyn Fn(&mut Job<'_>),
 ) -> Result<Restored> {
-    let mut job = Job {
-        windows: &Stored { repo: &image.repo, root: &image.root },
-        root: &image.root,
+    let (stored, touched) =
+        (Stored { repo: &image.repo, root: &image.root }, AtomicBool::new(false));
+    let mut job = job((&stored, &image.root), power, plan, &touched);
+    with(&mut job);
+    restore(&job, report)
+}
+
+/// A restore onto the disks of `power`, with nothing asked for.
+fn job<'a>(
+    (windows, root): (&'a dyn Windows, &'a Root),
+    power: &Arc<Power>,
+    plan: &'a RestorePlan,
+    touched: &'a AtomicBool,
+) -> Job<'a> {
+    Job {
+        windows,
+        root,
         plan,
         targets: (0..plan.targets.len()).map(|at| power.disk(at) as Arc<dyn Medium>).collect(),
         unused: Unused::Keep,
         read_back: ReadBack::Full,
         only_changed: false,
         fresh: false,
-        touched: &AtomicBool::new(false),
+        touched,
         runner: &Machine,
         server: Call::new("true", [""; 0]),
-    };
-    with(&mut job);
-    restore(&job, report)
+    }
 }
 
 fn now(power: &Power) -> Vec<Vec<u8>> {

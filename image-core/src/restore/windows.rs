@@ -70,25 +70,50 @@ pub struct Stored<'a> {
     pub root: &'a Root,
 }
 
-impl Windows for Stored<'_> {
-    fn each(&self, volumes: &[usize], report: &dyn Report, work: Work<'_>) -> Result<Vec<Damage>> {
-        let window = self.root.window;
+impl Stored<'_> {
+    /// Hands all segments of `volumes` to `work`, as [`Windows::each`] says, at most `at_once` of them at a time. Returns the
+    /// damage that `work` found, and that of segments which could not be handed to it.
+    ///
+    /// # Errors
+    /// As [`Windows::each`].
+    pub fn parts(
+        &self,
+        volumes: &[usize],
+        at_once: usize,
+        report: &dyn Report,
+        work: &mut dyn FnMut(&[Part]) -> Result<Vec<Damage>>,
+    ) -> Result<Vec<Damage>> {
+        let entries = volumes.iter().filter_map(|at| Some((*at, self.root.volumes.get(*at)?)));
+        let mut segments = entries.flat_map(|(volume, entry)| {
+            let named = (0..).zip(&entry.segments);
+            named.filter_map(move |(number, hash)| Some((volume, entry, number, (*hash)?)))
+        });
         let mut damage = Vec::new();
-        for volume in volumes {
-            let Some(entry) = self.root.volumes.get(*volume) else { continue };
-            for (number, hash) in (0..).zip(&entry.segments) {
+        loop {
+            let some: Vec<_> = segments.by_ref().take(at_once.max(1)).collect();
+            if some.is_empty() {
+                return Ok(damage);
+            }
+            let mut parts = Vec::with_capacity(some.len());
+            for (volume, entry, number, hash) in some {
                 report.checkpoint()?;
-                let Some(hash) = hash else { continue };
-                match Damage::or_segment(self.repo, entry, number, *hash, window)? {
-                    Ok(segment) => {
-                        let part = [Part { volume: *volume, segment }];
-                        damage.extend(work(&part, &mut self.repo.feed(window)?)?);
-                    }
+                match Damage::or_segment(self.repo, entry, number, hash, self.root.window)? {
+                    Ok(segment) => parts.push(Part { volume, segment }),
                     Err(lost) => damage.push(lost),
                 }
             }
+            if !parts.is_empty() {
+                damage.extend(work(&parts)?);
+            }
         }
-        Ok(damage)
+    }
+}
+
+impl Windows for Stored<'_> {
+    fn each(&self, volumes: &[usize], report: &dyn Report, work: Work<'_>) -> Result<Vec<Damage>> {
+        self.parts(volumes, 1, report, &mut |parts| {
+            work(parts, &mut self.repo.feed(self.root.window)?)
+        })
     }
 
     fn again(&self, volume: usize, work: &mut dyn FnMut(&Segment) -> Result<()>) -> Result<()> {

@@ -12,7 +12,7 @@ use image_core::pipeline::fetch::Segment;
 use image_core::pipeline::write::Damage;
 use image_core::repo::{ChunkFeed, Delivery, PackFeed, Read, StoredChunk, WantSet, is_missing};
 use image_core::report::Report;
-use image_core::restore::{Part, Stored, Windows, Work};
+use image_core::restore::{Stored, Windows, Work};
 use image_core::units::Bytes;
 
 use super::blocks::{self, Block};
@@ -94,29 +94,10 @@ fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 
 impl Windows for Room<'_> {
     fn each(&self, volumes: &[usize], report: &dyn Report, work: Work<'_>) -> Result<Vec<Damage>> {
-        let (root, window) = (self.stored.root, self.stored.root.window);
-        let all = volumes.iter().filter_map(|volume| Some((*volume, root.volumes.get(*volume)?)));
-        let mut all = all.flat_map(|(volume, entry)| {
-            let named = (0..).zip(&entry.segments);
-            named.filter_map(move |(number, hash)| Some((volume, entry, number, (*hash)?)))
-        });
-        let mut damage = Vec::new();
-        loop {
-            let mut parts = Vec::new();
-            let some: Vec<_> = all.by_ref().take(SEGMENTS).collect();
-            if some.is_empty() {
-                return Ok(damage);
-            }
-            for (volume, entry, number, hash) in some {
-                report.checkpoint()?;
-                match Damage::or_segment(self.stored.repo, entry, number, hash, window)? {
-                    Ok(segment) => parts.push(Part { volume, segment }),
-                    Err(lost) => damage.push(lost),
-                }
-            }
+        self.stored.parts(volumes, SEGMENTS, report, &mut |parts| {
             let segments = parts.iter().map(|part| &part.segment).collect();
-            damage.extend(work(&parts, &mut Feed::new(self, segments, report))?);
-        }
+            work(parts, &mut Feed::new(self, segments, report))
+        })
     }
 
     fn again(&self, volume: usize, work: &mut dyn FnMut(&Segment) -> Result<()>) -> Result<()> {
@@ -166,6 +147,8 @@ struct Session {
     given: usize,
     /// How often in a row nothing came.
     silent: u32,
+    /// Whether it was said that something wrong came.
+    is_told: bool,
 }
 
 impl<'r, 'a> Feed<'r, 'a> {
@@ -177,7 +160,7 @@ impl<'r, 'a> Feed<'r, 'a> {
     fn ask(&self, wanted: &WantSet) -> Way {
         match self.room.join(wanted) {
             Ok(Some((client, lacking))) => {
-                Way::Multicast(Session { client, lacking, given: 0, silent: 0 })
+                Way::Multicast(Session { client, lacking, given: 0, silent: 0, is_told: false })
             }
             Ok(None) => Way::Files(HashMap::new()),
             Err(error) => {
@@ -215,9 +198,20 @@ impl<'r, 'a> Feed<'r, 'a> {
                 .zip(block.whole())
                 .map(|(known, bytes)| blocks::decode(&bytes, &known.chunks));
             // What is wrong is fetched in the end: it is still wanted.
-            let Some(Ok(chunks)) = chunks else { continue };
-            let chunks = StoredChunk::decode_all(&chunks, window)?;
-            self.ready.extend(chunks.into_iter().flatten());
+            let chunks = match chunks {
+                Some(Ok(chunks)) => StoredChunk::decode_all(&chunks, window)?,
+                _ => Vec::new(),
+            };
+            let sound = |chunk: &Delivery| matches!(chunk, Delivery::Chunk { .. });
+            let before = self.ready.len();
+            self.ready.extend(chunks.into_iter().flatten().filter(sound));
+            let came = self.ready.len() - before;
+            let is_whole = known.is_some_and(|known| known.chunks.len() == came);
+            if !is_whole && !std::mem::replace(&mut session.is_told, true) {
+                self.report.note(
+                    "wrong bytes come by multicast; they are fetched instead. Is somebody else sending to this session?",
+                );
+            }
         }
         Ok(true)
     }
@@ -268,7 +262,7 @@ impl ChunkFeed for Feed<'_, '_> {
     fn next(&mut self, wanted: &WantSet) -> Result<Option<Delivery>> {
         loop {
             while let Some(chunk) = self.ready.pop_front() {
-                if wanted.contains(&chunk.id()) && matches!(chunk, Delivery::Chunk { .. }) {
+                if wanted.contains(&chunk.id()) {
                     return Ok(Some(chunk));
                 }
             }

@@ -6,21 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::{
-    Image, MIB, SIZES, arrived, contents, disks, garbage, is_seen, now, planned, run, saved,
+    Image, MIB, SIZES, arrived, contents, disks, garbage, is_seen, job, now, planned, run, saved,
 };
 use crate::error::{Error, Result};
-use crate::exec::Call;
-use crate::exec::real::Machine;
 use crate::extent::ExtentSet;
 use crate::image::hash::{ChunkId, Hash};
 use crate::image::manifest::Hit;
-use crate::io::Medium;
 use crate::io::crash::Power;
 use crate::pipeline::fetch::Segment;
 use crate::pipeline::write::Damage;
 use crate::repo::{ChunkFeed, Delivery, Lost, WantSet};
 use crate::report::{Quiet, Report};
-use crate::restore::{Job, Part, ReadBack, Restored, Stored, Unused, Windows, Work, restore};
+use crate::restore::{Part, Restored, Stored, Windows, Work, restore};
 use crate::units::Bytes;
 
 /// An image whose parts are handed over together.
@@ -94,16 +91,11 @@ impl Together<'_> {
 
 impl Windows for Together<'_> {
     fn each(&self, volumes: &[usize], report: &dyn Report, work: Work<'_>) -> Result<Vec<Damage>> {
-        let mut parts = Vec::new();
-        let mut damage = self.stored.each(volumes, report, &mut |some, _| {
-            let part = |part: &Part| Part { volume: part.volume, segment: part.segment.clone() };
-            parts.extend(some.iter().map(part));
-            Ok(Vec::new())
-        })?;
-        self.most.set(self.most.get().max(parts.len()));
-        let deliveries = self.deliveries(&parts)?;
-        damage.extend(work(&parts, &mut Shuffled { deliveries, windows: self })?);
-        Ok(damage)
+        self.stored.parts(volumes, usize::MAX, report, &mut |parts| {
+            self.most.set(self.most.get().max(parts.len()));
+            let deliveries = self.deliveries(parts)?;
+            work(parts, &mut Shuffled { deliveries, windows: self })
+        })
     }
     fn again(&self, volume: usize, work: &mut dyn FnMut(&Segment) -> Result<()>) -> Result<()> {
         self.stored.again(volume, work)
@@ -133,20 +125,8 @@ fn sharing() -> Vec<Vec<u8>> {
 
 fn restored(windows: &Together<'_>, power: &Arc<Power>) -> Result<Restored> {
     let plan = planned(windows.stored.root, &SIZES);
-    let job = Job {
-        windows,
-        root: windows.stored.root,
-        plan: &plan,
-        targets: (0..SIZES.len()).map(|at| power.disk(at) as Arc<dyn Medium>).collect(),
-        unused: Unused::Keep,
-        read_back: ReadBack::Full,
-        only_changed: false,
-        fresh: false,
-        touched: &AtomicBool::new(false),
-        runner: &Machine,
-        server: Call::new("true", [""; 0]),
-    };
-    restore(&job, &Quiet::default())
+    let touched = AtomicBool::new(false);
+    restore(&job((windows, windows.stored.root), power, &plan, &touched), &Quiet::default())
 }
 
 /// All bytes, but those in which a volume group's metadata says when it was written.
