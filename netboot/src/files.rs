@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,7 +26,6 @@ pub struct Stored {
 struct Folder {
     name: String,
     descriptor: OwnedFd,
-    path: PathBuf,
 }
 
 /// An answer that was made for who asked.
@@ -69,7 +68,7 @@ impl Files {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let descriptor = openat(CWD, path, flags, Mode::empty())
             .map_err(|error| Error::io(path.display().to_string(), "open", error.into()))?;
-        self.folders.push(Folder { name: name.to_owned(), descriptor, path: path.to_owned() });
+        self.folders.push(Folder { name: name.to_owned(), descriptor });
         Ok(())
     }
 
@@ -108,11 +107,6 @@ impl Files {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         openat2(&folder.descriptor, rest, flags, Mode::empty(), inside).ok().map(File::from)
-    }
-
-    /// The folders of this machine that are served, with their names.
-    pub fn folders(&self) -> impl Iterator<Item = (&str, &Path)> {
-        self.folders.iter().map(|folder| (folder.name.as_str(), folder.path.as_path()))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver as Channel, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -65,11 +65,8 @@ impl Listener {
         let symbols = lengths.iter().map(|len| symbols::source(*len as usize)).collect();
         let receiver = Receiver::new(symbols, has, room);
         let (give, blocks) = channel();
-        let shared = Arc::new(Shared {
-            ends: AtomicBool::new(false),
-            heard: AtomicU32::new(0),
-            receiver: Mutex::new(receiver),
-        });
+        let shared =
+            Arc::new(Shared { ends: AtomicBool::new(false), receiver: Mutex::new(receiver) });
         let ours = Arc::clone(&shared);
         let ear = Ear {
             listener: self,
@@ -113,8 +110,6 @@ pub struct Client {
 #[derive(Debug)]
 struct Shared {
     ends: AtomicBool,
-    /// Packets of the session.
-    heard: AtomicU32,
     receiver: Mutex<Receiver>,
 }
 
@@ -143,11 +138,6 @@ impl Client {
     /// A block no longer takes memory.
     pub fn written(&self) {
         self.shared.receiver(Receiver::written);
-    }
-
-    /// How many packets of the session came, modulo 2³²: as long as that grows, there is a session.
-    pub fn heard(&self) -> u32 {
-        self.shared.heard.load(Ordering::Relaxed)
     }
 }
 
@@ -207,7 +197,6 @@ impl Ear {
         let Terms { session, key, .. } = &self.listener.terms;
         let packet = Packet::from_bytes(said, key).filter(|packet| packet.session == *session);
         let Some(Packet { sequence, begun, body, .. }) = packet else { return };
-        shared.heard.fetch_add(1, Ordering::Relaxed);
         match body {
             Body::Plan(period) => {
                 self.period = period.clamp(Duration::from_millis(10), KEEP_ALIVE);

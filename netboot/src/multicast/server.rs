@@ -187,6 +187,11 @@ impl Server {
     pub fn sent(&self) -> Sent {
         locked(&self.state).sent
     }
+
+    /// Whether one of its threads came to an end, so that nobody gets anything any more.
+    pub fn has_ended(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
 }
 
 impl Drop for Server {

@@ -176,9 +176,9 @@ impl Program {
                 }
                 drop(running);
                 let name = room.file();
-                let name = name.file_name().unwrap_or_default();
-                fs::rename(folder.join(name), &target)?;
-                Ok(true)
+                let got = folder.join(name.file_name().unwrap_or_default());
+                // The script also runs where the session ended without the file.
+                Ok(fs::rename(got, &target).is_ok())
             }
         }
     }

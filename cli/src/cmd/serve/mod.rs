@@ -87,7 +87,7 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
     tell(global, args, (&interface, size), sending.as_ref())?;
     follow(global, (&events, &board), sending.as_mut(), progress)?;
     drop(running);
-    Ok(Exit::Done)
+    Ok(sending.map_or(Exit::Done, |sending| sending.exit()))
 }
 
 /// Refuses addresses that clients could not be reached at.
@@ -233,8 +233,8 @@ fn follow(
 ) -> Result<()> {
     let mut roster = Roster::default();
     while !progress.interrupted() {
-        if let Some(sending) = sending.as_mut().filter(|_| !global.json && !global.quiet) {
-            sending.tell()?;
+        if let Some(sending) = sending.as_mut() {
+            sending.tell(!global.json && !global.quiet)?;
         }
         let event = match events.recv_timeout(TICK) {
             Ok(event) => roster.complete(event),

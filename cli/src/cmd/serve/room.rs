@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use image_core::error::Error;
 use image_core::units::Bytes;
 use netboot::files::Files;
@@ -15,6 +15,7 @@ use netboot::room::server::Room;
 use super::super::{location, repository};
 use crate::args::Global;
 use crate::args::serve::Serve;
+use crate::exit::Exit;
 use crate::output::{self, progress::Progress};
 
 /// The repository's name for clients.
@@ -68,7 +69,8 @@ pub fn open(
     let room = Arc::new(Room::open(&repo, (image.id, &root), way, progress)?);
     files.add_folder(REPOSITORY, folder)?;
     files.add_answers(REPOSITORY, room.clone());
-    Ok(Some(Sending { name: name.clone(), room, told: Instant::now(), is_told: false }))
+    // With its id: machines that come later get the same, whatever is saved meanwhile.
+    Ok(Some(Sending { name: output::image(&image), room, told: Instant::now(), is_told: false }))
 }
 
 /// What the interface carries, in Mbit/s; at most what machines usually have.
@@ -84,12 +86,20 @@ impl Sending {
         format!("keiki --repo {} restore {} DISK", url(interface.address), self.name)
     }
 
-    /// Says how far the machines are, now and then, where there are any.
+    /// What the program ends with: some machines got nothing of what could not be read.
+    pub fn exit(&self) -> Exit {
+        if self.room.server().sent().unreadable > 0 { Exit::Damaged } else { Exit::Done }
+    }
+
+    /// Says how far the machines are, now and then, where there are any and it is `shown`.
     ///
     /// # Errors
-    /// Standard output is closed.
-    pub fn tell(&mut self) -> Result<()> {
-        if self.told.elapsed() < TOLD {
+    /// Standard output is closed; nothing is sent any more.
+    pub fn tell(&mut self, shown: bool) -> Result<()> {
+        if self.room.server().has_ended() {
+            bail!("nothing is sent any more: a part of this program failed, and said why");
+        }
+        if self.told.elapsed() < TOLD || !shown {
             return Ok(());
         }
         self.told = Instant::now();
