@@ -134,10 +134,11 @@ impl Answers {
         words
     }
 
-    /// The words of the command that makes the restored system start here.
-    pub fn repair(targets: &[(String, String)]) -> Vec<String> {
+    /// The words of the command that makes the restored system start here, by this name where one is given.
+    pub fn repair(targets: &[(String, String)], hostname: Option<&str>) -> Vec<String> {
         let mut words = vec!["repair".to_owned()];
         words.extend(targets.iter().map(|(path, _)| path.clone()));
+        words.extend(hostname.map(|name| format!("--hostname={name}")));
         words.extend(confirmed(targets));
         words
     }
@@ -327,6 +328,8 @@ mod tests {
             answers.restore(&targets).join(" "),
             "restore lab /dev/sda --grow=none --use-free --verify=full --confirm=S1"
         );
-        assert_eq!(Answers::repair(&targets).join(" "), "repair /dev/sda --confirm=S1");
+        assert_eq!(Answers::repair(&targets, None).join(" "), "repair /dev/sda --confirm=S1");
+        let named = "repair /dev/sda --hostname=pc-1 --confirm=S1";
+        assert_eq!(Answers::repair(&targets, Some("pc-1")).join(" "), named);
     }
 }

@@ -12,6 +12,9 @@ use live_iso::boot;
 /// What udhcpc runs when it was given an address.
 const SCRIPT: &str = "/usr/lib/keiki/dhcp";
 
+/// What the repository of a server is called there.
+pub const REPOSITORY: &str = "repo";
+
 /// How long a server may take to be reached: the port of a switch may say nothing for 50 s after the cable is plugged in.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -50,6 +53,12 @@ pub fn lease(name: &str) -> Call {
 pub fn server() -> Option<Location> {
     let text = fs::read_to_string(format!("/{}", boot::SERVER)).ok()?;
     Some(Location::from(text.trim()))
+}
+
+/// The key of the site that this machine was started by, where that restores machines.
+pub fn site_key() -> Option<String> {
+    let text = fs::read_to_string(format!("/{}", boot::SITE)).ok()?;
+    Some(text.trim().to_owned())
 }
 
 /// That repository, once it answers; the machine gets its addresses for that.

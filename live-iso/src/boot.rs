@@ -27,6 +27,8 @@ pub struct Settings {
     pub ssh_key: Option<Vec<u8>>,
     /// The URL of the repository of the server that it is booted from.
     pub server: Option<String>,
+    /// The public key of the site whose orders it carries out.
+    pub site: Option<String>,
     /// The ids of the images in the folder [`crate::iso::IMAGES`].
     pub images: Vec<String>,
 }
@@ -69,6 +71,8 @@ pub const ANSWERS: &str = "etc/keiki/answers.toml";
 pub const IMAGES: &str = "etc/keiki/images";
 /// Where it finds the URL of its server's repository.
 pub const SERVER: &str = "etc/keiki/server";
+/// Where it finds the public key of its site.
+pub const SITE: &str = "etc/keiki/site";
 const SSH_KEY: &str = "root/.ssh/keiki";
 const SSH_CONFIG: &str = "root/.ssh/config";
 
@@ -156,6 +160,9 @@ impl Boot {
         }
         if let Some(server) = &settings.server {
             files.file(Path::new(SERVER), format!("{server}\n").as_bytes(), 0o444)?;
+        }
+        if let Some(site) = &settings.site {
+            files.file(Path::new(SITE), format!("{site}\n").as_bytes(), 0o444)?;
         }
         if let Some(answers) = &settings.answers {
             files.file(Path::new(ANSWERS), answers, 0o444)?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::str::FromStr;
 use std::sync::mpsc::SyncSender;
 
 /// The address of an Ethernet adapter.
@@ -13,6 +14,22 @@ impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl FromStr for Mac {
+    type Err = String;
+
+    /// `52:54:00:12:34:56`, or with hyphens, as Windows writes it.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no address of an adapter, such as 52:54:00:12:34:56");
+        let mut parts = text.split([':', '-']);
+        let mut mac = Self::default();
+        for byte in &mut mac.0 {
+            let part = parts.next().filter(|part| part.len() == 2).ok_or_else(wrong)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
+        }
+        if parts.next().is_some() { Err(wrong()) } else { Ok(mac) }
     }
 }
 
@@ -133,5 +150,13 @@ mod tests {
         assert_eq!((known.mac, known.kind), (mac, Some(Kind::Uefi)));
         assert_eq!(roster.complete(fetched(Some(Ipv4Addr::new(10, 0, 0, 6)))).mac, None);
         assert_eq!(mac.unwrap().to_string(), "02:00:00:00:00:05");
+        for text in ["02:00:00:00:00:05", "02-00-00-00-00-05"] {
+            assert_eq!(text.parse(), Ok(mac.unwrap()));
+        }
+        for text in
+            ["", "02:00:00:00:00", "02:00:00:00:00:05:06", "2:0:0:0:0:5", "gg:00:00:00:00:05"]
+        {
+            assert!(text.parse::<Mac>().is_err(), "{text}");
+        }
     }
 }

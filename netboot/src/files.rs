@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use image_core::error::{Error, Result};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use serde::Serialize;
 use std::os::fd::OwnedFd;
 
 /// A file in memory.
@@ -31,16 +33,51 @@ struct Folder {
 /// An answer that was made for who asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Made {
+    /// Its status (RFC 9110, section 15).
+    pub status: u16,
     /// Its media type (RFC 9110, section 8.3).
     pub kind: &'static str,
     /// Its bytes.
     pub bytes: Bytes,
 }
 
+impl Made {
+    /// What was asked for.
+    pub fn new(kind: &'static str, bytes: impl Into<Bytes>) -> Self {
+        Self { status: 200, kind, bytes: bytes.into() }
+    }
+
+    /// The same as JSON.
+    pub fn json(value: &impl Serialize) -> Self {
+        match serde_json::to_vec(value) {
+            Ok(bytes) => Self::new("application/json", bytes),
+            Err(error) => Self::said(500, &error.to_string()),
+        }
+    }
+
+    /// A refusal, in words: `{"error": why}`.
+    pub fn said(status: u16, why: &str) -> Self {
+        Self { status, ..Self::json(&BTreeMap::from([("error", why)])) }
+    }
+}
+
+/// What a client wants to know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Question<'a> {
+    /// The name that it asks for.
+    pub name: &'a str,
+    /// What it says, where it posts something.
+    pub posted: Option<&'a [u8]>,
+    /// The secret that it knows.
+    pub token: Option<&'a str>,
+    /// Where it asks from.
+    pub client: Option<Ipv4Addr>,
+}
+
 /// What answers when it is asked.
 pub trait Answers: Send + Sync + Debug {
-    /// The answer to who asks for this name; none where there is no such name.
-    fn answer(&self, name: &str) -> Option<Made>;
+    /// The answer; none where there is no such name.
+    fn answer(&self, question: &Question<'_>) -> Option<Made>;
 }
 
 /// What there is to be fetched. Nothing else exists for a client, whatever path it asks for.
@@ -77,12 +114,15 @@ impl Files {
         self.answers.push((name.to_owned(), answers));
     }
 
-    /// The answer to what a client asked for.
-    pub fn answered(&self, asked: &str) -> Option<Made> {
-        let asked = plain(asked)?;
-        self.answers.iter().find_map(|(name, answers)| match name.as_str() {
-            "" => answers.answer(&asked),
-            name => answers.answer(asked.strip_prefix(name)?.strip_prefix('/')?),
+    /// The answer to what a client asked.
+    pub fn answered(&self, question: &Question<'_>) -> Option<Made> {
+        let asked = plain(question.name)?;
+        self.answers.iter().find_map(|(folder, answers)| {
+            let name = match folder.as_str() {
+                "" => asked.as_str(),
+                folder => asked.strip_prefix(folder)?.strip_prefix('/')?,
+            };
+            answers.answer(&Question { name, ..*question })
         })
     }
 

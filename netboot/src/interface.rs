@@ -52,6 +52,17 @@ pub fn all() -> Result<Vec<Interface>> {
     Ok(found)
 }
 
+/// All adapters of this machine, plugged in or not: names and addresses.
+pub fn adapters() -> Vec<(String, Mac)> {
+    let all = getifaddrs().into_iter().flatten();
+    let loopback = |one: &InterfaceAddress| one.flags.contains(InterfaceFlags::IFF_LOOPBACK);
+    let adapter = |one: InterfaceAddress| {
+        let mac = Mac(one.address?.as_link_addr()?.addr()?);
+        Some((one.interface_name, mac))
+    };
+    all.filter(|one| !loopback(one)).filter_map(adapter).collect()
+}
+
 /// The interface of that name, or the only one there is.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use image_core::error::Result;
 use tokio::runtime::Runtime;
 
-use crate::dhcp::answer::BootFiles;
+use crate::dhcp::answer::{BootFiles, Restored};
 use crate::dhcp::leases::Range;
 use crate::event::{Event, Events};
 use crate::files::Files;
@@ -29,7 +29,7 @@ pub struct Bound {
 }
 
 /// Takes the ports of all services: so what hinders them is known before anything is built. Without boot files there is
-/// only HTTP.
+/// only HTTP. Who is `restored` gets none.
 ///
 /// # Errors
 /// [`Error::Refused`](image_core::error::Error::Refused): one is taken.
@@ -37,9 +37,10 @@ pub fn bind(
     interface: &Interface,
     files: Option<BootFiles>,
     range: Option<Range>,
+    restored: Option<Arc<dyn Restored>>,
 ) -> Result<Bound> {
     let boot = |files| {
-        let dhcp = dhcp::server::bind(interface, files, range)?;
+        let dhcp = dhcp::server::bind(interface, files, range, restored)?;
         Ok((dhcp, tftp::bind(interface.address)?))
     };
     let boot = files.map(boot).transpose()?;

@@ -7,6 +7,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use image_core::image::record::ImageName;
 use image_core::repo::Location;
 
+pub mod agent;
 pub mod check;
 pub mod clone;
 pub mod copy;
@@ -125,6 +126,7 @@ pub enum Verb {
     Check(check::Check),
     Iso(iso::Iso),
     Serve(serve::Serve),
+    Agent(agent::Agent),
     #[command(name = "__unattended", hide = true)]
     Unattended(unattended::Unattended),
     /// Serves a volume of a restore target to a filesystem tool

@@ -1,8 +1,10 @@
 //! The verbs: resolve what was typed, plan, show, do, say what was done.
 
+pub mod agent;
 pub mod check;
 pub mod clone;
 pub mod copy;
+pub mod deploy;
 pub mod images;
 pub mod inspect;
 pub mod iso;
@@ -70,6 +72,7 @@ pub fn run(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
         Verb::Check(args) => check::run(global, args, progress),
         Verb::Iso(args) => iso::run(global, args, progress),
         Verb::Serve(args) => serve::run(global, args, progress),
+        Verb::Agent(args) => agent::run(global, args, progress),
         Verb::Unattended(args) => unattended::run(global, args, progress),
         Verb::ServeView { .. } => Ok(Exit::Done),
     }

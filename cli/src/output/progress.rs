@@ -77,9 +77,32 @@ impl Progress {
         self.bar.finish_and_clear();
     }
 
+    /// The same for another thread.
+    pub fn watch(&self) -> Watch {
+        Watch { bar: self.bar.clone(), interrupted: Arc::clone(&self.interrupted) }
+    }
+
     /// Prints a text on standard error, above the bar.
     pub fn talk(&self, text: &str) {
         self.bar.suspend(|| super::talk(text));
+    }
+}
+
+/// What a progress shows, for another thread.
+pub struct Watch {
+    bar: ProgressBar,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Watch {
+    /// The stage in words, and bytes of it: done, and in all where that is known.
+    pub fn now(&self) -> (String, u64, Option<u64>) {
+        (self.bar.message(), self.bar.position(), self.bar.length())
+    }
+
+    /// Interrupts the work as the user would, or lets other work begin after that.
+    pub fn interrupt(&self, stops: bool) {
+        self.interrupted.store(stops, Ordering::Relaxed);
     }
 }
 

@@ -13,7 +13,7 @@ mod ask;
 mod disks;
 mod growth;
 mod images;
-mod live;
+pub mod live;
 mod places;
 mod repository;
 mod restore;

@@ -1,17 +1,29 @@
 //! What is known of all machines now, for whoever watches: as JSON, and as a page that shows it.
 //!
-//! Answers: `board` and `board.json` over HTTP. Refuses: to change anything.
+//! Answers: `board`, `board.json`, `metrics` and what stands behind `api/`, over HTTP. Refuses: to tell or change anything without the
+//! site's token, where there is a site.
+//!
+//! - `rows` a machine as people see it. - `api` what may be asked and decided.
+
+mod api;
+mod rows;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
+use image_core::error::Result;
 use serde::Serialize;
 
+use self::rows::Row;
 use crate::event::{Event, What};
-use crate::files::{Answers, Made};
+use crate::files::{Answers, Made, Question};
+use crate::interface::Interface;
+use crate::orders::site::Site;
 use crate::room::server::Room;
+use crate::wake;
+
+pub use self::api::is_hostname;
 
 /// The page. It has all that it needs in itself, and asks for the JSON once in a second.
 const PAGE: &[u8] = include_bytes!("page.html");
@@ -22,24 +34,10 @@ const MOST: usize = 1 << 14;
 /// The board.
 #[derive(Debug)]
 pub struct Board {
-    machines: Mutex<BTreeMap<Ipv4Addr, Machine>>,
+    machines: Mutex<BTreeMap<Ipv4Addr, Row>>,
     sent: Option<(String, Arc<Room>)>,
-}
-
-/// A machine, as the JSON has it.
-#[derive(Serialize, Clone, PartialEq, Debug)]
-struct Machine {
-    address: Ipv4Addr,
-    mac: Option<String>,
-    firmware: Option<String>,
-    /// The last thing that is known of it, in words.
-    stage: String,
-    /// Of the image.
-    blocks: Option<u32>,
-    /// Which part of the packets it loses.
-    loss: Option<f32>,
-    /// Seconds since it spoke, where it should speak.
-    silent: Option<f32>,
+    site: Option<Arc<Site>>,
+    interface: Option<Interface>,
 }
 
 /// The image, as the JSON has it.
@@ -55,16 +53,19 @@ struct Image<'a> {
 #[derive(Serialize)]
 struct Told<'a> {
     image: Option<Image<'a>>,
-    machines: Vec<Machine>,
+    /// Those that can be chosen; none where nobody orders anything.
+    images: Vec<String>,
+    machines: Vec<Row>,
 }
 
 impl Board {
-    /// A board without machines; `sent` is the image that they get, with its name.
-    pub fn new(sent: Option<(String, Arc<Room>)>) -> Self {
-        Self { machines: Mutex::default(), sent }
+    /// A board without machines; `sent` is the image that they get, with its name, and `site` decides over them.
+    pub fn new(sent: Option<(String, Arc<Room>)>, site: Option<(Arc<Site>, Interface)>) -> Self {
+        let (site, interface) = site.unzip();
+        Self { machines: Mutex::default(), sent, site, interface }
     }
 
-    fn machines(&self) -> MutexGuard<'_, BTreeMap<Ipv4Addr, Machine>> {
+    fn machines(&self) -> MutexGuard<'_, BTreeMap<Ipv4Addr, Row>> {
         self.machines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -82,7 +83,7 @@ impl Board {
         if machines.len() >= MOST && !machines.contains_key(&address) {
             return;
         }
-        let machine = machines.entry(address).or_insert_with(|| Machine::new(address));
+        let machine = machines.entry(address).or_insert_with(|| at(address));
         machine.mac = event.mac.map(|mac| mac.to_string()).or(machine.mac.take());
         machine.firmware = event.kind.map(|kind| kind.to_string()).or(machine.firmware.take());
         // Addresses are asked for again and again.
@@ -91,44 +92,60 @@ impl Board {
         }
     }
 
-    /// All of it, as JSON.
-    fn json(&self) -> Vec<u8> {
-        let mut machines = self.machines().clone();
+    /// All that is known now.
+    fn told(&self) -> Told<'_> {
+        let mut at_address = self.machines().clone();
+        let mut elsewhere = Vec::new();
+        if let Some(site) = &self.site {
+            site.look(|list, now| {
+                for (id, known) in list.machines() {
+                    let address = known.now.as_ref().map(|heard| heard.address);
+                    let row = match address {
+                        Some(address) => at_address.entry(address).or_insert_with(|| at(address)),
+                        None => {
+                            elsewhere.push(Row::default());
+                            let Some(row) = elsewhere.last_mut() else { continue };
+                            row
+                        }
+                    };
+                    row.know(id, known, now);
+                }
+            });
+        }
         let image = self.sent.as_ref().map(|(name, room)| {
             let (server, blocks) = (room.server(), room.blocks());
             for (address, has) in server.left() {
-                let machine = machines.entry(address).or_insert_with(|| Machine::new(address));
-                let stage = if has == blocks { "has all of the image" } else { "has left" };
-                (machine.stage, machine.blocks) = (stage.to_owned(), Some(has));
+                let row = at_address.entry(address).or_insert_with(|| at(address));
+                if row.state.is_none() {
+                    let stage = if has == blocks { "has all of the image" } else { "has left" };
+                    stage.clone_into(&mut row.stage);
+                }
+                row.blocks = Some(has);
             }
             for seen in server.clients() {
                 let Some(address) = seen.address else { continue };
-                let machine = machines.entry(address).or_insert_with(|| Machine::new(address));
-                "gets the image".clone_into(&mut machine.stage);
-                machine.blocks = Some(seen.blocks);
-                machine.loss = Some(seen.loss);
-                machine.silent = Some(seen.silent.as_secs_f32());
+                at_address.entry(address).or_insert_with(|| at(address)).seen(&seen);
             }
             let sent = server.sent();
             Image { name, blocks, sent_bytes: sent.bytes(), unreadable_blocks: sent.unreadable }
         });
-        let told = Told { image, machines: machines.into_values().collect() };
-        serde_json::to_vec(&told).unwrap_or_default()
+        let images = self.site.as_ref().map_or_else(Vec::new, |site| site.policy().images());
+        let machines = at_address.into_values().chain(elsewhere).collect();
+        Told { image, images, machines }
+    }
+
+    /// Wakes the machine with these adapters.
+    fn wake(&self, macs: &[String]) -> Result<()> {
+        let Some(interface) = &self.interface else { return Ok(()) };
+        macs.iter()
+            .filter_map(|mac| mac.parse().ok())
+            .try_for_each(|mac| wake::send(interface, mac))
     }
 }
 
-impl Machine {
-    fn new(address: Ipv4Addr) -> Self {
-        Self {
-            address,
-            mac: None,
-            firmware: None,
-            stage: String::new(),
-            blocks: None,
-            loss: None,
-            silent: None,
-        }
-    }
+/// A machine of which only the address is known.
+fn at(address: Ipv4Addr) -> Row {
+    Row { address: Some(address), ..Row::default() }
 }
 
 /// What a machine does that fetches this file.
@@ -141,13 +158,10 @@ fn loaded(file: &str) -> &'static str {
 }
 
 impl Answers for Board {
-    fn answer(&self, name: &str) -> Option<Made> {
-        match name {
-            "board" => {
-                Some(Made { kind: "text/html; charset=utf-8", bytes: Bytes::from_static(PAGE) })
-            }
-            "board.json" => Some(Made { kind: "application/json", bytes: self.json().into() }),
-            _ => None,
+    fn answer(&self, question: &Question<'_>) -> Option<Made> {
+        match (question.name, question.posted) {
+            ("board", None) => Some(Made::new("text/html; charset=utf-8", PAGE)),
+            _ => api::answer(self, question),
         }
     }
 }
@@ -158,11 +172,15 @@ mod tests {
 
     use super::Board;
     use crate::event::{Event, Kind, Mac, What};
-    use crate::files::Answers;
+    use crate::files::{Answers, Made, Question};
+
+    fn ask(board: &Board, name: &str) -> Option<Made> {
+        board.answer(&Question { name, posted: None, token: None, client: None })
+    }
 
     #[test]
     fn what_happened_last_stands_beside_each_machine() {
-        let board = Board::new(None);
+        let board = Board::new(None, None);
         let address = Some(Ipv4Addr::new(10, 0, 0, 5));
         let event = |what| Event { address, mac: None, kind: None, what };
         let first = Event {
@@ -172,7 +190,7 @@ mod tests {
         };
         let fetched = |file: &str| event(What::Fetched("HTTP", file.to_owned(), 1));
         let stage = || {
-            let json = board.answer("board.json").unwrap().bytes;
+            let json = ask(&board, "board.json").unwrap().bytes;
             let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
             assert_eq!(json["machines"].as_array().unwrap().len(), 1);
             let machine = json["machines"][0].clone();
@@ -191,7 +209,7 @@ mod tests {
         assert_eq!(stage(), "loads its system");
         board.note(&fetched("boot/settings.img"));
         assert_eq!(stage(), "runs");
-        assert!(board.answer("board").unwrap().kind.starts_with("text/html"));
-        assert!(board.answer("elsewhere").is_none());
+        assert!(ask(&board, "board").unwrap().kind.starts_with("text/html"));
+        assert!(ask(&board, "elsewhere").is_none());
     }
 }

@@ -1,11 +1,13 @@
 //! What a request is answered with: pure, so that every rule of it is a test.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 
 use super::leases::{LEASE, Leases};
 use super::packet::{Packet, kind, option};
-use crate::event::{Event, Kind, What};
+use crate::event::{Event, Kind, Mac, What};
 
 /// Ports of servers, of clients, and of boot servers (PXE, section 2.2.3).
 pub(crate) const SERVER: u16 = 67;
@@ -32,6 +34,12 @@ pub struct Answer {
     pub to: SocketAddrV4,
 }
 
+/// Knows machines that were restored, and start from their own disks.
+pub trait Restored: Send + Sync + Debug {
+    /// Whether the machine with this adapter is one, and has this UUID (SMBIOS) where one is told.
+    fn is_restored(&self, mac: Mac, uuid: Option<&[u8; 16]>) -> bool;
+}
+
 /// What we know.
 #[derive(Debug)]
 pub struct Desk {
@@ -43,6 +51,8 @@ pub struct Desk {
     pub files: BootFiles,
     /// None where another server hands out addresses.
     pub leases: Option<Leases>,
+    /// Who gets no boot file.
+    pub restored: Option<Arc<dyn Restored>>,
 }
 
 /// A client as its request describes it.
@@ -85,7 +95,12 @@ impl Desk {
         if request.is_reply {
             return (None, None);
         }
-        let client = Client::of(request);
+        let mut client = Client::of(request);
+        let is_restored = self.is_restored(request, &client);
+        if is_restored {
+            // Firmware that is told no file goes on to the next thing that it starts from: its disk.
+            client = Client { kind: Kind::System, class: None };
+        }
         let reply = match (port, request.kind()) {
             (BOOT, Some(kind::DISCOVER | kind::REQUEST | kind::INFORM)) => {
                 self.told(request, &client, kind::ACK)
@@ -96,9 +111,26 @@ impl Desk {
             (SERVER, Some(kind::DISCOVER)) => self.told(request, &client, kind::OFFER),
             _ => None,
         };
-        let event = Self::event(request, &client, reply.as_ref());
+        let event = match (is_restored, request.kind()) {
+            (true, Some(kind::DISCOVER)) => Some(Event {
+                address: None,
+                mac: Some(request.chaddr),
+                kind: None,
+                what: What::Lost("is restored, and starts from its own disk"),
+            }),
+            _ => Self::event(request, &client, reply.as_ref()),
+        };
         let to = |packet: &Packet| destination(port, request, packet, from);
         (reply.map(|packet| Answer { to: to(&packet), packet }), event)
+    }
+
+    /// Whether a client that would boot was restored already.
+    fn is_restored(&self, request: &Packet, client: &Client) -> bool {
+        // Option 97 (RFC 4578, section 2.3): a zero, and the UUID.
+        let uuid =
+            request.options.get(&option::MACHINE).and_then(|value| value.get(1..)?.first_chunk());
+        let is_known = |known: &Arc<dyn Restored>| known.is_restored(request.chaddr, uuid);
+        client.class.is_some() && self.restored.as_ref().is_some_and(is_known)
     }
 
     /// The name of the boot file for a client; none where there is nothing for it.

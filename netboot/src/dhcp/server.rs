@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use image_core::error::Result;
 
-use super::answer::{BOOT, BootFiles, Desk, SERVER};
+use super::answer::{BOOT, BootFiles, Desk, Restored, SERVER};
 use super::leases::{Leases, Range};
 use super::packet::Packet;
 use crate::event::Events;
@@ -24,18 +24,23 @@ pub(crate) struct Bound {
     desk: Desk,
 }
 
-/// Takes both ports on an interface; with a range addresses are handed out.
+/// Takes both ports on an interface; with a range addresses are handed out. Who is `restored` gets no boot file.
 ///
 /// # Errors
 /// [`Error::Refused`](image_core::error::Error::Refused): a port is taken.
-pub(crate) fn bind(interface: &Interface, files: BootFiles, range: Option<Range>) -> Result<Bound> {
+pub(crate) fn bind(
+    interface: &Interface,
+    files: BootFiles,
+    range: Option<Range>,
+    restored: Option<Arc<dyn Restored>>,
+) -> Result<Bound> {
     let take = |port| {
         let socket = interface.broadcast_socket(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))?;
         Ok((port, socket))
     };
     let sockets = [SERVER, BOOT].into_iter().map(take).collect::<Result<_>>()?;
     let leases = range.map(|range| Leases::new(range, interface.address));
-    let desk = Desk { here: interface.address, mask: interface.mask, files, leases };
+    let desk = Desk { here: interface.address, mask: interface.mask, files, leases, restored };
     Ok(Bound { sockets, desk })
 }
 

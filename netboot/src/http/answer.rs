@@ -7,11 +7,12 @@ use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::Frame;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -22,7 +23,7 @@ use tokio_util::io::ReaderStream;
 use super::page;
 use super::range::{self, Part};
 use crate::event::{Event, Events, What};
-use crate::files::{Files, Made};
+use crate::files::{Files, Made, Question};
 
 /// What is read of a file of this machine at once, in bytes.
 const PIECE: usize = 256 << 10;
@@ -38,6 +39,10 @@ pub(super) struct Asked {
     headers: HeaderMap,
 }
 
+/// The longest that is taken of what a client says, and for how long it may say it.
+const LONGEST: usize = 256 << 10;
+const PATIENCE: Duration = Duration::from_secs(20);
+
 impl Asked {
     /// Takes it from a request; nothing of its body is read.
     pub fn of<B>(request: &Request<B>, client: Option<Ipv4Addr>) -> Self {
@@ -48,6 +53,13 @@ impl Asked {
             path: path.ok().map(|path| path.into_owned()),
             headers: request.headers().clone(),
         }
+    }
+
+    /// What it wants to know, where it says `posted`.
+    fn question<'a>(&'a self, path: &'a str, posted: Option<&'a [u8]>) -> Question<'a> {
+        let token =
+            self.header(header::AUTHORIZATION).and_then(|text| text.strip_prefix("Bearer "));
+        Question { name: path, posted, token, client: self.client }
     }
 
     fn header(&self, name: HeaderName) -> Option<&str> {
@@ -71,9 +83,15 @@ impl Asked {
 /// Answers a request; what goes wrong is an answer too.
 pub(super) async fn answer(
     asked: Asked,
+    body: Incoming,
     files: Arc<Files>,
     events: Events,
 ) -> Result<Answer, Infallible> {
+    if asked.method == Method::POST
+        && let Some(answer) = posted(&asked, body, &files).await
+    {
+        return Ok(answer);
+    }
     if ![Method::GET, Method::HEAD].contains(&asked.method) {
         let mut answer = said(StatusCode::METHOD_NOT_ALLOWED);
         answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -94,13 +112,22 @@ pub(super) async fn answer(
         None => {
             // Who only looks asks for nothing.
             let made = Some(&path).filter(|_| asked.method == Method::GET);
-            match made.and_then(|path| files.answered(path)) {
+            match made.and_then(|path| files.answered(&asked.question(path, None))) {
                 Some(made) => made_now(made),
                 None => opened(&asked, &path, files).await,
             }
         }
     };
     Ok(answer.unwrap_or_else(|_| said(StatusCode::INTERNAL_SERVER_ERROR)))
+}
+
+/// The answer to what is posted; none where nobody listens to that.
+async fn posted(asked: &Asked, body: Incoming, files: &Files) -> Option<Answer> {
+    let path = asked.path.as_deref()?;
+    let read = tokio::time::timeout(PATIENCE, Limited::new(body, LONGEST).collect()).await;
+    let Ok(Ok(read)) = read else { return Some(said(StatusCode::PAYLOAD_TOO_LARGE)) };
+    let made = files.answered(&asked.question(path, Some(&read.to_bytes())))?;
+    Some(made_now(made).unwrap_or_else(|_| said(StatusCode::INTERNAL_SERVER_ERROR)))
 }
 
 /// Tells that a file in memory is fetched: once, also where it is fetched in parts.
@@ -154,9 +181,10 @@ async fn opened(asked: &Asked, path: &str, files: Arc<Files>) -> io::Result<Answ
 }
 
 /// The answer that is another one the next time.
-fn made_now(Made { kind, bytes }: Made) -> io::Result<Answer> {
+fn made_now(Made { status, kind, bytes }: Made) -> io::Result<Answer> {
     let length = bytes.len();
     let mut answer = Answer::new(whole(bytes));
+    *answer.status_mut() = StatusCode::from_u16(status).map_err(io::Error::other)?;
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_LENGTH, length.into());
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -13,6 +13,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -58,9 +60,9 @@ pub fn serve(listener: TcpListener, files: Arc<Files>, events: Events) -> Result
             };
             let (files, events) = (Arc::clone(&files), events.clone());
             tokio::spawn(async move {
-                let service = service_fn(|request| {
+                let service = service_fn(|request: Request<Incoming>| {
                     let asked = answer::Asked::of(&request, address(peer));
-                    answer::answer(asked, Arc::clone(&files), events.clone())
+                    answer::answer(asked, request.into_body(), Arc::clone(&files), events.clone())
                 });
                 let mut protocol = http1::Builder::new();
                 protocol.timer(TokioTimer::new()).header_read_timeout(PATIENCE);

@@ -19,6 +19,7 @@ use super::packet::{Body, Key, LONGEST, Packet};
 use super::querier;
 use super::sender::{Next, Seen, Sender, Train};
 use super::symbols::{self, Outgoing, parity};
+use crate::secret;
 
 /// The port of the group, and of the server for reports.
 pub const PORT: u16 = 7377;
@@ -209,16 +210,8 @@ impl Terms {
         // Administratively scoped (RFC 2365), and none of those that switches send everywhere (RFC 4541).
         let group = Ipv4Addr::new(239, 192, fastrand::u8(1..255), fastrand::u8(1..255));
         let group = SocketAddrV4::new(group, PORT);
-        Ok(Self { session: fastrand::u32(..), key: random()?, group, server })
+        Ok(Self { session: fastrand::u32(..), key: secret::random()?, group, server })
     }
-}
-
-/// A key that nobody guesses.
-fn random() -> Result<Key> {
-    let mut key = Key::default();
-    let failed = |error: rustix::io::Errno| Error::io("random numbers", "get", error.into());
-    rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty()).map_err(failed)?;
-    Ok(key)
 }
 
 /// Reads blocks, one after another, as they are asked for.

@@ -13,7 +13,7 @@ use image_core::report::Report;
 
 use super::blocks::{self, Block};
 use super::{Joined, Names, Offer};
-use crate::files::{Answers, Made};
+use crate::files::{Answers, Made, Question};
 use crate::multicast::server::{Server, Source};
 
 /// A room that is open; it closes when dropped.
@@ -67,17 +67,16 @@ impl Room {
 
 impl Answers for Room {
     /// For names in the repository. Who asks to join has joined.
-    fn answer(&self, name: &str) -> Option<Made> {
-        let json = |bytes| Made { kind: "application/json", bytes };
+    fn answer(&self, question: &Question<'_>) -> Option<Made> {
+        let name = Some(question.name).filter(|_| question.posted.is_none())?;
         if name == self.names.offer {
-            return Some(json(self.offer.clone()));
+            return Some(Made::new("application/json", self.offer.clone()));
         }
         if name == self.names.blocks {
-            let (kind, bytes) = ("application/octet-stream", self.blocks.clone());
-            return Some(Made { kind, bytes });
+            return Some(Made::new("application/octet-stream", self.blocks.clone()));
         }
         let slot = (name == self.names.join).then(|| self.server.join(0)).flatten()?;
-        serde_json::to_vec(&Joined { slot }).ok().map(|bytes| json(bytes.into()))
+        Some(Made::json(&Joined { slot }))
     }
 }
 

@@ -1,8 +1,9 @@
 //! `keiki serve`: boot machines over the network, and send them an image.
 
 mod room;
+mod rules;
+mod status;
 
-use std::fs;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -16,22 +17,22 @@ use image_core::units::Bytes;
 use live_iso::boot::{Boot, Settings};
 use live_iso::{net, packages};
 use netboot::board::Board;
-use netboot::dhcp::answer::BootFiles;
+use netboot::dhcp::answer::{BootFiles, Restored};
 use netboot::dhcp::leases::Range;
 use netboot::dhcp::probe;
 use netboot::event::{Event, Roster, What};
 use netboot::files::Files;
 use netboot::interface::{self, Interface};
+use netboot::orders::site::Site;
 use netboot::server;
 use serde_json::json;
 
 use self::room::Sending;
 use super::Usage;
 use super::iso::{cache, lacks_nothing, stale, tree};
-use crate::answers::Answers;
 use crate::args::Global;
 use crate::args::iso::Packages;
-use crate::args::serve::Serve;
+use crate::args::serve::{Also, Serve};
 use crate::exit::Exit;
 use crate::output::{self, progress::Progress};
 
@@ -46,6 +47,9 @@ const NOWHERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// # Errors
 /// A port is taken, another server hands out addresses, a tool or a package is missing.
 pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
+    if let Some(Also::Status(args)) = &args.also {
+        return status::run(global, args);
+    }
     if args.packages == Packages::Medium {
         let why = "a disc has no boot loaders for networks: --packages download, or installed";
         return Err(Usage(why.to_owned()).into());
@@ -54,7 +58,7 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
         lacks_nothing("booting over a network", &net::missing(&Machine))?;
     }
     if args.prepare {
-        let made = files(args, NOWHERE, progress)?;
+        let made = files(args, (NOWHERE, None), progress)?;
         progress.finish();
         return prepared(global, bytes(&made)).map(|()| Exit::Done);
     }
@@ -71,20 +75,28 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
         http: format!("http://{}/{}", interface.address, net::UEFI),
     };
     // What is wrong with them is to be known before anything is built.
-    answers(args)?;
-    let bound = server::bind(&interface, Some(names).filter(|_| !args.no_boot), args.dhcp_range)?;
+    let found = room::find(global, args, progress)?;
+    let site = found.as_ref().map(|found| site(args, found, progress)).transpose()?;
+    let restored = site.clone().map(|site| site as Arc<dyn Restored>);
+    let names = Some(names).filter(|_| !args.no_boot);
+    let bound = server::bind(&interface, names, args.dhcp_range, restored)?;
     let mut files = match args.no_boot {
         true => Files::default(),
-        false => files(args, interface.address, progress)?,
+        false => files(args, (interface.address, site.as_deref()), progress)?,
     };
     let size = bytes(&files);
-    let mut sending = room::open(global, args, &interface, &mut files, progress)?;
+    let send = |found: &room::Found| found.send(args, &interface, &mut files, progress);
+    let mut sending = found.as_ref().map(send).transpose()?;
     let sent = sending.as_ref().map(|sending| (sending.name.clone(), sending.room.clone()));
-    let board = Arc::new(Board::new(sent));
+    let board = Arc::new(Board::new(sent, site.clone().map(|site| (site, interface.clone()))));
     files.add_answers("", board.clone());
+    if let Some(site) = &site {
+        files.add_answers("", site.clone());
+    }
     let (running, events) = bound.serve(files)?;
     progress.finish();
-    tell(global, args, (&interface, size), sending.as_ref())?;
+    let watched = board_at(interface.address, site.as_ref().map(|site| site.token()));
+    tell(global, args, (&interface, size, &watched), sending.as_ref())?;
     follow(global, (&events, &board), sending.as_mut(), progress)?;
     drop(running);
     Ok(sending.map_or(Exit::Done, |sending| sending.exit()))
@@ -127,23 +139,24 @@ fn look_for_others(args: &Serve, interface: &Interface, progress: &Progress) -> 
     }
 }
 
-/// The answer file, after a look whether it is for the image that is sent.
-fn answers(args: &Serve) -> Result<Option<Vec<u8>>> {
-    let Some(path) = &args.unattended else { return Ok(None) };
-    let name = path.display();
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
-    let answers = Answers::parse(&text).map_err(|why| Usage(format!("{name}: {why}")))?;
-    match args.image.as_ref() {
-        Some(image) if *image != answers.image => {
-            Err(Usage(format!("{name} is for the image {}, and {image} is sent", answers.image))
-                .into())
-        }
-        _ => Ok(Some(text.into_bytes())),
-    }
+/// What decides over machines that boot from here.
+fn site(args: &Serve, found: &room::Found, progress: &Progress) -> Result<Arc<Site>> {
+    let rules = rules::read(args)?.with(&found.repo, &found.image, progress)?;
+    Ok(Arc::new(Site::open(&args.state, Box::new(rules))?))
+}
+
+/// Where a person watches and decides; what stands behind the # is told to no server.
+fn board_at(address: Ipv4Addr, token: Option<&str>) -> String {
+    let token = token.map(|token| format!("#{token}")).unwrap_or_default();
+    format!("http://{address}/board{token}")
 }
 
 /// Makes everything that machines fetch.
-fn files(args: &Serve, server: Ipv4Addr, progress: &Progress) -> Result<Files> {
+fn files(
+    args: &Serve,
+    (server, site): (Ipv4Addr, Option<&Site>),
+    progress: &Progress,
+) -> Result<Files> {
     let tree = tree(args.packages, args.system.keymap.as_deref(), progress)?;
     let tree = tree.context("no packages")?;
     let cache = cache()?;
@@ -158,7 +171,7 @@ fn files(args: &Serve, server: Ipv4Addr, progress: &Progress) -> Result<Files> {
         keymap: args.system.keymap.clone(),
         console: args.system.console,
         server: args.image.as_ref().map(|_| room::url(server)),
-        answers: answers(args)?,
+        site: site.map(Site::public),
         ..Settings::default()
     };
     let mut files = Files::default();
@@ -191,7 +204,7 @@ fn prepared(global: &Global, size: Bytes) -> Result<()> {
 fn tell(
     global: &Global,
     args: &Serve,
-    (interface, size): (&Interface, Bytes),
+    (interface, size, board): (&Interface, Bytes, &str),
     sending: Option<&Sending>,
 ) -> Result<()> {
     let Interface { name, address, .. } = interface;
@@ -202,7 +215,7 @@ fn tell(
             (false, None) => "proxy",
         };
         return output::json(&json!({"interface": name, "address": address, "dhcp": mode,
-            "bytes": size, "image": args.image}));
+            "bytes": size, "image": args.image, "board": board}));
     }
     if global.quiet {
         return Ok(());
@@ -216,7 +229,15 @@ fn tell(
     if let Some(sending) = sending {
         lines.push(format!("Any number of machines, at any time: {}", sending.how(interface)));
     }
-    lines.push(format!("Watch it in a browser: http://{address}/board"));
+    lines.push(match (sending, &args.unattended) {
+        (Some(_), None) => format!("Say which machines may be restored, and watch them: {board}"),
+        _ => format!("Watch it in a browser: {board}"),
+    });
+    if args.unattended.is_some() {
+        lines.push(
+            "EVERY machine that boots from here is restored, once, without asking.".to_owned(),
+        );
+    }
     lines.push(match args.no_boot {
         true => "Ctrl-C ends this.".to_owned(),
         false => "Start machines by their network adapter (PXE). Ctrl-C ends this.".to_owned(),

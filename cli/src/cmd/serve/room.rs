@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use image_core::error::Error;
+use image_core::repo::{ImageInfo, Repository};
 use image_core::units::Bytes;
 use netboot::files::Files;
 use netboot::interface::Interface;
@@ -16,10 +18,8 @@ use super::super::{location, repository};
 use crate::args::Global;
 use crate::args::serve::Serve;
 use crate::exit::Exit;
+use crate::network::REPOSITORY;
 use crate::output::{self, progress::Progress};
-
-/// The repository's name for clients.
-const REPOSITORY: &str = "repo";
 
 /// What the cable carries, where nothing else is known; machines seldom have faster ones.
 const USUAL: u64 = 1000;
@@ -45,32 +45,51 @@ pub struct Sending {
     is_told: bool,
 }
 
-/// Opens the room of the image that was named, and adds it and its repository to what is served.
+/// An image that is to be sent.
+pub struct Found {
+    /// Its repository.
+    pub repo: Repository,
+    /// The image.
+    pub image: ImageInfo,
+    folder: PathBuf,
+}
+
+/// Looks for the image that was named; none where none was.
 ///
 /// # Errors
-/// There is no such image, it is damaged, or the repository is on another server.
-pub fn open(
-    global: &Global,
-    args: &Serve,
-    interface: &Interface,
-    files: &mut Files,
-    progress: &Progress,
-) -> Result<Option<Sending>> {
+/// There is no such image, or the repository is on another server.
+pub fn find(global: &Global, args: &Serve, progress: &Progress) -> Result<Option<Found>> {
     let Some(name) = &args.image else { return Ok(None) };
-    let location = location(global)?;
-    let folder = location.folder().ok_or_else(|| {
+    let folder = location(global)?.folder().map(PathBuf::from).ok_or_else(|| {
         Error::refused("an image is sent from a repository that is a folder of this machine; copy it: keiki copy")
     })?;
     let repo = repository(global)?;
     let image = repo.resolve(name, progress)?;
-    let root = repo.root(&image)?;
-    let rate = args.rate.unwrap_or_else(|| speed(interface) * 95 / 100);
-    let way = (interface.address, rate.saturating_mul(1_000_000 / 8));
-    let room = Arc::new(Room::open(&repo, (image.id, &root), way, progress)?);
-    files.add_folder(REPOSITORY, folder)?;
-    files.add_answers(REPOSITORY, room.clone());
-    // With its id: machines that come later get the same, whatever is saved meanwhile.
-    Ok(Some(Sending { name: output::image(&image), room, told: Instant::now(), is_told: false }))
+    Ok(Some(Found { repo, image, folder }))
+}
+
+impl Found {
+    /// Opens its room, and adds it and its repository to what is served.
+    ///
+    /// # Errors
+    /// The image is damaged.
+    pub fn send(
+        &self,
+        args: &Serve,
+        interface: &Interface,
+        files: &mut Files,
+        progress: &Progress,
+    ) -> Result<Sending> {
+        let root = self.repo.root(&self.image)?;
+        let rate = args.rate.unwrap_or_else(|| speed(interface) * 95 / 100);
+        let way = (interface.address, rate.saturating_mul(1_000_000 / 8));
+        let room = Arc::new(Room::open(&self.repo, (self.image.id, &root), way, progress)?);
+        files.add_folder(REPOSITORY, &self.folder)?;
+        files.add_answers(REPOSITORY, room.clone());
+        // With its id: machines that come later get the same, whatever is saved meanwhile.
+        let name = output::image(&self.image);
+        Ok(Sending { name, room, told: Instant::now(), is_told: false })
+    }
 }
 
 /// What the interface carries, in Mbit/s; at most what machines usually have.

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::{any, proptest};
 
-use super::{Answer, BOOT, BootFiles, CLIENT, Desk, SERVER};
+use super::{Answer, BOOT, BootFiles, CLIENT, Desk, Restored, SERVER};
 use crate::dhcp::leases::Leases;
 use crate::dhcp::packet::{Packet, kind, option};
 use crate::event::{Event, Kind, Mac, What};
@@ -27,7 +28,7 @@ fn desk(leases: bool) -> Desk {
     };
     let range = "10.77.0.50-10.77.0.99".parse().unwrap();
     let leases = leases.then(|| Leases::new(range, HERE));
-    Desk { here: HERE, mask: Ipv4Addr::new(255, 255, 255, 0), files, leases }
+    Desk { here: HERE, mask: Ipv4Addr::new(255, 255, 255, 0), files, leases, restored: None }
 }
 
 /// A request, as a client without an address sends it.
@@ -256,5 +257,36 @@ proptest! {
             assert!(alone || !reply.file.is_empty());
             Packet::parse(&reply.bytes()).unwrap();
         }
+    }
+}
+
+#[derive(Debug)]
+struct Known(Mac, [u8; 16]);
+
+impl Restored for Known {
+    fn is_restored(&self, mac: Mac, uuid: Option<&[u8; 16]>) -> bool {
+        mac == self.0 && uuid == Some(&self.1)
+    }
+}
+
+#[test]
+fn who_is_restored_is_told_no_boot_file() {
+    let uuid = *MACHINE[1..].first_chunk().unwrap();
+    for make in [bios, uefi, http] {
+        let mut desk = Desk { restored: Some(Arc::new(Known(MAC, uuid))), ..desk(false) };
+        let (answer, event) = asked(&mut desk, &make(kind::DISCOVER));
+        assert_eq!(answer, None);
+        let said = What::Lost("is restored, and starts from its own disk");
+        assert_eq!(event.map(|event| event.what), Some(said));
+        let boot = desk.answer(BOOT, &make(kind::REQUEST), NOBODY, 0).0;
+        assert_eq!(boot, None);
+        // It gets its address where there is nobody else who has one for it.
+        desk.leases = self::desk(true).leases;
+        let offer = answered(&mut desk, &make(kind::DISCOVER)).packet;
+        assert_eq!((offer.yiaddr, offer.file.as_slice()), (FIRST, &b""[..]));
+        assert!(!offer.options.contains_key(&option::BOOT_FILE));
+        // Another machine with the same adapter, such as that of a dock.
+        desk.restored = Some(Arc::new(Known(MAC, [7; 16])));
+        assert!(!answered(&mut desk, &make(kind::DISCOVER)).packet.file.is_empty());
     }
 }

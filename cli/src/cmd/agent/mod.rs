@@ -1,0 +1,263 @@
+//! `keiki agent`: a machine of a room, which does what the server's orders say.
+//!
+//! - `own` what this machine is. - `line` the way to the server.
+
+mod line;
+mod own;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use image_core::disk::inventory::DiskInfo;
+use image_core::image::hash::Hash;
+use image_core::report::Report;
+use netboot::orders::machine::{Machine, tag};
+use netboot::orders::order::{self, Order, Signed};
+use netboot::orders::talk::{Doing, Told};
+use netboot::secret::{hex, random};
+
+use self::line::Line;
+use super::deploy::consoles::Consoles;
+use super::deploy::{self, Onto, after};
+use crate::answers::Answers;
+use crate::args::Global;
+use crate::args::agent::Agent;
+use crate::exit::Exit;
+use crate::output::progress::{Progress, Watch};
+use crate::{network, output, tui};
+
+/// How often the server is asked, and told how far it is.
+const PERIOD: Duration = Duration::from_secs(2);
+/// Orders are for a nonce that is younger than an hour; so it is made anew before that.
+const YOUNG: Duration = Duration::from_secs(1800);
+/// For so long it is tried to tell the server how it ended.
+const FAREWELL: Duration = Duration::from_secs(60);
+/// How long a disk may take until the kernel knows it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs the verb. In the live system it returns when somebody pressed a key, or for the machine to start again; elsewhere when
+/// it is restored, or cannot be.
+///
+/// # Errors
+/// The server cannot be reached, or the restore failed.
+pub fn run(global: &Global, args: &Agent, progress: &Progress) -> Result<Exit> {
+    let mut consoles = Consoles::open(&args.consoles);
+    let here = tui::live::is_here();
+    let ended = waiting(args, &mut consoles, progress);
+    progress.finish();
+    match ended {
+        Err(error) if here => {
+            let exit = super::complain(global, &error);
+            output::talk("\nPress any key for the menu.");
+            while !consoles.key(Duration::from_secs(3600)) {}
+            Ok(exit)
+        }
+        ended => ended,
+    }
+}
+
+/// What an order has to be for.
+struct Site {
+    line: Line,
+    key: String,
+    /// The repository of the server.
+    repo: String,
+}
+
+fn site(args: &Agent) -> Result<Site> {
+    if let (Some(server), Some(key)) = (&args.server, &args.site_key) {
+        let server = server.trim_end_matches('/');
+        let (line, repo) = (Line::new(server), format!("{server}/{}", network::REPOSITORY));
+        return Ok(Site { line, key: key.clone(), repo });
+    }
+    let key = network::site_key()
+        .context("this machine was not started by `keiki serve --image`: name the server")?;
+    output::talk("Looking for the server that this machine was started from.");
+    let repo = network::reach()?.as_typed().to_string_lossy().into_owned();
+    let server = repo
+        .strip_suffix(network::REPOSITORY)
+        .context("the server's repository has another name")?;
+    Ok(Site { line: Line::new(server.trim_end_matches('/')), key, repo })
+}
+
+/// Asks until there is an order, and carries it out.
+fn waiting(args: &Agent, consoles: &mut Consoles, progress: &Progress) -> Result<Exit> {
+    let site = site(args)?;
+    let here = tui::live::is_here();
+    let (mut nonce, mut made) = (hex(&random::<16>()?), Instant::now());
+    let mut said = String::new();
+    loop {
+        progress.checkpoint()?;
+        if made.elapsed() > YOUNG {
+            (nonce, made) = (hex(&random::<16>()?), Instant::now());
+        }
+        let machine = own::machine(&args.disks)?;
+        let told = site.line.say(&machine, &nonce, Doing::Waits);
+        let words = match &told {
+            Ok(Told::Wait { why }) => format!("It waits: {why}."),
+            Ok(_) => String::new(),
+            Err(why) => format!("The server does not answer: {why}"),
+        };
+        if said.is_empty() {
+            output::talk(&introduction(&machine));
+        }
+        if !words.is_empty() && words != said {
+            output::talk(&words);
+            said = words;
+        }
+        match told {
+            Ok(Told::Do { order }) => {
+                let ended = ordered(&site, (&machine, &nonce, made), &order, consoles, progress);
+                progress.watch().interrupt(false);
+                match ended {
+                    Ok(Some(exit)) => return Ok(exit),
+                    // A key was pressed.
+                    Ok(None) => return Ok(Exit::Interrupted),
+                    Err(error) if here => {
+                        output::talk(&format!("error: {}", super::message(&error)))
+                    }
+                    Err(error) => return Err(error),
+                }
+                said = "-".to_owned();
+            }
+            Ok(Told::Start { image }) => return was_done(&machine, &image, consoles),
+            Ok(Told::Wait { .. } | Told::Known | Told::Stop) | Err(_) => {}
+        }
+        if consoles.key(PERIOD) {
+            return Ok(Exit::Interrupted);
+        }
+    }
+}
+
+fn introduction(machine: &Machine) -> String {
+    let kind = [&machine.model, &machine.serial]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", serial ");
+    let key = if tui::live::is_here() { "\nPress any key to see the menu instead." } else { "" };
+    format!("\nThis machine is {} ({kind}).{key}", tag(&machine.id()))
+}
+
+/// Carries out an order, and tells the server how it ended; none where a key stopped it before it began.
+fn ordered(
+    site: &Site,
+    (machine, nonce, made): (&Machine, &str, Instant),
+    signed: &Signed,
+    consoles: &mut Consoles,
+    progress: &Progress,
+) -> Result<Option<Exit>> {
+    let ended =
+        checked(site, (machine, nonce, made), signed).and_then(|(order, answers, disks)| {
+            carry_out(site, (machine, nonce), (&order, &answers, disks), consoles, progress)
+        });
+    let doing = match &ended {
+        Ok(Some((Exit::Done, _))) => Doing::Done { remains: None },
+        Ok(Some(_)) => Doing::Done {
+            remains: Some(
+                "something remains to be done: see its screen, or run keiki repair".to_owned(),
+            ),
+        },
+        Ok(None) => Doing::Failed { why: "somebody at the machine stopped it".to_owned() },
+        Err(error) => Doing::Failed { why: super::message(error) },
+    };
+    progress.finish();
+    site.line.last(machine, nonce, &doing, FAREWELL);
+    let Some((exit, then)) = ended? else { return Ok(None) };
+    if !tui::live::is_here() {
+        return Ok(Some(exit));
+    }
+    let seconds = if exit == Exit::Done { after::MOMENT } else { after::WHILE };
+    after::end(then, seconds, consoles).map(Some)
+}
+
+/// The order, if it is one for this machine as it is now.
+fn checked(
+    site: &Site,
+    (machine, nonce, made): (&Machine, &str, Instant),
+    signed: &Signed,
+) -> Result<(Order, Answers, Vec<DiskInfo>)> {
+    let order = order::verified(signed, &site.key).map_err(|why| anyhow!(why))?;
+    ensure!(order.machine == machine.id(), "the order is for another machine");
+    ensure!(order.nonce == nonce, "the order was for this machine, before it started again");
+    ensure!(made.elapsed() < Duration::from_secs(order.seconds), "the order is too old");
+    let answers = Answers::parse(&order.answers).map_err(|why| anyhow!("the order: {why}"))?;
+    ensure!(answers.image == order.image, "the order names two images");
+    let disks = own::ordered(&order.disks, machine, PATIENCE)?;
+    let paths: Vec<_> = answers.choose(&disks).map_err(|why| anyhow!("the order: {why}"))?;
+    ensure!(paths.len() == disks.len(), "the order names more disks than its rules");
+    Ok((order, answers, disks))
+}
+
+type Ended = Option<(Exit, crate::answers::Then)>;
+
+fn carry_out(
+    site: &Site,
+    (machine, nonce): (&Machine, &str),
+    (order, answers, disks): (&Order, &Answers, Vec<DiskInfo>),
+    consoles: &mut Consoles,
+    progress: &Progress,
+) -> Result<Ended> {
+    let image =
+        order.image.get(..order.image.find('@').map_or(0, |at| at + 13)).unwrap_or(&order.image);
+    let mark = Hash::of(
+        format!("{}\0{}\0{}\0{}", site.key, order.machine, order.number, order.image).as_bytes(),
+    );
+    if deploy::done_before(&disks, &mark)?.is_some() {
+        output::talk(&format!("It was restored already: {image}."));
+        return Ok(Some((Exit::Done, answers.then)));
+    }
+    let onto = Onto::look(disks.clone())?;
+    let name = order.hostname.as_ref().map(|name| format!(", as {name},")).unwrap_or_default();
+    output::talk(&format!(
+        "\nThe image {image} is restored{name} onto\n\n{}\nPress any key to stop it.",
+        onto.words()
+    ));
+    if after::counted("It begins in", answers.countdown, consoles) {
+        output::talk("Stopped; nothing was done.");
+        return Ok(None);
+    }
+    let watch = progress.watch();
+    let restored = site.line.while_telling(machine, nonce, &watch, || {
+        onto.restore(&site.repo, (answers, order.hostname.as_deref()), &mark, progress)
+    });
+    let exit = restored.map_err(|error| told_to_stop(error, progress))?;
+    output::talk(&format!("\nThe image {image} is restored."));
+    if let [disk, ..] = disks.as_slice()
+        && tui::live::is_here()
+        && !after::start_next(disk).unwrap_or(false)
+    {
+        output::talk(
+            "The firmware is not told to start from the disk; it does so by itself where nothing else comes first.",
+        );
+    }
+    Ok(Some((exit, answers.then)))
+}
+
+fn told_to_stop(error: anyhow::Error, progress: &Progress) -> anyhow::Error {
+    if progress.interrupted() { anyhow!("it was stopped; the disk does not start") } else { error }
+}
+
+/// Says that nothing is to be done, and starts the machine from its disk.
+fn was_done(machine: &Machine, image: &str, consoles: &mut Consoles) -> Result<Exit> {
+    output::talk(&format!(
+        "It was restored ({image}), and is not restored again unless somebody says so at the server."
+    ));
+    if !tui::live::is_here() {
+        return Ok(Exit::Done);
+    }
+    let disks = own::disks(machine)?;
+    for disk in &disks {
+        if after::start_next(disk)? {
+            return after::end(crate::answers::Then::Reboot, after::MOMENT, consoles);
+        }
+    }
+    bail!("let the firmware start it from its disk: it has its own system");
+}
+
+/// What is told while something works.
+fn works(watch: &Watch) -> Doing {
+    let (stage, done, total) = watch.now();
+    Doing::Works { stage: if stage.is_empty() { "begins".to_owned() } else { stage }, done, total }
+}

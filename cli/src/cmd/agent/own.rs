@@ -1,0 +1,127 @@
+//! What this machine is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use image_core::disk::inventory::{self, DiskInfo};
+use netboot::interface;
+use netboot::orders::machine::{Disk, Machine};
+
+/// What the firmware tells of the machine (SMBIOS).
+const FIRMWARE: &str = "/sys/class/dmi/id";
+
+/// This machine, with these disks and files, or with all its disks where none are named.
+///
+/// # Errors
+/// A disk cannot be looked at.
+pub fn machine(named: &[PathBuf]) -> Result<Machine> {
+    let told = |name: &str| {
+        let text = fs::read_to_string(Path::new(FIRMWARE).join(name)).ok()?;
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    };
+    let disks: Vec<DiskInfo> = match named {
+        [] => inventory::disks()?,
+        named => named.iter().map(|path| inventory::describe(path)).collect::<Result<_, _>>()?,
+    };
+    let model = [told("sys_vendor"), told("product_name")]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" ");
+    Ok(Machine {
+        uuid: told("product_uuid").map(|uuid| uuid.to_lowercase()),
+        serial: told("product_serial"),
+        model: Some(model).filter(|model| !model.is_empty()),
+        macs: macs(),
+        memory: memory(),
+        disks: disks.iter().map(disk).collect(),
+    })
+}
+
+/// What is told of a disk.
+fn disk(disk: &DiskInfo) -> Disk {
+    Disk {
+        path: disk.path.display().to_string(),
+        size: disk.size.get(),
+        model: disk.model.clone(),
+        serial: disk.serial.clone(),
+        wwn: disk.wwn.clone(),
+        removable: disk.removable,
+        usable: !disk.read_only && disk.holders.is_empty(),
+    }
+}
+
+/// The disks of `machine`, as they are now.
+///
+/// # Errors
+/// One cannot be looked at.
+pub fn disks(machine: &Machine) -> Result<Vec<DiskInfo>> {
+    Ok(machine
+        .disks
+        .iter()
+        .map(|disk| inventory::describe(Path::new(&disk.path)))
+        .collect::<Result<_, _>>()?)
+}
+
+/// The disks of `machine` that an order names; each of them has to be one of them, and nothing else.
+///
+/// # Errors
+/// One is not there, after it was waited for.
+pub fn ordered(named: &[Disk], machine: &Machine, patience: Duration) -> Result<Vec<DiskInfo>> {
+    let began = Instant::now();
+    loop {
+        let there = disks(machine).unwrap_or_default();
+        let mut found = Vec::new();
+        for disk in named {
+            let fitting: Vec<&DiskInfo> =
+                there.iter().filter(|one| self::disk(one).is(disk)).collect();
+            match fitting.as_slice() {
+                [one] => found.push((*one).clone()),
+                _ if began.elapsed() >= patience => {
+                    let count = fitting.len();
+                    bail!(
+                        "the order names the disk {} of {} bytes, and {count} disks are that one",
+                        disk.path,
+                        disk.size
+                    )
+                }
+                _ => {}
+            }
+        }
+        if found.len() == named.len() && !named.is_empty() {
+            return Ok(found);
+        }
+        if named.is_empty() {
+            bail!("the order names no disk");
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// The addresses of this machine's own adapters; of all where it has none of its own, as a laptop at a dock.
+fn macs() -> Vec<String> {
+    let all = interface::adapters();
+    let is_own = |name: &str| {
+        let bus = Path::new("/sys/class/net").join(name).join("device/subsystem");
+        !fs::read_link(bus).is_ok_and(|bus| bus.ends_with("usb"))
+    };
+    let text = |adapters: Vec<&(String, netboot::event::Mac)>| {
+        let mut macs: Vec<String> = adapters.into_iter().map(|(_, mac)| mac.to_string()).collect();
+        macs.sort();
+        macs.dedup();
+        macs
+    };
+    let own = text(all.iter().filter(|(name, _)| is_own(name)).collect());
+    if own.is_empty() { text(all.iter().collect()) } else { own }
+}
+
+/// Memory, in bytes.
+fn memory() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|line| {
+        line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    kib.unwrap_or(0) * 1024
+}

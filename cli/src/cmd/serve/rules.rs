@@ -1,0 +1,292 @@
+//! By which rules machines are restored: the answer file, somebody's list of machines, and the images of the repository.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use image_core::disk::inventory::DiskInfo;
+use image_core::repo::{ImageInfo, Repository};
+use image_core::units::Bytes;
+use netboot::board::is_hostname;
+use netboot::event::Mac;
+use netboot::orders::list::{Choice, Expected, Policy};
+use netboot::orders::machine::{Disk, Machine};
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::super::Usage;
+use crate::answers::Answers;
+use crate::args::image as is_image;
+use crate::args::serve::{Pattern, Serve};
+use crate::output::progress::Progress;
+
+/// The rules where nobody gave any: the only disk of a machine, that cannot be pulled out.
+const USUAL: &str = "image = \"-\"\ncountdown = 10\n[[disk]]\n";
+
+/// The rules of a site.
+#[derive(Debug)]
+pub struct Rules {
+    answers: Table,
+    /// The image that is sent: `lab@` and its whole id.
+    sent: String,
+    /// Those that can be chosen, as people write them, and with their whole ids.
+    images: Vec<(String, String)>,
+    everyone: bool,
+    listed: Vec<Line>,
+    pattern: Option<Pattern>,
+}
+
+/// A line of somebody's list of machines.
+#[derive(Deserialize, Clone, PartialEq, Eq, Default, Debug)]
+#[serde(deny_unknown_fields, default)]
+struct Line {
+    mac: Option<String>,
+    uuid: Option<String>,
+    serial: Option<String>,
+    hostname: Option<String>,
+    image: Option<String>,
+}
+
+/// Reads the answer file and the list of machines: what is wrong with them is to be known before anything is built.
+///
+/// # Errors
+/// [`Usage`]: what is wrong, and where.
+pub fn read(args: &Serve) -> Result<Rules> {
+    let path = args.unattended.as_ref().or(args.answers.as_ref());
+    let text = path.map_or_else(|| Ok(USUAL.to_owned()), |path| text(path))?;
+    let name = path.map(|path| path.display().to_string()).unwrap_or_default();
+    let mut answers: Table =
+        toml::from_str(&text).map_err(|why| Usage(format!("{name}: {why}")))?;
+    let image = args.image.clone().unwrap_or_default();
+    match answers.insert("image".to_owned(), Value::String(image.clone())) {
+        Some(Value::String(other)) if path.is_some() && other != image => {
+            return Err(
+                Usage(format!("{name} is for the image {other}, and {image} is sent")).into()
+            );
+        }
+        _ => {}
+    }
+    written(&answers)
+        .and_then(|text| Answers::parse(&text))
+        .map_err(|why| Usage(format!("{name}: {why}")))?;
+    let listed = args.machines.as_deref().map(listed).transpose()?.unwrap_or_default();
+    let (everyone, pattern) = (args.unattended.is_some(), args.hostname.clone());
+    Ok(Rules { answers, sent: String::new(), images: Vec::new(), everyone, listed, pattern })
+}
+
+fn written(answers: &Table) -> Result<String, String> {
+    toml::to_string(answers).map_err(|error| error.to_string())
+}
+
+fn text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn listed(path: &Path) -> Result<Vec<Line>> {
+    let text = text(path)?;
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
+    let mut lines = Vec::new();
+    for line in reader.deserialize() {
+        let wrong =
+            |why: String| Usage(format!("{}, line {}: {why}", path.display(), lines.len() + 2));
+        let mut line: Line = line.map_err(|why| Usage(format!("{}: {why}", path.display())))?;
+        let mac = line.mac.as_ref().map(|mac| mac.parse::<Mac>().map_err(wrong)).transpose()?;
+        line.mac = mac.map(|mac| mac.to_string());
+        line.uuid = line.uuid.map(|uuid| uuid.to_lowercase());
+        if (&line.mac, &line.uuid, &line.serial) == (&None, &None, &None) {
+            return Err(wrong("it needs a mac, a uuid or a serial".to_owned()).into());
+        }
+        if let Some(name) = line.hostname.as_ref().filter(|name| !is_hostname(name)) {
+            return Err(wrong(format!("{name:?} is no host name")).into());
+        }
+        if let Some(image) = &line.image {
+            is_image(image).map_err(wrong)?;
+        }
+        lines.push(line);
+    }
+    Ok(lines)
+}
+
+impl Rules {
+    /// Adds the images that there are; `sent` is the one that is sent.
+    ///
+    /// # Errors
+    /// An image of the list of machines is not there.
+    pub fn with(
+        mut self,
+        repo: &Repository,
+        sent: &ImageInfo,
+        progress: &Progress,
+    ) -> Result<Self> {
+        self.sent = whole(sent);
+        self.images = vec![(crate::output::image(sent), whole(sent))];
+        for image in repo.images()?.intact.iter().rev().filter(|image| image.id != sent.id) {
+            self.images.push((crate::output::image(image), whole(image)));
+        }
+        for line in &self.listed {
+            if let Some(image) = &line.image {
+                let image = repo.resolve(image, progress)?;
+                self.images.push((line.image.clone().unwrap_or_default(), whole(&image)));
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Its name and its whole id.
+fn whole(image: &ImageInfo) -> String {
+    format!("{}@{}", image.record.name, image.id)
+}
+
+impl Policy for Rules {
+    fn choose(&self, machine: &Machine, image: Option<&str>) -> Result<Choice, String> {
+        let image = match image {
+            None => &self.sent,
+            Some(image) => {
+                let known = self.images.iter().find(|(name, _)| name == image);
+                &known.ok_or_else(|| format!("there is no image {image}"))?.1
+            }
+        };
+        let mut answers = self.answers.clone();
+        answers.insert("image".to_owned(), Value::String(image.clone()));
+        let answers = written(&answers)?;
+        let disks: Vec<DiskInfo> = machine.disks.iter().map(disk).collect();
+        let chosen = Answers::parse(&answers)?
+            .choose(&disks)?
+            .into_iter()
+            .map(|disk| disk.path.clone())
+            .collect::<Vec<_>>();
+        let disks = chosen
+            .iter()
+            .filter_map(|path| machine.disks.iter().find(|disk| Path::new(&disk.path) == path));
+        Ok(Choice { image: image.clone(), disks: disks.cloned().collect(), answers })
+    }
+
+    fn expected(&self, machine: &Machine) -> Option<Expected> {
+        let fits = |line: &&Line| {
+            let is =
+                |wanted: &Option<String>, has: &Option<String>| wanted.is_none() || wanted == has;
+            is(&line.uuid, &machine.uuid)
+                && is(&line.serial, &machine.serial)
+                && line.mac.as_ref().is_none_or(|mac| machine.macs.contains(mac))
+        };
+        let Line { hostname, image, .. } = self.listed.iter().find(fits)?.clone();
+        Some(Expected { hostname, image })
+    }
+
+    fn name(&self, taken: &dyn Fn(&str) -> bool) -> Option<String> {
+        let pattern = self.pattern.as_ref()?;
+        let is_listed =
+            |name: &str| self.listed.iter().any(|line| line.hostname.as_deref() == Some(name));
+        (1..100_000)
+            .map(|number| pattern.name(number))
+            .find(|name| !taken(name) && !is_listed(name))
+    }
+
+    fn everyone(&self) -> bool {
+        self.everyone
+    }
+
+    fn images(&self) -> Vec<String> {
+        self.images.iter().map(|(name, _)| name.clone()).collect()
+    }
+}
+
+/// What a machine told of a disk.
+fn disk(disk: &Disk) -> DiskInfo {
+    DiskInfo {
+        path: PathBuf::from(&disk.path),
+        size: Bytes::new(disk.size),
+        sector_size: None,
+        model: disk.model.clone(),
+        serial: disk.serial.clone(),
+        wwn: disk.wwn.clone(),
+        whole: true,
+        removable: disk.removable,
+        read_only: !disk.usable,
+        partitions: Vec::new(),
+        holders: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn rules(listed: Vec<Line>) -> Rules {
+        Rules {
+            answers: toml::from_str(USUAL).unwrap(),
+            sent: "lab@12".to_owned(),
+            images: vec![
+                ("lab@1".to_owned(), "lab@12".to_owned()),
+                ("old@3".to_owned(), "old@34".to_owned()),
+            ],
+            everyone: false,
+            listed,
+            pattern: Some("pc-%02d".parse().unwrap()),
+        }
+    }
+
+    fn machine() -> Machine {
+        let disk =
+            Disk { path: "/dev/sda".to_owned(), size: 1 << 30, usable: true, ..Disk::default() };
+        let stick = Disk { path: "/dev/sdb".to_owned(), removable: true, ..disk.clone() };
+        Machine {
+            macs: vec!["52:54:00:00:00:01".to_owned()],
+            disks: vec![disk, stick],
+            ..Machine::default()
+        }
+    }
+
+    #[test]
+    fn a_machine_gets_the_image_on_its_only_disk() {
+        let (rules, mut machine) = (rules(Vec::new()), machine());
+        let choice = rules.choose(&machine, None).unwrap();
+        assert_eq!((&*choice.image, choice.disks.as_slice()), ("lab@12", &machine.disks[..1]));
+        assert_eq!(Answers::parse(&choice.answers).unwrap().image, "lab@12");
+        assert_eq!(rules.choose(&machine, Some("old@3")).unwrap().image, "old@34");
+        assert!(rules.choose(&machine, Some("new")).unwrap_err().contains("there is no image new"));
+        machine.disks[1].removable = false;
+        assert!(rules.choose(&machine, None).unwrap_err().contains("more than one disk"));
+        machine.disks[0].usable = false;
+        assert_eq!(rules.choose(&machine, None).unwrap().disks, machine.disks[1..]);
+    }
+
+    #[test]
+    fn names_are_those_of_the_list_or_the_first_that_is_free() {
+        let line = Line {
+            mac: machine().macs.pop(),
+            hostname: Some("pc-01".to_owned()),
+            ..Line::default()
+        };
+        let rules = rules(vec![line]);
+        assert_eq!(rules.expected(&machine()).unwrap().hostname.as_deref(), Some("pc-01"));
+        assert_eq!(rules.expected(&Machine::default()), None);
+        assert_eq!(rules.name(&|name| name == "pc-02").as_deref(), Some("pc-03"));
+    }
+
+    #[test]
+    fn lists_of_machines_are_read_and_mistakes_named() {
+        let work = tempfile::tempdir().unwrap();
+        let path = work.path().join("room.csv");
+        let read = |text: &str| {
+            fs::write(&path, text).unwrap();
+            listed(&path).map_err(|error| error.to_string())
+        };
+        let lines = read("mac,hostname\n52-54-00-00-00-0A, pc-1\n").unwrap();
+        assert_eq!(lines[0].mac.as_deref(), Some("52:54:00:00:00:0a"));
+        assert_eq!((lines[0].hostname.as_deref(), &lines[0].image), (Some("pc-1"), &None));
+        for (text, why) in [
+            ("mac,color\n52:54:00:00:00:01,red\n", "unknown field `color`"),
+            ("mac,hostname\nx,a\n", "line 2: \"x\" is no address"),
+            ("mac,hostname\n52:54:00:00:00:01,a_b\n", "no host name"),
+            ("hostname\na\n", "needs a mac"),
+            ("mac,image\n52:54:00:00:00:01,a/b\n", "line 2"),
+        ] {
+            let said = read(text).unwrap_err();
+            assert!(said.contains(why), "{said}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! `keiki serve status`: how far the machines are.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use image_core::units::Bytes;
+use netboot::interface;
+use netboot::orders::order::SiteKey;
+use netboot::orders::site::token_of;
+use serde_json::Value;
+use ureq::Agent;
+
+use crate::args::Global;
+use crate::args::serve::Status;
+use crate::exit::Exit;
+use crate::output::{self, table::Table};
+
+/// Runs the verb.
+///
+/// # Errors
+/// No server runs, or its token cannot be read.
+pub fn run(global: &Global, args: &Status) -> Result<Exit> {
+    let token = token_of(&args.state)?;
+    let token = token.with_context(|| format!("no site is kept in {}", args.state.display()))?;
+    let address = interface::choose(args.interface.as_deref())?.address;
+    let url = format!("http://{address}/api/machines");
+    let config = Agent::config_builder()
+        .timeout_global(Some(Duration::from_secs(10)))
+        .http_status_as_error(false)
+        .proxy(None);
+    let agent: Agent = config.build().into();
+    let asked = agent.get(&url).header("Authorization", format!("Bearer {token}")).call();
+    let mut answer = asked.with_context(|| format!("{url}: does `keiki serve` run?"))?;
+    let status = answer.status();
+    let told = answer
+        .body_mut()
+        .with_config()
+        .limit(64 << 20)
+        .read_to_vec()
+        .with_context(|| url.clone())?;
+    if !status.is_success() {
+        bail!("{url}: it says {status}");
+    }
+    let mut told: Value = serde_json::from_slice(&told).with_context(|| url.clone())?;
+    let (page, key) = (
+        super::board_at(address, Some(&token)),
+        SiteKey::open(&args.state.join(netboot::orders::site::KEY))?.public(),
+    );
+    if global.json {
+        told["board"] = page.into();
+        told["site_key"] = key.into();
+        output::json(&told)?;
+        return Ok(Exit::Done);
+    }
+    output::say(&format!("{page}\nthe key of this site: {key}"))?;
+    if let Some(name) = told["image"]["name"].as_str() {
+        let sent = Bytes::new(told["image"]["sent_bytes"].as_u64().unwrap_or(0));
+        output::say(&format!("{name}: {sent} sent in all"))?;
+    }
+    let mut table = Table::new(&["machine", "name", "address", "what it does", "what hinders it"]);
+    for row in told["machines"].as_array().into_iter().flatten() {
+        let text = |name: &str| row[name].as_str().unwrap_or("-").to_owned();
+        let percent = match (row["done"].as_u64(), row["total"].as_u64()) {
+            (Some(done), Some(total)) if total > 0 => {
+                format!(", {} %", done.saturating_mul(100) / total)
+            }
+            _ => String::new(),
+        };
+        table.row([
+            text("tag"),
+            text("hostname"),
+            text("address"),
+            text("stage") + &percent,
+            text("limit"),
+        ]);
+    }
+    output::say(&table.render())?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,139 @@
+//! A machine as people see it: what it is, what it does, and what hinders it.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::multicast::sender::Seen;
+use crate::orders::list::{Known, State};
+use crate::orders::machine::{self, Disk};
+use crate::orders::talk::Doing;
+
+/// Whoever speaks every two seconds, and said nothing for so long, is off or hangs.
+const SILENT: Duration = Duration::from_secs(10);
+/// In a session silence is noticed earlier.
+const MUTE: f32 = 3.0;
+/// More loss than this has a cause.
+const LOSS: f32 = 0.02;
+
+/// A machine.
+#[derive(Serialize, Clone, PartialEq, Default, Debug)]
+pub struct Row {
+    /// By which it is named in what is asked of us; none where nothing but its address is known.
+    pub id: Option<String>,
+    /// The letters on its screen.
+    pub tag: Option<String>,
+    pub address: Option<Ipv4Addr>,
+    pub mac: Option<String>,
+    pub firmware: Option<String>,
+    pub model: Option<String>,
+    pub serial: Option<String>,
+    /// In words.
+    pub disks: Vec<String>,
+    pub hostname: Option<String>,
+    /// The image that it got, or gets.
+    pub image: Option<String>,
+    /// `waits`, `called`, `works`, `done`, `failed`; none where nobody orders anything.
+    pub state: Option<&'static str>,
+    /// The last thing that is known of it, in words.
+    pub stage: String,
+    /// Bytes of that.
+    pub done: Option<u64>,
+    /// Of so many.
+    pub total: Option<u64>,
+    /// Of the image that is sent.
+    pub blocks: Option<u32>,
+    /// Which part of the packets it loses.
+    pub loss: Option<f32>,
+    /// Seconds since it spoke, where it should speak.
+    pub silent: Option<f32>,
+    /// What hinders it, in words.
+    pub limit: Option<String>,
+}
+
+impl Row {
+    /// Adds what a site knows of a machine, at the time `now`.
+    pub fn know(&mut self, id: &str, known: &Known, now: Duration) {
+        let machine = &known.machine;
+        (self.id, self.tag) = (Some(id.to_owned()), Some(machine::tag(id)));
+        (self.model, self.serial) = (machine.model.clone(), machine.serial.clone());
+        self.disks = machine.disks.iter().map(words).collect();
+        self.hostname.clone_from(&known.hostname);
+        self.mac = self.mac.take().or_else(|| machine.macs.first().cloned());
+        self.image =
+            known.told.as_ref().map(|(image, _)| short(image)).or_else(|| known.image.clone());
+        let heard = known.now.as_ref();
+        self.address = heard.map(|heard| heard.address).or(self.address);
+        let (state, stage) = match &known.state {
+            State::Waits if known.held.is_some() => ("waits", "is held".to_owned()),
+            State::Waits => ("waits", "waits for your word".to_owned()),
+            State::Called if heard.is_none() => ("called", "is restored when it starts".to_owned()),
+            State::Called => ("called", "is called".to_owned()),
+            State::Works => ("works", "has its order".to_owned()),
+            State::Done { image, .. } => ("done", format!("has {}", short(image))),
+            State::Failed { .. } => ("failed", "failed".to_owned()),
+        };
+        (self.state, self.stage) = (Some(state), stage);
+        if let (State::Works, Some(Doing::Works { stage, done, total })) =
+            (&known.state, heard.map(|heard| &heard.doing))
+        {
+            self.stage.clone_from(stage);
+            (self.done, self.total) = (Some(*done), *total);
+        }
+        let silent = heard.map(|heard| now.saturating_sub(heard.at));
+        self.limit = match &known.state {
+            State::Failed { why } => Some(why.clone()),
+            State::Done { remains, .. } => {
+                remains.as_ref().map(|remains| format!("by hand: {remains}"))
+            }
+            State::Works | State::Called if silent.is_some_and(|silent| silent > SILENT) => {
+                Some(mute(silent))
+            }
+            State::Works if heard.is_none() => {
+                Some("was not heard of since this program started".to_owned())
+            }
+            _ => known.held.clone(),
+        };
+    }
+
+    /// Adds what the session knows, which the machine is in.
+    pub fn seen(&mut self, seen: &Seen) {
+        if self.state.is_none() {
+            "gets the image".clone_into(&mut self.stage);
+        }
+        self.blocks = Some(seen.blocks);
+        self.loss = Some(seen.loss);
+        self.silent = Some(seen.silent.as_secs_f32());
+        if seen.silent.as_secs_f32() > MUTE {
+            self.limit = Some(mute(Some(seen.silent)));
+        } else if seen.loss > LOSS && self.limit.is_none() {
+            let percent = seen.loss * 100.0;
+            self.limit = Some(format!(
+                "loses {percent:.1} % of what is sent: its cable, its switch port, or it is too slow"
+            ));
+        }
+    }
+}
+
+fn mute(silent: Option<Duration>) -> String {
+    let seconds = silent.unwrap_or_default().as_secs();
+    format!("silent for {seconds} s: is it switched on, is its cable in?")
+}
+
+/// `lab@` and the first digits of its id.
+fn short(image: &str) -> String {
+    image.split_once('@').map_or_else(
+        || image.to_owned(),
+        |(name, id)| format!("{name}@{}", id.get(..12).unwrap_or(id)),
+    )
+}
+
+/// `/dev/sda: 100.0 GB, Fast SSD, S1234`.
+fn words(disk: &Disk) -> String {
+    let mut words = format!("{}: {:.1} GB", disk.path, disk.size as f64 / 1e9);
+    for more in [&disk.model, &disk.serial].into_iter().flatten() {
+        words += &format!(", {more}");
+    }
+    words
+}

@@ -1,0 +1,405 @@
+//! The machines that a site knows, and what each is told. Pure: who calls has the clock, the sockets and the file.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::machine::{Disk, Machine};
+use super::order::Order;
+use super::talk::{Doing, Said};
+
+/// So many machines are known; more would be somebody's joke.
+const MOST: usize = 1 << 14;
+/// Two that say to be one machine within this time are two.
+const TOGETHER: Duration = Duration::from_secs(20);
+/// What a machine says of itself that is longer is not kept.
+const LONGEST: usize = 400;
+/// For so long an order may be begun, in seconds: a countdown, and a person who thinks.
+const VALID: u64 = 3600;
+
+/// What is decided by who has the images.
+pub trait Policy: Send + Sync + std::fmt::Debug {
+    /// What `machine` gets when it gets `image`, or what is sent where that is none.
+    ///
+    /// # Errors
+    /// It cannot get it, and why, in words: there is no such image, or no disk fits the rules, or several do.
+    fn choose(&self, machine: &Machine, image: Option<&str>) -> Result<Choice, String>;
+
+    /// What is known of a machine beforehand, where somebody has written that down.
+    fn expected(&self, machine: &Machine) -> Option<Expected>;
+
+    /// The name of a machine that nobody named, which is not one of those that are `taken`.
+    fn name(&self, taken: &dyn Fn(&str) -> bool) -> Option<String>;
+
+    /// Whether every machine is restored without a person's word.
+    fn everyone(&self) -> bool;
+
+    /// The images that a person can choose from.
+    fn images(&self) -> Vec<String>;
+}
+
+/// A line of somebody's list of machines.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Expected {
+    /// The name that it gets.
+    pub hostname: Option<String>,
+    /// The image, where it is not the one that is sent.
+    pub image: Option<String>,
+}
+
+/// What a machine gets.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Choice {
+    /// See [`Order::image`].
+    pub image: String,
+    /// See [`Order::disks`].
+    pub disks: Vec<Disk>,
+    /// See [`Order::answers`].
+    pub answers: String,
+}
+
+/// What is to become of a machine.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Nothing, until somebody says so.
+    Waits,
+    /// Somebody has said so, and it gets its order when it asks.
+    Called,
+    /// It has its order.
+    Works,
+    /// It was restored, and starts from its own disk.
+    Done {
+        /// The image that it got.
+        image: String,
+        /// What a person still has to do, if anything.
+        remains: Option<String>,
+    },
+    /// It could not be restored; it waits.
+    Failed {
+        /// In words.
+        why: String,
+    },
+}
+
+/// A machine, and what is known of it.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+pub struct Known {
+    /// What it said last of itself.
+    pub machine: Machine,
+    /// What is to become of it.
+    pub state: State,
+    /// Its deployments, this one included.
+    pub number: u64,
+    /// The name that it gets.
+    pub hostname: Option<String>,
+    /// The image that it gets, where somebody chose one.
+    pub image: Option<String>,
+    /// What it was told to take and where, once it was.
+    pub told: Option<(String, Vec<Disk>)>,
+    /// What it said since this program runs.
+    #[serde(skip)]
+    pub now: Option<Now>,
+    /// Why it waits although it was called.
+    #[serde(skip)]
+    pub held: Option<String>,
+    #[serde(skip)]
+    stop: bool,
+}
+
+/// What a machine said last.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Now {
+    /// Where from.
+    pub address: Ipv4Addr,
+    /// When.
+    pub at: Duration,
+    /// What it does.
+    pub doing: Doing,
+    nonce: String,
+}
+
+/// What a machine is told, before it is signed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// To wait, and what for.
+    Wait(String),
+    /// What to do.
+    Do(Box<Order>),
+    /// That it was heard.
+    Known,
+    /// To stop.
+    Stop,
+    /// To start from its disk: it has this image.
+    Start(String),
+}
+
+/// All machines, by their ids.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Default, Debug)]
+pub struct List {
+    machines: BTreeMap<String, Known>,
+    /// Whether it is another one than was written down.
+    #[serde(skip)]
+    changed: bool,
+}
+
+impl List {
+    /// The machines, by their ids.
+    pub fn machines(&self) -> impl Iterator<Item = (&String, &Known)> {
+        self.machines.iter()
+    }
+
+    /// Whether something changed that has to outlive this program, since this was asked last.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// It could not be written down.
+    pub(super) fn changed(&mut self) {
+        self.changed = true;
+    }
+
+    /// A machine says something, at the time `now`; what it is told.
+    pub fn hear(
+        &mut self,
+        said: Said,
+        address: Ipv4Addr,
+        now: Duration,
+        policy: &dyn Policy,
+    ) -> Decision {
+        let id = said.machine.id();
+        if !self.machines.contains_key(&id) {
+            if self.machines.len() >= MOST {
+                return Decision::Wait("this site knows too many machines".to_owned());
+            }
+            self.changed = true;
+            self.machines.insert(id.clone(), Known::new(said.machine.clone()));
+        }
+        let Some(known) = self.machines.get_mut(&id) else { return Decision::Known };
+        let other = known
+            .now
+            .as_ref()
+            .filter(|before| before.nonce != said.nonce && before.address != address);
+        if other.is_some_and(|before| now.saturating_sub(before.at) < TOGETHER) {
+            let why = "two machines say that they are this one; switch one of them off".to_owned();
+            known.held = Some(why.clone());
+            return Decision::Wait(why);
+        }
+        let is_new = known.now.as_ref().is_none_or(|before| before.nonce != said.nonce);
+        let doing = said.doing.shortened();
+        known.now = Some(Now { address, at: now, doing: doing.clone(), nonce: said.nonce.clone() });
+        let before = std::mem::replace(&mut known.machine, said.machine);
+        self.changed |= before != known.machine;
+        match doing {
+            Doing::Waits => self.asked(&id, &said.nonce, is_new.then_some(&before), policy),
+            // Whoever began before this program did has an order of the same key.
+            Doing::Works { .. } if std::mem::take(&mut known.stop) => Decision::Stop,
+            Doing::Works { .. } => {
+                self.is(&id, State::Works);
+                Decision::Known
+            }
+            Doing::Done { remains } => {
+                let image =
+                    known.told.as_ref().map_or_else(String::new, |(image, _)| image.clone());
+                self.is(&id, State::Done { image, remains });
+                Decision::Known
+            }
+            Doing::Failed { why } => {
+                self.is(&id, State::Failed { why });
+                Decision::Known
+            }
+        }
+    }
+
+    fn is(&mut self, id: &str, state: State) {
+        if let Some(known) = self.machines.get_mut(id).filter(|known| known.state != state) {
+            known.state = state;
+            known.held = None;
+            self.changed = true;
+        }
+    }
+
+    /// A machine asks what to do; `before` is what it said of itself before it started again.
+    fn asked(
+        &mut self,
+        id: &str,
+        nonce: &str,
+        before: Option<&Machine>,
+        policy: &dyn Policy,
+    ) -> Decision {
+        let Some(known) = self.machines.get(id) else { return Decision::Known };
+        let image = known.image.clone();
+        let choice = policy.choose(&known.machine, image.as_deref());
+        match &known.state {
+            State::Done { image: has, .. } => {
+                let is_newer = choice.as_ref().is_ok_and(|choice| choice.image != *has);
+                let others = before.is_some_and(|before| before.disks != known.machine.disks)
+                    && known.told.as_ref().is_some_and(|(_, disks)| !known.machine.has(disks));
+                if others {
+                    self.is(id, State::Waits);
+                    return self.held(
+                        id,
+                        "it was restored, and has other disks now; is it the same machine?",
+                    );
+                }
+                if !(policy.everyone() && is_newer) {
+                    return Decision::Start(has.clone());
+                }
+                self.call(id, None, None);
+            }
+            State::Waits => {
+                let expected = policy.expected(&known.machine);
+                if expected.is_none() && !policy.everyone() || known.held.is_some() {
+                    let why = known.held.clone();
+                    return Decision::Wait(why.unwrap_or_else(|| {
+                        "somebody has to say that it may be restored".to_owned()
+                    }));
+                }
+                let Expected { hostname, image } = expected.unwrap_or_default();
+                self.call(id, hostname, image);
+            }
+            State::Failed { why } => return Decision::Wait(format!("it was not restored: {why}")),
+            State::Called | State::Works => {}
+        }
+        let Some(known) = self.machines.get(id) else { return Decision::Known };
+        match policy.choose(&known.machine, known.image.as_deref()) {
+            Ok(choice) => self.ordered(id, nonce, choice, policy),
+            Err(why) => self.held(id, &why),
+        }
+    }
+
+    fn held(&mut self, id: &str, why: &str) -> Decision {
+        if let Some(known) = self.machines.get_mut(id) {
+            known.held = Some(why.to_owned());
+        }
+        Decision::Wait(why.to_owned())
+    }
+
+    fn ordered(&mut self, id: &str, nonce: &str, choice: Choice, policy: &dyn Policy) -> Decision {
+        let taken = |name: &str| {
+            self.machines.values().any(|known| known.hostname.as_deref() == Some(name))
+        };
+        let named = self.machines.get(id).and_then(|known| known.hostname.clone());
+        let hostname = named.or_else(|| policy.name(&taken));
+        let Some(known) = self.machines.get_mut(id) else { return Decision::Known };
+        let told = Some((choice.image.clone(), choice.disks.clone()));
+        self.changed |=
+            known.hostname != hostname || known.told != told || known.state != State::Works;
+        (known.hostname, known.told, known.state, known.held) =
+            (hostname.clone(), told, State::Works, None);
+        Decision::Do(Box::new(Order {
+            machine: id.to_owned(),
+            nonce: nonce.to_owned(),
+            seconds: VALID,
+            number: known.number,
+            image: choice.image,
+            disks: choice.disks,
+            answers: choice.answers,
+            hostname,
+        }))
+    }
+
+    /// Lets a machine be restored, once more where it was already; `false` where it is not known, or at work.
+    pub fn call(&mut self, id: &str, hostname: Option<String>, image: Option<String>) -> bool {
+        let Some(known) = self.machines.get_mut(id) else { return false };
+        let is_at_work = matches!(known.now, Some(Now { doing: Doing::Works { .. }, .. }));
+        if known.state == State::Works && is_at_work {
+            return false;
+        }
+        if known.state != State::Called {
+            known.number += 1;
+        }
+        known.state = State::Called;
+        known.hostname = hostname.or(known.hostname.take());
+        known.image = image.or(known.image.take());
+        (known.held, known.stop) = (None, false);
+        self.changed = true;
+        true
+    }
+
+    /// Lets all machines be restored that wait for a person's word; how many these are.
+    pub fn call_all(&mut self) -> usize {
+        let waits = |known: &Known| {
+            known.state == State::Waits && known.held.is_none() && known.now.is_some()
+        };
+        let ids: Vec<String> = self
+            .machines
+            .iter()
+            .filter(|(_, known)| waits(known))
+            .map(|(id, _)| id.clone())
+            .collect();
+        ids.iter().filter(|id| self.call(id, None, None)).count()
+    }
+
+    /// Takes back what was said of a machine: it waits; one that works is told to stop. `false` where there is none.
+    pub fn stop(&mut self, id: &str) -> bool {
+        let Some(known) = self.machines.get_mut(id) else { return false };
+        known.stop = matches!(known.now, Some(Now { doing: Doing::Works { .. }, .. }));
+        known.state = State::Waits;
+        known.held = Some("somebody stopped it".to_owned());
+        self.changed = true;
+        true
+    }
+
+    /// Forgets a machine; `false` where there is none.
+    pub fn forget(&mut self, id: &str) -> bool {
+        self.changed |= self.machines.contains_key(id);
+        self.machines.remove(id).is_some()
+    }
+
+    /// Whether the machine with this adapter, and this UUID where one is told, was restored and is to start by itself.
+    pub fn starts_itself(&self, mac: &str, uuid: Option<&[u8; 16]>) -> bool {
+        self.machines.values().any(|known| {
+            let machine = &known.machine;
+            let is_it = match (uuid, machine.uuid.as_deref().and_then(raw)) {
+                (Some(told), Some(own)) => *told == own || *told == swapped(own),
+                _ => true,
+            };
+            is_it
+                && matches!(known.state, State::Done { .. })
+                && machine.macs.iter().any(|own| own == mac)
+        })
+    }
+}
+
+impl Known {
+    fn new(machine: Machine) -> Self {
+        let (number, hostname, image, told, now, held) = (0, None, None, None, None, None);
+        Self { machine, state: State::Waits, number, hostname, image, told, now, held, stop: false }
+    }
+}
+
+impl Machine {
+    fn has(&self, disks: &[Disk]) -> bool {
+        disks.iter().all(|disk| self.disks.iter().any(|own| own.is(disk)))
+    }
+}
+
+impl Doing {
+    /// With no more words than a person reads.
+    fn shortened(self) -> Self {
+        let short = |text: String| text.chars().take(LONGEST).collect();
+        match self {
+            Self::Waits => Self::Waits,
+            Self::Works { stage, done, total } => Self::Works { stage: short(stage), done, total },
+            Self::Done { remains } => Self::Done { remains: remains.map(short) },
+            Self::Failed { why } => Self::Failed { why: short(why) },
+        }
+    }
+}
+
+/// The bytes of a UUID.
+fn raw(text: &str) -> Option<[u8; 16]> {
+    crate::secret::unhex(&text.replace('-', ""))
+}
+
+/// As SMBIOS stores them, and most firmware tells them: the first three numbers are little-endian (section 7.2.1).
+fn swapped([a, b, c, d, e, f, g, h, rest @ ..]: [u8; 16]) -> [u8; 16] {
+    let [i, j, k, l, m, n, o, p] = rest;
+    [d, c, b, a, f, e, h, g, i, j, k, l, m, n, o, p]
+}
+
+#[cfg(test)]
+mod tests;

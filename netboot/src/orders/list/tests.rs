@@ -1,0 +1,231 @@
+//! What machines are told, in every state that they and the list can be in.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::*;
+
+#[derive(Clone, Default, Debug)]
+struct Rules {
+    everyone: bool,
+    image: String,
+    /// The machine with this adapter is expected.
+    listed: Option<&'static str>,
+}
+
+impl Policy for Rules {
+    fn choose(&self, machine: &Machine, image: Option<&str>) -> Result<Choice, String> {
+        let [disk] = machine.disks.as_slice() else { return Err("which disk?".to_owned()) };
+        let image = image.unwrap_or(&self.image).to_owned();
+        Ok(Choice { image, disks: vec![disk.clone()], answers: "a".to_owned() })
+    }
+
+    fn expected(&self, machine: &Machine) -> Option<Expected> {
+        let hostname = Some("written-down".to_owned());
+        (machine.macs.first().map(String::as_str) == self.listed && self.listed.is_some())
+            .then_some(Expected { hostname, image: None })
+    }
+
+    fn name(&self, taken: &dyn Fn(&str) -> bool) -> Option<String> {
+        (1..).map(|number| format!("pc-{number:02}")).find(|name| !taken(name))
+    }
+
+    fn everyone(&self) -> bool {
+        self.everyone
+    }
+
+    fn images(&self) -> Vec<String> {
+        vec![self.image.clone()]
+    }
+}
+
+/// A room at some time.
+struct Room {
+    list: List,
+    rules: Rules,
+    now: u64,
+}
+
+impl Room {
+    fn new(everyone: bool) -> Self {
+        let rules = Rules { everyone, image: "lab@1".to_owned(), listed: None };
+        Self { list: List::default(), rules, now: 0 }
+    }
+
+    fn says(&mut self, machine: &Machine, nonce: &str, from: u8, doing: Doing) -> Decision {
+        self.now += 2;
+        let said = Said { machine: machine.clone(), nonce: nonce.to_owned(), doing };
+        let address = Ipv4Addr::new(10, 0, 0, from);
+        self.list.hear(said, address, Duration::from_secs(self.now), &self.rules)
+    }
+
+    fn asks(&mut self, machine: &Machine, nonce: &str) -> Decision {
+        self.says(machine, nonce, 1, Doing::Waits)
+    }
+
+    fn state(&self, machine: &Machine) -> &State {
+        &self.list.machines[&machine.id()].state
+    }
+}
+
+fn machine(mac: &str) -> Machine {
+    let disk = Disk { serial: Some(format!("S{mac}")), size: 9, usable: true, ..Disk::default() };
+    let uuid = Some("00112233-4455-6677-8899-aabbccddeeff".to_owned());
+    Machine { uuid, macs: vec![mac.to_owned()], disks: vec![disk], ..Machine::default() }
+}
+
+fn order(decision: Decision) -> Order {
+    match decision {
+        Decision::Do(order) => *order,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn waits(decision: Decision) -> String {
+    match decision {
+        Decision::Wait(why) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+const DONE: Doing = Doing::Done { remains: None };
+
+fn works() -> Doing {
+    Doing::Works { stage: "writing".to_owned(), done: 1, total: Some(2) }
+}
+
+#[test]
+fn a_machine_waits_for_a_word_and_is_restored_once() {
+    let (mut room, one) = (Room::new(false), machine("a"));
+    assert!(waits(room.asks(&one, "n")).contains("somebody has to say"));
+    assert!(room.list.take_changed() && !room.list.take_changed());
+    assert!(room.list.call(&one.id(), None, None) && room.list.take_changed());
+    let first = order(room.asks(&one, "n"));
+    assert_eq!((first.nonce.as_str(), first.number), ("n", 1));
+    assert_eq!((first.machine.as_str(), first.hostname.as_deref()), (&*one.id(), Some("pc-01")));
+    assert_eq!(room.says(&one, "n", 1, works()), Decision::Known);
+    // It lost its power: the same deployment, for the machine that it is now.
+    let again = order(room.asks(&one, "m"));
+    assert_eq!(again, Order { nonce: "m".to_owned(), ..first });
+    assert_eq!(room.says(&one, "m", 1, DONE), Decision::Known);
+    assert_eq!(room.asks(&one, "o"), Decision::Start("lab@1".to_owned()));
+    // Nor after this program has started again.
+    let written = serde_json::to_string(&room.list).unwrap();
+    room.list = serde_json::from_str(&written).unwrap();
+    assert_eq!(room.asks(&one, "p"), Decision::Start("lab@1".to_owned()));
+    // A person may want it again: that is another deployment.
+    assert!(room.list.call(&one.id(), Some("other".to_owned()), Some("new@2".to_owned())));
+    let other = order(room.asks(&one, "p"));
+    assert_eq!((other.number, &*other.image), (2, "new@2"));
+    assert_eq!(other.hostname.as_deref(), Some("other"));
+}
+
+#[test]
+fn everyone_is_restored_once_for_each_image() {
+    let (mut room, one, two) = (Room::new(true), machine("a"), machine("b"));
+    let [a, b] = [&one, &two].map(|machine| order(room.says(machine, "n", 1, Doing::Waits)));
+    assert_eq!((a.hostname.as_deref(), b.hostname.as_deref()), (Some("pc-01"), Some("pc-02")));
+    room.says(&one, "n", 1, DONE);
+    assert_eq!(room.asks(&one, "m"), Decision::Start("lab@1".to_owned()));
+    room.rules.image = "lab@2".to_owned();
+    let newer = order(room.asks(&one, "m"));
+    assert_eq!((newer.number, newer.hostname.as_deref()), (2, Some("pc-01")));
+}
+
+#[test]
+fn who_is_written_down_needs_no_word() {
+    let (mut room, one, two) = (Room::new(false), machine("a"), machine("b"));
+    room.rules.listed = Some("a");
+    assert_eq!(order(room.asks(&one, "n")).hostname.as_deref(), Some("written-down"));
+    waits(room.asks(&two, "n"));
+    assert_eq!((room.list.call_all(), room.list.call_all()), (1, 0));
+    order(room.asks(&two, "n"));
+}
+
+#[test]
+fn two_that_say_to_be_one_are_held() {
+    let (mut room, one) = (Room::new(true), machine("a"));
+    order(room.says(&one, "n", 1, Doing::Waits));
+    room.says(&one, "n", 1, works());
+    assert!(waits(room.says(&one, "m", 2, Doing::Waits)).contains("two machines"));
+    // The first goes on, and the second gets nothing until it is certain that it is not the first.
+    assert_eq!(room.says(&one, "n", 1, DONE), Decision::Known);
+    room.now += 60;
+    let other = Machine { disks: machine("b").disks, ..one.clone() };
+    assert!(waits(room.says(&other, "m", 2, Doing::Waits)).contains("other disks"));
+    assert!(waits(room.says(&other, "m", 2, Doing::Waits)).contains("other disks"));
+    // Only a person can say so.
+    assert_eq!(room.list.call_all(), 0);
+    assert!(room.list.call(&one.id(), None, None));
+    assert_eq!(order(room.says(&other, "m", 2, Doing::Waits)).disks, other.disks);
+}
+
+#[test]
+fn what_fails_waits_for_a_person() {
+    let (mut room, one) = (Room::new(true), machine("a"));
+    order(room.asks(&one, "n"));
+    let why = "x".repeat(1000);
+    room.says(&one, "n", 1, Doing::Failed { why });
+    let State::Failed { why } = room.state(&one) else { panic!() };
+    assert_eq!(why.len(), LONGEST);
+    for nonce in ["n", "m"] {
+        assert!(waits(room.asks(&one, nonce)).contains("was not restored"));
+    }
+    assert!(room.list.call(&one.id(), None, None));
+    assert_eq!(order(room.asks(&one, "m")).number, 2);
+}
+
+#[test]
+fn rules_that_fit_no_disk_are_told_until_they_do() {
+    let (mut room, mut one) = (Room::new(true), machine("a"));
+    let disk = one.disks.pop().unwrap();
+    assert_eq!(waits(room.asks(&one, "n")), "which disk?");
+    assert_eq!(room.list.machines[&one.id()].held.as_deref(), Some("which disk?"));
+    one.disks.push(disk);
+    order(room.asks(&one, "n"));
+    assert_eq!(room.list.machines[&one.id()].held, None);
+}
+
+#[test]
+fn a_person_stops_what_works_and_nothing_begins_again() {
+    let (mut room, one) = (Room::new(true), machine("a"));
+    order(room.asks(&one, "n"));
+    room.says(&one, "n", 1, works());
+    assert!(!room.list.call(&one.id(), None, None), "it works");
+    assert!(room.list.stop(&one.id()) && !room.list.stop("nobody"));
+    assert_eq!(room.says(&one, "n", 1, works()), Decision::Stop);
+    room.says(&one, "n", 1, Doing::Failed { why: "stopped".to_owned() });
+    waits(room.asks(&one, "m"));
+    // One that was only called does not begin either, though everyone else does.
+    let two = machine("b");
+    room.asks(&two, "n");
+    room.list.stop(&two.id());
+    assert!(waits(room.asks(&two, "m")).contains("stopped"));
+    assert!(room.list.forget(&two.id()) && !room.list.forget(&two.id()));
+}
+
+#[test]
+fn whoever_is_restored_starts_by_itself() {
+    let (mut room, one) = (Room::new(true), machine("aa:bb"));
+    let uuid: [u8; 16] = std::array::from_fn(|at| at as u8 * 0x11);
+    room.asks(&one, "n");
+    assert!(!room.list.starts_itself("aa:bb", None));
+    room.says(&one, "n", 1, DONE);
+    for told in [None, Some(&uuid), Some(&swapped(uuid))] {
+        assert!(room.list.starts_itself("aa:bb", told) && !room.list.starts_itself("aa:bc", told));
+    }
+    // Another machine with the same dock.
+    assert!(!room.list.starts_itself("aa:bb", Some(&[7; 16])));
+    room.list.call(&one.id(), None, None);
+    assert!(!room.list.starts_itself("aa:bb", None));
+}
+
+#[test]
+fn there_is_an_end_to_how_many_are_known() {
+    let mut room = Room::new(false);
+    for number in 0..MOST {
+        room.asks(&machine(&number.to_string()), "n");
+    }
+    assert!(waits(room.asks(&machine("one more"), "n")).contains("too many"));
+    assert_eq!(room.list.machines.len(), MOST);
+}

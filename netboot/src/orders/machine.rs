@@ -1,0 +1,108 @@
+//! What a machine says of itself.
+
+use serde::{Deserialize, Serialize};
+
+/// A disk of a machine.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
+pub struct Disk {
+    /// Its node.
+    pub path: String,
+    /// Its size, in bytes.
+    pub size: u64,
+    /// Model, where known.
+    pub model: Option<String>,
+    /// Serial number, where known.
+    pub serial: Option<String>,
+    /// World-wide name, where known.
+    pub wwn: Option<String>,
+    /// Whether it can be pulled out.
+    pub removable: bool,
+    /// Whether it may be written to: it is not read-only, and nothing of it is in use.
+    pub usable: bool,
+}
+
+impl Disk {
+    /// Whether it is the same one, wherever it is plugged in now; one without serial and name counts by its place and size.
+    pub fn is(&self, other: &Self) -> bool {
+        let named = |disk: &Self| disk.serial.is_some() || disk.wwn.is_some();
+        let same = (&self.serial, &self.wwn, self.size) == (&other.serial, &other.wwn, other.size);
+        same && (named(self) || self.path == other.path)
+    }
+}
+
+/// A machine.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
+pub struct Machine {
+    /// The UUID of its firmware's tables (SMBIOS), as text. Some makers give all machines the same.
+    pub uuid: Option<String>,
+    /// The serial number of the whole machine, where it has one.
+    pub serial: Option<String>,
+    /// Maker and model, where known.
+    pub model: Option<String>,
+    /// The addresses of its own network adapters, in order: `52:54:00:12:34:56`. Those of a dock are not its own, unless it
+    /// has no other.
+    pub macs: Vec<String>,
+    /// Memory, in bytes.
+    pub memory: u64,
+    /// Its disks.
+    pub disks: Vec<Disk>,
+}
+
+/// Letters that are not mistaken for one another, however they are read out.
+const LETTERS: &[u8; 16] = b"BCDFGHJKLMNPQRTX";
+
+impl Machine {
+    /// Tells it from every other machine that has another UUID, serial number or adapter: 16 hexadecimal digits.
+    pub fn id(&self) -> String {
+        let known = (&self.uuid, &self.serial, &self.macs);
+        let text = serde_json::to_string(&known).unwrap_or_default();
+        blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
+    }
+}
+
+/// The four letters by which people know the machine with this id, as they stand on its screen.
+pub fn tag(id: &str) -> String {
+    let digits = id.chars().filter_map(|digit| digit.to_digit(16)).take(4);
+    digits
+        .filter_map(|digit| LETTERS.get(digit as usize))
+        .map(|letter| char::from(*letter))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Disk, Machine, tag};
+
+    #[test]
+    fn a_machine_is_known_by_what_is_its_own() {
+        let one = Machine {
+            uuid: Some("a".to_owned()),
+            macs: vec!["1".to_owned()],
+            ..Machine::default()
+        };
+        let same = Machine {
+            disks: vec![Disk::default()],
+            memory: 5,
+            model: Some("x".to_owned()),
+            ..one.clone()
+        };
+        assert_eq!(one.id(), same.id());
+        assert_eq!(tag(&one.id()).len(), 4);
+        // The same UUID in every machine of a room.
+        assert_ne!(one.id(), Machine { macs: vec!["2".to_owned()], ..one.clone() }.id());
+        assert_ne!(one.id(), Machine { serial: Some("2".to_owned()), ..one.clone() }.id());
+        assert_ne!(
+            one.id(),
+            Machine { uuid: None, serial: Some("a".to_owned()), ..one.clone() }.id()
+        );
+    }
+
+    #[test]
+    fn a_disk_is_known_by_its_names_and_size() {
+        let disk = Disk { path: "/dev/sda".to_owned(), size: 9, ..Disk::default() };
+        assert!(disk.is(&disk) && !disk.is(&Disk { path: "/dev/sdb".to_owned(), ..disk.clone() }));
+        let named = Disk { serial: Some("S".to_owned()), ..disk.clone() };
+        assert!(named.is(&Disk { path: "/dev/sdb".to_owned(), ..named.clone() }));
+        assert!(!named.is(&disk) && !named.is(&Disk { size: 8, ..named.clone() }));
+    }
+}

@@ -1,0 +1,172 @@
+//! The list of machines with its file and the site's key, and what it answers over HTTP.
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use image_core::error::{Error, Result};
+
+use super::PATH;
+use super::list::{Decision, List, Policy};
+use super::order::SiteKey;
+use super::talk::{Said, Told};
+use crate::dhcp::answer::Restored;
+use crate::event::Mac;
+use crate::files::{Answers, Made, Question};
+use crate::secret::{hex, keep, random};
+
+/// The files of a site, in a folder of its own. This one has its key.
+pub const KEY: &str = "site.key";
+const TOKEN: &str = "token";
+const MACHINES: &str = "machines.json";
+
+/// What decides over machines; it outlives this program in its folder.
+#[derive(Debug)]
+pub struct Site {
+    key: SiteKey,
+    token: String,
+    file: PathBuf,
+    list: Mutex<List>,
+    policy: Box<dyn Policy>,
+    began: Instant,
+}
+
+impl Site {
+    /// Opens the site in this folder, or makes one.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Refused`]: a file there is something else.
+    pub fn open(folder: &Path, policy: Box<dyn Policy>) -> Result<Self> {
+        let file = folder.join(MACHINES);
+        let key = SiteKey::open(&folder.join(KEY))?;
+        let list = match read(&file)? {
+            None => List::default(),
+            Some(text) => serde_json::from_str(&text).map_err(|error| {
+                let name = file.display();
+                Error::refused(format!("{name} is no list of machines ({error}); move it away"))
+            })?,
+        };
+        let (list, began) = (Mutex::new(list), Instant::now());
+        Ok(Self { key, token: token(folder)?, file, list, policy, began })
+    }
+
+    /// By which machines know orders of this site.
+    pub fn public(&self) -> String {
+        self.key.public()
+    }
+
+    /// Without which nobody sees or changes anything.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Whether somebody knows the token.
+    pub fn admits(&self, token: Option<&str>) -> bool {
+        // Of hashes, so that the time it takes tells nothing of the token.
+        let hash = |token: &str| blake3::hash(token.as_bytes());
+        token.is_some_and(|token| hash(token) == hash(&self.token))
+    }
+
+    /// What decides.
+    pub fn policy(&self) -> &dyn Policy {
+        self.policy.as_ref()
+    }
+
+    fn list(&self) -> MutexGuard<'_, List> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the machines; the time is what [`super::list::Now::at`] is to be compared with.
+    pub fn look<T>(&self, look: impl FnOnce(&List, Duration) -> T) -> T {
+        look(&self.list(), self.began.elapsed())
+    }
+
+    /// Changes something, and writes it down.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: it is changed, and not written down.
+    pub fn change<T>(&self, change: impl FnOnce(&mut List) -> T) -> Result<T> {
+        let mut list = self.list();
+        let done = change(&mut list);
+        self.write(&mut list)?;
+        Ok(done)
+    }
+
+    fn write(&self, list: &mut List) -> Result<()> {
+        if !list.take_changed() {
+            return Ok(());
+        }
+        let failed = |error| Error::io(self.file.display().to_string(), "write", error);
+        let text = serde_json::to_vec_pretty(list).map_err(|error| failed(error.into()))?;
+        keep(&self.file, &text).map_err(failed).inspect_err(|_| list.changed())
+    }
+
+    fn told(&self, said: Said, from: Ipv4Addr) -> Told {
+        let mut list = self.list();
+        let decision = list.hear(said, from, self.began.elapsed(), self.policy.as_ref());
+        // What is not written down would happen twice.
+        if let Err(error) = self.write(&mut list) {
+            return Told::Wait {
+                why: format!("the server cannot write down what happens: {error}"),
+            };
+        }
+        match decision {
+            Decision::Wait(why) => Told::Wait { why },
+            Decision::Do(order) => Told::Do { order: self.key.sign(&order) },
+            Decision::Known => Told::Known,
+            Decision::Stop => Told::Stop,
+            Decision::Start(image) => Told::Start { image },
+        }
+    }
+}
+
+impl Restored for Site {
+    fn is_restored(&self, mac: Mac, uuid: Option<&[u8; 16]>) -> bool {
+        self.list().starts_itself(&mac.to_string(), uuid)
+    }
+}
+
+impl Answers for Site {
+    fn answer(&self, question: &Question<'_>) -> Option<Made> {
+        let posted = question.posted.filter(|_| question.name == PATH)?;
+        let Ok(said) = serde_json::from_slice::<Said>(posted) else {
+            return Some(Made::said(400, "it says nothing that is understood"));
+        };
+        let told = self.told(said, question.client?);
+        Some(Made::json(&told))
+    }
+}
+
+/// What a file holds, where there is one.
+fn read(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(path.display().to_string(), "read", error)),
+    }
+}
+
+/// The token of a site, made where there is none.
+fn token(folder: &Path) -> Result<String> {
+    let path = folder.join(TOKEN);
+    if let Some(token) =
+        read(&path)?.map(|text| text.trim().to_owned()).filter(|token| !token.is_empty())
+    {
+        return Ok(token);
+    }
+    let token = hex(&random::<16>()?);
+    let failed = |error| Error::io(path.display().to_string(), "write", error);
+    keep(&path, format!("{token}\n").as_bytes()).map_err(failed)?;
+    Ok(token)
+}
+
+/// The token of the site in this folder, where there is one.
+///
+/// # Errors
+/// [`Error::Io`]: such as where only root may read it.
+pub fn token_of(folder: &Path) -> Result<Option<String>> {
+    Ok(read(&folder.join(TOKEN))?.map(|text| text.trim().to_owned()))
+}

@@ -1,0 +1,69 @@
+//! What a machine says, and what it is told.
+
+use serde::{Deserialize, Serialize};
+
+use super::machine::Machine;
+use super::order::Signed;
+
+/// What a machine says, every few seconds.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Said {
+    /// What it is.
+    pub machine: Machine,
+    /// Another one each time that it starts: nobody guesses it, and an order is for one of them.
+    pub nonce: String,
+    /// What it does.
+    pub doing: Doing,
+}
+
+/// What a machine does.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "snake_case", tag = "what")]
+pub enum Doing {
+    /// It waits to be told.
+    Waits,
+    /// It carries out its order.
+    Works {
+        /// In words.
+        stage: String,
+        /// Bytes of this stage.
+        done: u64,
+        /// Of so many, where that is known.
+        total: Option<u64>,
+    },
+    /// It has carried it out.
+    Done {
+        /// What a person still has to do, if anything.
+        remains: Option<String>,
+    },
+    /// It could not, and why.
+    Failed {
+        /// In words.
+        why: String,
+    },
+}
+
+/// What a machine is told.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "snake_case", tag = "what")]
+pub enum Told {
+    /// To wait, and what for.
+    Wait {
+        /// In words.
+        why: String,
+    },
+    /// What it is to do.
+    Do {
+        /// The order; whoever carries it out looks at its signature first.
+        order: Signed,
+    },
+    /// That what it says is known: it goes on, or ends.
+    Known,
+    /// To stop what it does.
+    Stop,
+    /// That it was restored before: it starts from its own disk.
+    Start {
+        /// The image.
+        image: String,
+    },
+}
