@@ -53,6 +53,7 @@ pub mod second_save;
 pub mod serving;
 pub mod shares;
 pub mod simulator;
+pub mod site;
 pub mod sources;
 pub mod sparse;
 pub mod table;

@@ -22,7 +22,7 @@ use crate::network::{self, Neighbour};
 use crate::{call, filesystem, judge, run, sparse, tool, volumes};
 
 /// The server's address for repositories.
-const REPO: &str = "http://10.77.0.1/repo";
+pub const REPO: &str = "http://10.77.0.1/repo";
 
 /// How long a machine may take; no figure, only the end of a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(300);

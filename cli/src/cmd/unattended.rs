@@ -49,7 +49,7 @@ fn carry_out(args: &Unattended, consoles: &mut Consoles, progress: &Progress) ->
     let image = image_of(&repo, &answers, progress)?;
     let order = Hash::of(format!("{text}\0{image}").as_bytes());
     if let Some((disk, at)) = deploy::done_before(&chosen, &order)? {
-        return was_done(&answers, (disk, at), consoles);
+        return was_done(&answers, (disk, at), consoles, progress);
     }
     let onto = Onto::look(chosen.clone())?;
     output::talk(&format!(
@@ -57,7 +57,7 @@ fn carry_out(args: &Unattended, consoles: &mut Consoles, progress: &Progress) ->
         answers.image,
         onto.words()
     ));
-    if after::counted("It begins in", answers.countdown, consoles) {
+    if after::counted("It begins in", answers.countdown, consoles, progress) {
         output::talk("Stopped; nothing was done.");
         return Ok(Exit::Interrupted);
     }
@@ -71,6 +71,7 @@ fn carry_out(args: &Unattended, consoles: &mut Consoles, progress: &Progress) ->
         answers.then,
         if exit == Exit::Done { after::MOMENT } else { after::WHILE },
         consoles,
+        progress,
     )
 }
 
@@ -86,6 +87,7 @@ fn was_done(
     answers: &Answers,
     (disk, at): (&DiskInfo, Timestamp),
     consoles: &mut Consoles,
+    progress: &Progress,
 ) -> Result<Exit> {
     output::talk(&format!(
         "\nThis disc restored the image {} onto {} at {at}. It does that once: to do it again, choose Restore in the menu.",
@@ -99,5 +101,5 @@ fn was_done(
         after::start_next(disk)?,
         "take the disc out and start the machine again: its own disk has the system"
     );
-    after::end(Then::Reboot, after::MOMENT, consoles)
+    after::end(Then::Reboot, after::MOMENT, consoles, progress)
 }

@@ -193,7 +193,10 @@ impl List {
         let before = std::mem::replace(&mut known.machine, said.machine);
         self.changed |= before != known.machine;
         match doing {
-            Doing::Waits => self.asked(&id, &said.nonce, is_new.then_some(&before), policy),
+            Doing::Waits => {
+                known.stop = false;
+                self.asked(&id, &said.nonce, is_new.then_some(&before), policy)
+            }
             // Whoever began before this program did has an order of the same key.
             Doing::Works { .. } if std::mem::take(&mut known.stop) => Decision::Stop,
             Doing::Works { .. } => {
@@ -336,7 +339,7 @@ impl List {
     /// Takes back what was said of a machine: it waits; one that works is told to stop. `false` where there is none.
     pub fn stop(&mut self, id: &str) -> bool {
         let Some(known) = self.machines.get_mut(id) else { return false };
-        known.stop = matches!(known.now, Some(Now { doing: Doing::Works { .. }, .. }));
+        known.stop = known.state == State::Works;
         known.state = State::Waits;
         known.held = Some("somebody stopped it".to_owned());
         self.changed = true;

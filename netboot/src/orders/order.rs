@@ -93,7 +93,7 @@ impl SiteKey {
 /// What is wrong with it, in words.
 pub fn verified(signed: &Signed, public: &str) -> std::result::Result<Order, String> {
     let key = unhex(public).and_then(|key| VerifyingKey::from_bytes(&key).ok());
-    let key = key.ok_or("the key of this site is none")?;
+    let key = key.ok_or("what should be the key of the site is none")?;
     let forged = "the order is not signed by the site that this machine was started from";
     let signature = unhex(&signed.signature).ok_or(forged)?;
     let bytes = [ABOUT, signed.order.as_bytes()].concat();

@@ -40,7 +40,8 @@ pub fn dhcp(input: &[u8]) {
     let [bios, uefi, http] = files;
     let range = "10.0.0.50-10.0.0.52".parse().ok();
     let leases = range.map(|range| Leases::new(range, here));
-    let mut desk = Desk { here, mask, files: BootFiles { bios, uefi, http }, leases };
+    let mut desk =
+        Desk { here, mask, files: BootFiles { bios, uefi, http }, leases, restored: None };
     for (now, piece) in (0..).step_by(600).zip(pieces(input)) {
         let Some(request) = Request::parse(piece) else { continue };
         let port = if now % 1200 == 0 { 67 } else { 4011 };

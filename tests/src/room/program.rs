@@ -49,7 +49,8 @@ impl Program {
         match self {
             Self::Keiki => {
                 let rate = (rate * 98 / 100).to_string();
-                let mut serve = keiki!("--repo", room.repo(), "serve", "--interface", "br0");
+                let mut serve = keiki!("--repo", room.repo(), "serve", "--interface", "br0")
+                    .env("KEIKI_STATE", room.bench.path("state"));
                 let options = ["--no-boot", "--image", "lab", "--rate", &rate];
                 serve.args.extend(options.map(Into::into));
                 let mut server = Machine.spawn(&serve)?;

@@ -120,7 +120,7 @@ fn waiting(args: &Agent, consoles: &mut Consoles, progress: &Progress) -> Result
                 }
                 said = "-".to_owned();
             }
-            Ok(Told::Start { image }) => return was_done(&machine, &image, consoles),
+            Ok(Told::Start { image }) => return was_done(&machine, &image, consoles, progress),
             Ok(Told::Wait { .. } | Told::Known | Told::Stop) | Err(_) => {}
         }
         if consoles.key(PERIOD) {
@@ -130,14 +130,13 @@ fn waiting(args: &Agent, consoles: &mut Consoles, progress: &Progress) -> Result
 }
 
 fn introduction(machine: &Machine) -> String {
-    let kind = [&machine.model, &machine.serial]
+    let kind: String = [&machine.model, &machine.serial]
         .into_iter()
         .flatten()
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", serial ");
+        .map(|part| format!(", {part}"))
+        .collect();
     let key = if tui::live::is_here() { "\nPress any key to see the menu instead." } else { "" };
-    format!("\nThis machine is {} ({kind}).{key}", tag(&machine.id()))
+    format!("\nThis machine is {}{kind}.{key}", tag(&machine.id()))
 }
 
 /// Carries out an order, and tells the server how it ended; none where a key stopped it before it began.
@@ -148,10 +147,15 @@ fn ordered(
     consoles: &mut Consoles,
     progress: &Progress,
 ) -> Result<Option<Exit>> {
-    let ended =
-        checked(site, (machine, nonce, made), signed).and_then(|(order, answers, disks)| {
-            carry_out(site, (machine, nonce), (&order, &answers, disks), consoles, progress)
-        });
+    let watch = progress.watch();
+    let ended = site.line.while_telling(machine, nonce, &watch, || {
+        let (order, answers, disks) = checked(site, (machine, nonce, made), signed)?;
+        carry_out(site, (&order, &answers, disks), consoles, progress)
+    });
+    let ended = ended.map_err(|error| match progress.interrupted() {
+        true => anyhow!("it was stopped; a disk that was begun does not start"),
+        false => error,
+    });
     let doing = match &ended {
         Ok(Some((Exit::Done, _))) => Doing::Done { remains: None },
         Ok(Some(_)) => Doing::Done {
@@ -169,7 +173,7 @@ fn ordered(
         return Ok(Some(exit));
     }
     let seconds = if exit == Exit::Done { after::MOMENT } else { after::WHILE };
-    after::end(then, seconds, consoles).map(Some)
+    after::end(then, seconds, consoles, progress).map(Some)
 }
 
 /// The order, if it is one for this machine as it is now.
@@ -194,7 +198,6 @@ type Ended = Option<(Exit, crate::answers::Then)>;
 
 fn carry_out(
     site: &Site,
-    (machine, nonce): (&Machine, &str),
     (order, answers, disks): (&Order, &Answers, Vec<DiskInfo>),
     consoles: &mut Consoles,
     progress: &Progress,
@@ -214,15 +217,13 @@ fn carry_out(
         "\nThe image {image} is restored{name} onto\n\n{}\nPress any key to stop it.",
         onto.words()
     ));
-    if after::counted("It begins in", answers.countdown, consoles) {
+    if after::counted("It begins in", answers.countdown, consoles, progress) {
         output::talk("Stopped; nothing was done.");
         return Ok(None);
     }
-    let watch = progress.watch();
-    let restored = site.line.while_telling(machine, nonce, &watch, || {
-        onto.restore(&site.repo, (answers, order.hostname.as_deref()), &mark, progress)
-    });
-    let exit = restored.map_err(|error| told_to_stop(error, progress))?;
+    progress.checkpoint()?;
+    let named = (answers, order.hostname.as_deref());
+    let exit = onto.restore(&site.repo, named, &mark, progress)?;
     output::talk(&format!("\nThe image {image} is restored."));
     if let [disk, ..] = disks.as_slice()
         && tui::live::is_here()
@@ -235,12 +236,13 @@ fn carry_out(
     Ok(Some((exit, answers.then)))
 }
 
-fn told_to_stop(error: anyhow::Error, progress: &Progress) -> anyhow::Error {
-    if progress.interrupted() { anyhow!("it was stopped; the disk does not start") } else { error }
-}
-
 /// Says that nothing is to be done, and starts the machine from its disk.
-fn was_done(machine: &Machine, image: &str, consoles: &mut Consoles) -> Result<Exit> {
+fn was_done(
+    machine: &Machine,
+    image: &str,
+    consoles: &mut Consoles,
+    progress: &Progress,
+) -> Result<Exit> {
     output::talk(&format!(
         "It was restored ({image}), and is not restored again unless somebody says so at the server."
     ));
@@ -250,7 +252,7 @@ fn was_done(machine: &Machine, image: &str, consoles: &mut Consoles) -> Result<E
     let disks = own::disks(machine)?;
     for disk in &disks {
         if after::start_next(disk)? {
-            return after::end(crate::answers::Then::Reboot, after::MOMENT, consoles);
+            return after::end(crate::answers::Then::Reboot, after::MOMENT, consoles, progress);
         }
     }
     bail!("let the firmware start it from its disk: it has its own system");

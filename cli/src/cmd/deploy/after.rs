@@ -8,11 +8,12 @@ use image_core::disk::table;
 use image_core::exec::real::Machine;
 use image_core::exec::{Call, Runner};
 use image_core::io::device::Device;
+use image_core::report::Report;
 
 use super::consoles::Consoles;
 use crate::answers::Then;
 use crate::exit::Exit;
-use crate::output;
+use crate::output::{self, progress::Progress};
 
 /// Seconds in which a key stops what comes after the restore, and where something remains to be read.
 pub const MOMENT: u16 = 10;
@@ -44,14 +45,14 @@ fn entry_of<'a>(said: &'a str, ids: &[&str]) -> Option<&'a str> {
 }
 
 /// What comes last, unless a key is pressed.
-pub fn end(then: Then, seconds: u16, consoles: &mut Consoles) -> Result<Exit> {
+pub fn end(then: Then, seconds: u16, consoles: &mut Consoles, progress: &Progress) -> Result<Exit> {
     let (words, command) = match then {
         Then::Menu => return Ok(Exit::Done),
         Then::Reboot => ("The machine starts again in", "reboot"),
         Then::Poweroff => ("The machine is switched off in", "poweroff"),
     };
     output::talk("Press any key to see the menu instead.");
-    if counted(words, seconds, consoles) {
+    if counted(words, seconds, consoles, progress) {
         return Ok(Exit::Done);
     }
     Machine.check(&Call::new("sync", [""; 0]))?;
@@ -60,8 +61,8 @@ pub fn end(then: Then, seconds: u16, consoles: &mut Consoles) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Counts down; whether a key was pressed.
-pub fn counted(words: &str, seconds: u16, consoles: &mut Consoles) -> bool {
+/// Counts down; whether a key was pressed. Ends early where the user interrupts it.
+pub fn counted(words: &str, seconds: u16, consoles: &mut Consoles, progress: &Progress) -> bool {
     for left in (1..=seconds).rev() {
         // Not every second is worth a line on a slow console.
         if left % 10 == 0 || left <= 5 || left == seconds {
@@ -69,6 +70,9 @@ pub fn counted(words: &str, seconds: u16, consoles: &mut Consoles) -> bool {
         }
         if consoles.key(Duration::from_secs(1)) {
             return true;
+        }
+        if progress.interrupted() {
+            return false;
         }
     }
     false
