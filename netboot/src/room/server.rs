@@ -66,7 +66,7 @@ impl Room {
 }
 
 impl Answers for Room {
-    /// For names in the repository. Who asks to join has joined.
+    /// For names in the repository. Who asks to join has joined once it speaks.
     fn answer(&self, name: &str) -> Option<Made> {
         let json = |bytes| Made { kind: "application/json", bytes };
         if name == self.names.offer {
@@ -76,7 +76,7 @@ impl Answers for Room {
             let (kind, bytes) = ("application/octet-stream", self.blocks.clone());
             return Some(Made { kind, bytes });
         }
-        let slot = (name == self.names.join).then(|| self.server.join(0)).flatten()?;
+        let slot = (name == self.names.join).then(|| self.server.join())?;
         serde_json::to_vec(&Joined { slot }).ok().map(|bytes| json(bytes.into()))
     }
 }
