@@ -25,7 +25,7 @@ use crate::event::{Event, Events, What};
 use crate::files::{Files, Made};
 
 /// What is read of a file of this machine at once, in bytes.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = 32 << 10;
 
 type Answer = Response<BoxBody<Bytes, io::Error>>;
 
