@@ -21,12 +21,13 @@
 //! - [`second_save`]: what changes between two saves, and what storing that takes others. [`measure`]: what programs
 //!   take for the same work.
 //! - [`network`], [`serving`], [`room`]: machines at a cable, what serves them, and many that are restored at once. [`storm`]: too many
-//!   of them, and nonsense.
+//!   of them, and nonsense. [`browser`]: who watches.
 //! - [`hostile`]: entries to every parser for arbitrary bytes, for fuzzing.
 //! - [`sources`]: our own sources, for the tests of the house rules.
 
 pub mod bench;
 pub mod binary;
+pub mod browser;
 pub mod contents;
 pub mod debian;
 pub mod faults;
