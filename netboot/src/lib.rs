@@ -6,6 +6,7 @@
 //!
 //! - [`dhcp`] addresses and names of boot files. - [`tftp`], [`http`] the files. - [`files`] what there is to be fetched.
 //! - [`multicast`] one image for many machines at once. - [`room`] an image in it. - [`board`] what is known of machines, to be watched. - [`interface`] where to serve. - [`event`] what is told about clients. - [`server`] all of it, running.
+//! - [`wake`] machines that are switched off.
 //!
 //! Each protocol keeps what it decides apart from its sockets: packets are bytes, decisions take the time as input.
 

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 use image_core::error::Result;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 
 use crate::dhcp::answer::{BootFiles, Restored};
@@ -20,6 +21,9 @@ pub const HTTP: u16 = 80;
 
 /// So many events wait for whoever reads them; more are lost.
 const EVENTS: usize = 1024;
+
+/// Files and sockets of all clients that there may be at once, and some more.
+const DESCRIPTORS: u64 = 8192;
 
 /// The ports of all services, taken; nobody is answered yet.
 #[derive(Debug)]
@@ -62,6 +66,7 @@ impl Bound {
     /// # Errors
     /// [`Error::Io`](image_core::error::Error::Io).
     pub fn serve(self, files: Files) -> Result<(Running, Receiver<Event>)> {
+        allow_descriptors();
         let (tell, told) = sync_channel(EVENTS);
         let (events, files) = (Events(tell), Arc::new(files));
         let ends = Arc::new(AtomicBool::new(false));
@@ -74,6 +79,15 @@ impl Bound {
             threads.extend(dhcp.serve(&events, &ends));
         }
         Ok((Running { ends, threads, tftp: Some(tftp), http: Some(http) }, told))
+    }
+}
+
+/// Lets this program open as many files as its clients may need, where its user may; else some of them wait for others.
+fn allow_descriptors() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(DESCRIPTORS, |maximum| maximum.min(DESCRIPTORS));
+    if current.is_some_and(|current| current < wanted) {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
     }
 }
 

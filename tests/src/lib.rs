@@ -20,11 +20,14 @@
 //! - [`garbage`]: targets full of garbage and old signatures. [`judge`]: the tools of truth.
 //! - [`second_save`]: what changes between two saves, and what storing that takes others. [`measure`]: what programs
 //!   take for the same work.
+//! - [`network`], [`serving`], [`room`]: machines at a cable, what serves them, and many that are restored at once. [`storm`]: too many
+//!   of them, and nonsense. [`browser`]: who watches.
 //! - [`hostile`]: entries to every parser for arbitrary bytes, for fuzzing.
 //! - [`sources`]: our own sources, for the tests of the house rules.
 
 pub mod bench;
 pub mod binary;
+pub mod browser;
 pub mod contents;
 pub mod debian;
 pub mod faults;
@@ -56,6 +59,7 @@ pub mod simulator;
 pub mod site;
 pub mod sources;
 pub mod sparse;
+pub mod storm;
 pub mod table;
 pub mod tool;
 pub mod tree;

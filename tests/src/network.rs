@@ -30,10 +30,16 @@ pub const ADAPTER: &str = "-netdev tap,id=net,ifname=tap0,script=no,downscript=n
 pub fn own() -> Result<()> {
     let mut holder = Machine.spawn(&call!("unshare", "--net", "sh", "-c", "echo $$; exec cat"))?;
     let pid = holder.answer()?;
-    let network = File::open(Path::new("/proc").join(pid.trim()).join("ns/net"))
+    enter(pid.trim())?;
+    run!("ip", "link", "set", "lo", "up")?;
+    Ok(())
+}
+
+/// Moves this thread into the network of a process.
+fn enter(pid: &str) -> Result<()> {
+    let network = File::open(Path::new("/proc").join(pid).join("ns/net"))
         .context("a network namespace takes root")?;
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
-    run!("ip", "link", "set", "lo", "up")?;
     Ok(())
 }
 
@@ -159,6 +165,14 @@ impl Neighbour {
              numgen random mod 1000 < {of_a_thousand} drop; }}; }}"
         );
         self.run(&call!("nft", rule)).map(drop)
+    }
+
+    /// Moves this thread, and with it the threads that it starts, into its network.
+    ///
+    /// # Errors
+    /// The caller is not root.
+    pub fn enter(&self) -> Result<()> {
+        enter(&self.pid)
     }
 
     /// The same call, in its network.

@@ -2,7 +2,7 @@
 //!
 //! - [`program`] what brings the image there. - `insider` somebody who wants to spoil it.
 
-mod insider;
+pub mod insider;
 pub mod program;
 
 use std::fs;
@@ -104,7 +104,8 @@ impl Room {
         self.bench.path("image")
     }
 
-    fn repo(&self) -> PathBuf {
+    /// The repository.
+    pub fn repo(&self) -> PathBuf {
         self.bench.path("repo")
     }
 
@@ -121,9 +122,32 @@ impl Room {
     /// # Errors
     /// As [`Room::bring`].
     pub fn play_with_an_insider(&self, rate: u64, clients: &[Client]) -> Result<Outcome> {
+        let id = self.id()?;
+        self.bring_beside(Program::Keiki, rate, clients, &|ends| {
+            insider::Session::joined(&id)?.send(ends)
+        })
+    }
+
+    /// The same while `watch` looks at the server from its own end; it is waited for, and machines are too.
+    ///
+    /// # Errors
+    /// As [`Room::bring`]; what `watch` says.
+    pub fn play_watched(
+        &self,
+        rate: u64,
+        clients: &[Client],
+        watch: &(dyn Fn() -> Result<()> + Sync),
+    ) -> Result<Outcome> {
+        self.bring_beside(Program::Keiki, rate, clients, &|_| watch())
+    }
+
+    /// The id of the image.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn id(&self) -> Result<String> {
         let listed = self.bench.run("images")?;
-        let id = listed["images"][0]["id"].as_str().context("an id")?.to_owned();
-        self.bring_beside(Program::Keiki, rate, clients, &|ends| insider::send(REPO, &id, ends))
+        Ok(listed["images"][0]["id"].as_str().context("an id")?.to_owned())
     }
 
     /// Brings the image to all `clients`, over a cable that carries so many Mbit/s. What they got is compared with what was

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use keiki_tests::{network, run};
 use netboot::multicast::blocks::Blocks;
 use netboot::multicast::client::Listener;
@@ -42,8 +42,7 @@ fn client(server: &Server, has: &[u32], room: u32) -> Result<Duration> {
         blocks.add(*block);
     }
     let listener = Listener::new(server.terms().clone())?;
-    let slot = server.join(room).context("a number")?;
-    let client = listener.start(slot, lengths, blocks, room)?;
+    let client = listener.start(server.join(), lengths, blocks, room)?;
     for _ in has.len()..BLOCKS as usize {
         let came = client.next(Duration::from_secs(20))?;
         let (number, block) = came.ok_or_else(|| anyhow::anyhow!("nothing for 20 s"))?;

@@ -123,6 +123,11 @@ impl Beside {
         Ok(line)
     }
 
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Writes `text` to its standard input.
     ///
     /// # Errors

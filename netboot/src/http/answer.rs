@@ -26,7 +26,7 @@ use crate::event::{Event, Events, What};
 use crate::files::{Files, Made, Question};
 
 /// What is read of a file of this machine at once, in bytes.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = 32 << 10;
 
 type Answer = Response<BoxBody<Bytes, io::Error>>;
 
@@ -40,7 +40,7 @@ pub(super) struct Asked {
 }
 
 /// The longest that is taken of what a client says, and for how long it may say it.
-const LONGEST: usize = 256 << 10;
+const LONGEST: usize = 64 << 10;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Asked {

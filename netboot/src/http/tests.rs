@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use super::{bind, serve};
+use super::{LIMITS, Limits, bind, serve_within};
 use crate::event::{Event, Events, What};
 use crate::files::Files;
 
@@ -21,10 +21,14 @@ struct Server {
 
 impl Server {
     fn new(files: Files) -> Self {
+        Self::within(LIMITS, files)
+    }
+
+    fn within(limits: Limits, files: Files) -> Self {
         let listener = bind(Ipv4Addr::LOCALHOST, 0).unwrap();
         let at = listener.local_addr().unwrap();
         let (tell, events) = sync_channel(1000);
-        let runtime = serve(listener, Arc::new(files), Events(tell)).unwrap();
+        let runtime = serve_within(listener, Arc::new(files), Events(tell), limits).unwrap();
         Self { at, events, _runtime: runtime }
     }
 
@@ -145,4 +149,52 @@ fn nonsense_ends_its_own_connection_only() {
         assert!(!said.starts_with(b"HTTP/1.1 2"), "{:?}", String::from_utf8_lossy(&said));
         assert_eq!(server.ask("GET /x", &[]).1, b"y");
     }
+}
+
+#[test]
+fn who_comes_when_all_places_are_taken_waits_for_one() {
+    let mut files = Files::default();
+    files.add("x", "y");
+    let server = Server::within(Limits { connections: 2, ..LIMITS }, files);
+    let mut silent: Vec<_> = (0..2).map(|_| TcpStream::connect(server.at).unwrap()).collect();
+    let mut third = TcpStream::connect(server.at).unwrap();
+    third.write_all(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    third.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    assert!(third.read(&mut [0]).is_err(), "it was answered");
+    silent.pop();
+    third.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut said = Vec::new();
+    third.read_to_end(&mut said).unwrap();
+    assert!(said.ends_with(b"\r\n\r\ny"));
+}
+
+/// Nobody keeps the only place for longer than patience lasts: not who says nothing, not who does not end his request, not who
+/// reads nothing of what he asked for.
+#[test]
+fn who_does_nothing_loses_its_place() {
+    let mut files = Files::default();
+    files.add("x", "y");
+    files.add("large", vec![7; 64 << 20]);
+    let limits = Limits { connections: 1, patience: Duration::from_secs(1) };
+    let server = Server::within(limits, files);
+    for request in ["", "GET /large HTTP/1.1\r\nHost: ", "GET /large HTTP/1.1\r\nHost: x\r\n\r\n"] {
+        let mut stream = TcpStream::connect(server.at).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        assert_eq!(server.ask("GET /x", &[]).1, b"y", "{request}");
+    }
+    // Who reads slowly is no such one.
+    let mut stream = TcpStream::connect(server.at).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let (mut piece, mut got) = (vec![0; 2 << 20], 0);
+    for at in 0.. {
+        match stream.read(&mut piece).unwrap() {
+            0 => break,
+            count => got += count,
+        }
+        if at < 16 {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+    assert!(got > 64 << 20, "{got}");
 }

@@ -187,6 +187,8 @@ impl Ear {
                 Err(_) => thread::sleep(PAUSE),
             }
         }
+        // The last blocks came a moment ago: whoever watches is to know that.
+        (0..FAREWELLS).for_each(|_| self.speak(shared));
         for _ in 0..FAREWELLS {
             self.say((0, 0), Body::Leave(self.slot));
             thread::sleep(Duration::from_millis(2));

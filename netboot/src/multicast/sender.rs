@@ -192,6 +192,11 @@ impl Sender {
         u32::try_from(self.symbols.len()).unwrap_or(u32::MAX)
     }
 
+    /// Whether there is such a client.
+    pub fn has(&self, slot: u16) -> bool {
+        self.peers.contains_key(&slot)
+    }
+
     /// A client has come, or come again, with what it has and room for so many blocks.
     pub fn join(&mut self, slot: u16, has: Blocks, room: u32, now: Duration) {
         self.leave(slot);
@@ -234,7 +239,8 @@ impl Sender {
             0 => {
                 self.wanted.remove(&block);
             }
-            _ if !self.repairs.contains_key(&block) && !self.gone.contains(&block) => {
+            // Who lacks what others lack too changes nothing: a room of machines that join is not to stand still for it.
+            1 if more && !self.repairs.contains_key(&block) && !self.gone.contains(&block) => {
                 self.wanted.insert(block);
             }
             _ => {}

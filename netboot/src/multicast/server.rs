@@ -1,6 +1,6 @@
 //! A session that runs: what [`Sender`] decides goes to a multicast group, and reports of clients come back.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender as Channel, channel};
@@ -14,7 +14,7 @@ use nix::sys::socket::sockopt::UdpGsoSegment;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recvfrom};
 
-use super::blocks::Blocks;
+use super::members::Members;
 use super::packet::{Body, Key, LONGEST, Packet};
 use super::querier;
 use super::sender::{Next, Seen, Sender, Train};
@@ -91,14 +91,9 @@ pub struct Server {
 
 #[derive(Debug)]
 struct State {
-    sender: Sender,
+    members: Members,
     began: Instant,
-    next_slot: u16,
     sent: Sent,
-    /// Where clients spoke from.
-    addresses: BTreeMap<u16, Ipv4Addr>,
-    /// Those that have left, with the blocks that they had.
-    left: BTreeMap<Ipv4Addr, u32>,
 }
 
 impl State {
@@ -129,12 +124,9 @@ impl Server {
         let lengths = source.lengths();
         let symbols = lengths.iter().map(|len| symbols::source(*len as usize)).collect();
         let state = State {
-            sender: Sender::new(symbols),
+            members: Members::new(Sender::new(symbols)),
             began: Instant::now(),
-            next_slot: 0,
             sent: Sent::default(),
-            addresses: BTreeMap::new(),
-            left: BTreeMap::new(),
         };
         let (state, ends) = (Arc::new(Mutex::new(state)), Arc::new(AtomicBool::new(false)));
         let (ask, asked) = channel();
@@ -159,29 +151,21 @@ impl Server {
         &self.terms
     }
 
-    /// Lets a client in that has memory for so many blocks; its number. None where no number is left.
-    pub fn join(&self, room: u32) -> Option<u16> {
-        let mut state = locked(&self.state);
-        let slot = state.next_slot;
-        state.next_slot = slot.checked_add(1)?;
-        let (now, blocks) = (state.now(), Blocks::none(state.sender.blocks()));
-        state.sender.join(slot, blocks, room, now);
-        Some(slot)
+    /// A number for somebody who wants to be a client: it is one once it speaks.
+    pub fn join(&self) -> u16 {
+        locked(&self.state).members.give()
     }
 
     /// What the server knows of its clients.
     pub fn clients(&self) -> Vec<Seen> {
         let state = locked(&self.state);
-        let mut clients = state.sender.clients(state.now());
-        for client in &mut clients {
-            client.address = state.addresses.get(&client.slot).copied();
-        }
-        clients
+        state.members.clients(state.now())
     }
 
     /// Those that have left, and how many blocks each had.
     pub fn left(&self) -> Vec<(Ipv4Addr, u32)> {
-        locked(&self.state).left.iter().map(|(address, has)| (*address, *has)).collect()
+        let state = locked(&self.state);
+        state.members.left().iter().map(|(address, has)| (*address, *has)).collect()
     }
 
     /// What was sent.
@@ -353,26 +337,16 @@ impl Line {
             let Ok((said, _, from)) = came else { return };
             let said = bytes.get(..said).unwrap_or_default();
             let from = from.and_then(|from| SocketAddrV4::try_from(from).ok());
-            let Some(packet) = Packet::from_bytes(said, &self.terms.key) else { continue };
+            let packet = Packet::from_bytes(said, &self.terms.key);
+            let Some((packet, from)) = packet.zip(from) else { continue };
             if packet.session != self.terms.session {
                 continue;
             }
             let mut state = locked(state);
             let now = state.now();
             match packet.body {
-                Body::Status(slot, status) => {
-                    if let Some(from) = from {
-                        state.left.remove(from.ip());
-                        state.addresses.insert(slot, *from.ip());
-                    }
-                    state.sender.hear(slot, &status, now);
-                }
-                Body::Leave(slot) => {
-                    let address = state.addresses.remove(&slot);
-                    if let Some((address, has)) = address.zip(state.sender.leave(slot)) {
-                        state.left.insert(address, has);
-                    }
-                }
+                Body::Status(slot, status) => state.members.hear(slot, &status, *from.ip(), now),
+                Body::Leave(slot) => state.members.leave(slot),
                 Body::Data { .. } | Body::Plan(_) => {}
             }
         }
@@ -394,16 +368,17 @@ fn run(mut line: Line, mut shelf: Shelf, state: &Mutex<State>, ends: &AtomicBool
         let (next, ahead, now) = {
             let mut state = locked(state);
             let now = state.now();
+            let sender = &mut state.members.sender;
             if plan <= Instant::now() {
                 plan = Instant::now() + PLAN;
-                state.sender.look_at_losses();
-                let body = Body::Plan(state.sender.period());
-                let said = line.packet(state.sender.sequence(), state.sender.begun(), body);
+                sender.look_at_losses();
+                let body = Body::Plan(sender.period());
+                let said = line.packet(sender.sequence(), sender.begun(), body);
                 // It is said again soon.
                 drop(line.socket.send_to(&said, line.terms.group));
             }
-            let next = state.sender.next(now);
-            (next, state.sender.ahead(AHEAD), now)
+            let next = sender.next(now);
+            (next, sender.ahead(AHEAD), now)
         };
         match next {
             Next::Send(train) => {
@@ -417,7 +392,7 @@ fn run(mut line: Line, mut shelf: Shelf, state: &Mutex<State>, ends: &AtomicBool
                     None => {
                         let mut state = locked(state);
                         state.sent.unreadable += 1;
-                        state.sender.withdraw(train.block);
+                        state.members.sender.withdraw(train.block);
                     }
                 }
             }

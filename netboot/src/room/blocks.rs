@@ -12,6 +12,9 @@ pub const FULL: u64 = 1 << 20;
 /// What stands before a chunk in a block: codec, plain length, stored length.
 pub const HEAD: u64 = 9;
 
+/// How long a block is at most: one that is nearly full, and a chunk of the largest window.
+const LONGEST: u64 = FULL + HEAD + (4 << 20) + 256;
+
 /// What a list of blocks takes at most.
 pub const MOST: Bytes = Bytes::gib(1);
 
@@ -52,7 +55,7 @@ pub fn to_bytes(blocks: &[Block]) -> Vec<u8> {
     out
 }
 
-/// The list of blocks from bytes.
+/// The list of blocks from bytes. Whoever takes blocks has memory for them, so none is longer than one can be.
 ///
 /// # Errors
 /// [`Error::Corrupt`].
@@ -60,7 +63,13 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Vec<Block>> {
     let mut rest = Rest { all: bytes.len(), bytes };
     let mut blocks = Vec::new();
     while !rest.bytes.is_empty() {
+        let at = rest.at();
         let (length, count) = (rest.number("length")?, rest.number("number of chunks")?);
+        if u64::from(length) > LONGEST {
+            let (expected, found) =
+                (format!("a block of at most {LONGEST} bytes"), length.to_string());
+            return Err(Error::corrupt("blocks of a room", at, expected, found));
+        }
         let chunks = (0..count).map(|_| rest.take("chunk").map(ChunkId)).collect::<Result<_>>()?;
         blocks.push(Block { length, chunks });
     }
@@ -128,9 +137,12 @@ impl<'a> Rest<'a> {
         self.take(what).map(u32::from_be_bytes)
     }
 
+    fn at(&self) -> Bytes {
+        Bytes::from(self.all - self.bytes.len())
+    }
+
     fn corrupt(&self, what: &str, found: String) -> Error {
-        let at = Bytes::from(self.all - self.bytes.len());
-        Error::corrupt("blocks of a room", at, format!("a whole {what}"), found)
+        Error::corrupt("blocks of a room", self.at(), format!("a whole {what}"), found)
     }
 }
 
@@ -168,6 +180,25 @@ mod tests {
             assert!(decode(&[&bytes[..], &[0]].concat(), &block.chunks).is_err());
         }
         assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn a_block_that_is_longer_than_one_can_be_is_refused() {
+        // The longest that can be: one byte less than full, then a chunk of the largest window that did not get smaller.
+        let nearly = usize::try_from(FULL - 1 - HEAD).unwrap();
+        let most = [chunk(1, nearly), chunk(2, (4 << 20) + 256)];
+        let mut list = pack(most.iter().map(|chunk| (chunk.id, Bytes::of(&chunk.stored))));
+        assert_eq!(list.len(), 1);
+        assert_eq!(from_bytes(&to_bytes(&list)).unwrap(), list);
+        let k = crate::multicast::symbols::source(list[0].length as usize);
+        assert!(k.checked_add(crate::multicast::symbols::parity(k)).is_some());
+        for length in [list[0].length + 2, 1 << 26, u32::MAX] {
+            list.push(Block { length, chunks: Vec::new() });
+            let said = from_bytes(&to_bytes(&list)).unwrap_err().to_string();
+            assert!(said.contains("blocks of a room") && said.contains("72"), "{said}");
+            assert!(said.contains(&length.to_string()), "{said}");
+            list.pop();
+        }
     }
 
     proptest::proptest! {

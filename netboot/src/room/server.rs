@@ -66,7 +66,7 @@ impl Room {
 }
 
 impl Answers for Room {
-    /// For names in the repository. Who asks to join has joined.
+    /// For names in the repository. Who asks to join has joined once it speaks.
     fn answer(&self, question: &Question<'_>) -> Option<Made> {
         let name = Some(question.name).filter(|_| question.posted.is_none())?;
         if name == self.names.offer {
@@ -75,8 +75,7 @@ impl Answers for Room {
         if name == self.names.blocks {
             return Some(Made::new("application/octet-stream", self.blocks.clone()));
         }
-        let slot = (name == self.names.join).then(|| self.server.join(0)).flatten()?;
-        Some(Made::json(&Joined { slot }))
+        (name == self.names.join).then(|| Made::json(&Joined { slot: self.server.join() }))
     }
 }
 

@@ -3,6 +3,8 @@
 //! Answers: firmware and boot loaders that read files in memory, many at once. Refuses: writing, and every name that is
 //! not there, at once: a boot loader that hears nothing waits half a minute for each of its optional files.
 //!
+//! Only so many files are sent at once; who asks then is told so, and asks again later.
+//!
 //! The protocol is the crate async-tftp's, on one thread; this is what it serves, and within which bounds.
 
 use std::io;
@@ -39,6 +41,9 @@ const WINDOW: u16 = 16;
 const PATIENCE: Duration = Duration::from_secs(1);
 const REMINDERS: u32 = 5;
 
+/// So many files are sent at once; each of them takes a socket and a window of blocks.
+const MOST: usize = 2048;
+
 /// Takes the port at an address.
 ///
 /// # Errors
@@ -57,13 +62,24 @@ pub fn serve(
     events: Events,
     ends: async_channel::Receiver<()>,
 ) -> Result<JoinHandle<()>> {
-    let told = events.clone();
+    let places = Arc::new(());
+    serve_within(socket, Served { files, events, places, most: MOST }, ends)
+}
+
+fn serve_within(
+    socket: UdpSocket,
+    served: Served,
+    ends: async_channel::Receiver<()>,
+) -> Result<JoinHandle<()>> {
+    let told = served.events.clone();
     let server = future::block_on(async move {
-        let builder = TftpServerBuilder::with_handler(Served { files, events })
+        let builder = TftpServerBuilder::with_handler(served)
             .std_socket(socket)?
             .block_size_limit(BLOCK)
             .window_size_limit(WINDOW)
             .timeout(PATIENCE)
+            // One that wants to be waited for four minutes would keep its place for half an hour.
+            .ignore_client_timeout()
             .max_send_retries(REMINDERS);
         builder.build().await
     });
@@ -86,6 +102,9 @@ pub fn serve(
 struct Served {
     files: Arc<Files>,
     events: Events,
+    /// Each file that is sent holds one.
+    places: Arc<()>,
+    most: usize,
 }
 
 impl Handler for Served {
@@ -99,6 +118,9 @@ impl Handler for Served {
     ) -> std::result::Result<(Reader, Option<u64>), packet::Error> {
         let asked = path.to_str().unwrap_or_default();
         let file = self.files.stored(asked).ok_or(packet::Error::FileNotFound)?;
+        if Arc::strong_count(&self.places) > self.most {
+            return Err(packet::Error::Msg("too many machines at once".to_owned()));
+        }
         let size = u64::try_from(file.bytes.len()).unwrap_or(u64::MAX);
         let reader = Reader {
             left: file.bytes.clone(),
@@ -106,6 +128,7 @@ impl Handler for Served {
             size: file.bytes.len(),
             client: *client,
             events: self.events.clone(),
+            _place: Arc::clone(&self.places),
         };
         Ok((reader, Some(size)))
     }
@@ -127,6 +150,7 @@ struct Reader {
     size: usize,
     client: SocketAddr,
     events: Events,
+    _place: Arc<()>,
 }
 
 impl AsyncRead for Reader {

@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{BLOCK, WINDOW, serve};
+use super::{BLOCK, MOST, Served, WINDOW, serve_within};
 use crate::event::{Event, Events, What};
 use crate::files::Files;
 
@@ -19,11 +19,17 @@ struct Server {
 
 impl Server {
     fn new(files: Files) -> Self {
+        Self::within(MOST, files)
+    }
+
+    fn within(most: usize, files: Files) -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let at = socket.local_addr().unwrap();
         let (tell, events) = sync_channel(1000);
         let (ends, ended) = async_channel::bounded(1);
-        let thread = serve(socket, Arc::new(files), Events(tell), ended).unwrap();
+        let (files, places) = (Arc::new(files), Arc::new(()));
+        let served = Served { files, events: Events(tell), places, most };
+        let thread = serve_within(socket, served, ended).unwrap();
         Self { at, events, ends: Some(ends), thread: Some(thread) }
     }
 
@@ -190,4 +196,24 @@ fn a_whole_room_is_switched_on() {
     });
     let told: Vec<Event> = server.events.iter().take(40).collect();
     assert_eq!(told.len(), 40);
+}
+
+/// Who says nothing more is given up, also where it asked for more patience.
+#[test]
+fn only_so_many_files_are_sent_at_once() {
+    let server = Server::within(1, files());
+    let silent = server.ask(&request("even", &["timeout", "255"]));
+    assert_eq!(silent.2[..4], [0, 3, 0, 1], "the option is not taken");
+    let full = server.ask(&request("even", &[])).2;
+    assert_eq!(full, b"\0\x05\0\0too many machines at once\0");
+    let until = Instant::now() + Duration::from_secs(40);
+    loop {
+        let asked = server.ask(&request("even", &[]));
+        if asked.2[1] == 3 {
+            assert_eq!(fetched(asked, (512, 1)), content(1024));
+            return;
+        }
+        assert!(Instant::now() < until, "it keeps its place");
+        thread::sleep(Duration::from_millis(500));
+    }
 }

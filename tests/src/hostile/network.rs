@@ -95,6 +95,10 @@ pub fn multicast(input: &[u8]) {
 pub fn room(input: &[u8]) {
     if let Ok(list) = blocks::from_bytes(input) {
         assert_eq!(blocks::to_bytes(&list), input);
+        for block in list {
+            let k = symbols::source(block.length as usize);
+            assert!(block.length < 6 << 20 && k.checked_add(symbols::parity(k)).is_some());
+        }
     }
     let Some((count, rest)) = input.split_first() else { return };
     let ids = vec![ChunkId([9; 32]); usize::from(*count)];

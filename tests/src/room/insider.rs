@@ -13,32 +13,68 @@ use serde_json::Value;
 
 use crate::network::HERE;
 
-/// Sends symbols of any block of the image with this id, until it is told to end.
-pub fn send(repo: &str, id: &str, ends: &AtomicBool) -> Result<()> {
-    let offer = Location::from(repo).files()?.get(&format!("room/{id}"), Bytes::MIB)?;
-    let offer: Value = serde_json::from_slice(&offer)?;
-    let text = |name: &str| offer[name].as_str().with_context(|| name.to_owned());
-    let group: SocketAddr = text("group")?.parse()?;
-    let key: Key = text("key")?.parse::<image_core::image::hash::Hash>()?.0;
-    let session = u32::try_from(offer["session"].as_u64().context("session")?)?;
-    let socket = UdpSocket::bind((HERE, 0))?;
-    rustix::net::sockopt::set_ip_multicast_if(&socket, &HERE)?;
-    for sequence in 1.. {
-        if ends.load(Ordering::Relaxed) {
-            break;
-        }
-        let body = Body::Data {
-            block: fastrand::u32(..12),
-            symbol: fastrand::u16(..900),
-            left: fastrand::u16(..),
-            begins: fastrand::bool(),
-            bytes: &[fastrand::u8(..); SYMBOL],
-        };
-        // Some numbers are those of the server, some of nobody.
-        let sequence = if fastrand::bool() { sequence } else { fastrand::u32(..) };
-        let packet = Packet { session, sequence, begun: fastrand::u32(..), body };
-        socket.send_to(&packet.to_bytes(&key), group)?;
-        std::thread::sleep(Duration::from_micros(500));
+/// Bytes of a tag.
+const TAG: usize = 8;
+
+/// A session, as whoever joins knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Session {
+    number: u32,
+    key: Key,
+    group: SocketAddr,
+}
+
+impl Session {
+    /// The session of the image with this id.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn joined(id: &str) -> Result<Self> {
+        let offer = Location::from(super::REPO).files()?.get(&format!("room/{id}"), Bytes::MIB)?;
+        let offer: Value = serde_json::from_slice(&offer)?;
+        let text = |name: &str| offer[name].as_str().with_context(|| name.to_owned());
+        let group = text("group")?.parse()?;
+        let key = text("key")?.parse::<image_core::image::hash::Hash>()?.0;
+        let number = u32::try_from(offer["session"].as_u64().context("session")?)?;
+        Ok(Self { number, key, group })
     }
-    Ok(())
+
+    /// A packet of the session.
+    pub fn packet(&self, sequence: u32, body: Body<'_>) -> Vec<u8> {
+        let begun = fastrand::u32(..);
+        Packet { session: self.number, sequence, begun, body }.to_bytes(&self.key)
+    }
+
+    /// The same bytes with the tag of somebody who has the key.
+    pub fn signed(&self, packet: &[u8]) -> Vec<u8> {
+        let said = packet.get(..packet.len().saturating_sub(TAG)).unwrap_or_default();
+        let tag = blake3::keyed_hash(&self.key, said);
+        [said, tag.as_bytes().get(..TAG).unwrap_or_default()].concat()
+    }
+
+    /// Sends symbols of any block, until it is told to end.
+    ///
+    /// # Errors
+    /// The network is gone.
+    pub fn send(&self, ends: &AtomicBool) -> Result<()> {
+        let socket = UdpSocket::bind((HERE, 0))?;
+        rustix::net::sockopt::set_ip_multicast_if(&socket, &HERE)?;
+        for sequence in 1.. {
+            if ends.load(Ordering::Relaxed) {
+                break;
+            }
+            let body = Body::Data {
+                block: fastrand::u32(..12),
+                symbol: fastrand::u16(..900),
+                left: fastrand::u16(..),
+                begins: fastrand::bool(),
+                bytes: &[fastrand::u8(..); SYMBOL],
+            };
+            // Some numbers are those of the server, some of nobody.
+            let sequence = if fastrand::bool() { sequence } else { fastrand::u32(..) };
+            socket.send_to(&self.packet(sequence, body), self.group)?;
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        Ok(())
+    }
 }

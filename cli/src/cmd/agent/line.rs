@@ -27,6 +27,8 @@ impl Line {
         let config = Agent::config_builder()
             .timeout_global(Some(Duration::from_secs(10)))
             .http_status_as_error(false)
+            // A connection that is kept takes a place that others need.
+            .max_idle_connections(0)
             .proxy(None);
         Self { agent: config.build().into(), url: format!("{server}/{PATH}") }
     }
