@@ -1,5 +1,5 @@
 //! A Debian that comes to a machine with another controller, with everything broken that `keiki repair` mends, comes up
-//! healthy after one.
+//! healthy after one, under its new name.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test says so what failed")]
 
@@ -29,14 +29,16 @@ fn vm_a_moved_debian_starts_by_bios_on_another_controller() {
 struct Broken {
     bench: Bench,
     disks: Vec<PathBuf>,
+    /// The machine that it came from.
+    machine: String,
 }
 
 impl Broken {
     fn new() -> Self {
         let bench = Bench::new().unwrap();
         let disks = debian::make(Layout::Gpt, &bench.path("")).unwrap().disks;
-        let scene = Self { bench, disks };
-        scene.break_root();
+        let mut scene = Self { bench, disks, machine: String::new() };
+        scene.machine = scene.break_root();
         scene.break_boot();
         scene.break_loaders();
         scene
@@ -46,12 +48,12 @@ impl Broken {
         table::partitions(&self.disks[0]).unwrap()
     }
 
-    /// Names by place, LVM's list of devices, and what is built into an initramfs.
-    fn break_root(&self) {
+    /// Names by place, LVM's list of devices, and what is built into an initramfs; the machine's id.
+    fn break_root(&self) -> String {
         let vg = Volumes::of(&self.disks).unwrap().vg.unwrap();
         let image = self.bench.path("root.part");
         vg.take("root", &image).unwrap();
-        {
+        let machine = {
             let size = Bytes::new(fs::metadata(&image).unwrap().len());
             let mount = Mount::new(&image, Extent::first(size), "rw").unwrap();
             let root = mount.folder();
@@ -70,9 +72,11 @@ impl Broken {
                 .unwrap();
             let hook = fs::read_to_string(root.join(HOOK)).unwrap();
             fs::write(root.join(HOOK), hook.replace("virtio_scsi sd_mod", "")).unwrap();
-        }
+            fs::read_to_string(root.join("etc/machine-id")).unwrap().trim().to_owned()
+        };
         vg.put("root", &image).unwrap();
         fs::remove_file(image).unwrap();
+        machine
     }
 
     /// An initramfs without SCSI, and a swap area to resume from that is gone.
@@ -100,7 +104,8 @@ impl Broken {
 
     fn repair(&self) {
         let path = self.disks[0].display();
-        let said = self.bench.run(&format!("repair {path} --confirm {path}")).unwrap();
+        let line = format!("repair {path} --confirm {path} --hostname lab-07");
+        let said = self.bench.run(&line).unwrap();
         println!("{said:#}");
         let done = said["done"].as_array().unwrap();
         for word in [
@@ -110,11 +115,13 @@ impl Broken {
             "EFI/BOOT/BOOTX64.EFI",
             "GRUB for BIOS",
             "lacks ahci, sd_mod, virtio_scsi",
+            "etc/machine-id on vg0/root",
+            "etc/hostname on vg0/root: sample becomes lab-07",
         ] {
             let has = |line: &&serde_json::Value| line.as_str().unwrap().contains(word);
             assert_eq!(done.iter().filter(has).count(), 1, "{word}");
         }
-        assert_eq!(done.len(), 6);
+        assert_eq!(done.len(), 8);
         judge::disks(&self.disks).unwrap();
     }
 
@@ -124,6 +131,10 @@ impl Broken {
         assert_eq!(report.health().unwrap(), "running\n", "{}", report.text());
         assert_eq!(report.section("firmware").unwrap(), format!("{firmware:?}").to_uppercase());
         assert_eq!(report.section("srv").unwrap(), "SRV-OK");
+        assert_eq!(report.section("host").unwrap(), "lab-07");
+        // Its own id, which systemd believes: it makes another one where it does not.
+        let machine = report.section("machine").unwrap();
+        assert!(machine.len() == 32 && machine != self.machine, "{machine}");
         let disk = if controller == Controller::Nvme { "nvme0n1" } else { "sda" };
         report.line("lsblk", disk).unwrap();
         report

@@ -7,12 +7,12 @@ use image_core::disk::claim;
 use image_core::error::Error;
 use image_core::exec::real::Machine;
 use image_core::io::Medium;
-use image_core::repair::{self, Job, Plan, Repaired, Wishes};
+use image_core::repair::{self, Job, Personal, Plan, Repaired, Wishes};
 use image_core::report::Report;
 use image_core::survey::Input;
 use serde_json::json;
 
-use super::restore::{refuse_doubles, still_to_do};
+use super::restore::{random, refuse_doubles, still_to_do};
 use super::source;
 use super::target::{self, Candidate};
 use crate::args::Global;
@@ -38,8 +38,13 @@ pub fn run(global: &Global, args: &Repair, progress: &Progress) -> anyhow::Resul
         candidates.iter().map(|candidate| candidate.path.display().to_string()).collect();
     let inputs = source::open(&paths, None, source::Purpose::Copy(None))?;
     let server = super::view::server()?;
-    let wishes =
-        Wishes { root: args.root.as_deref(), run_programs: !args.no_run, ..Wishes::default() };
+    let seed = random()?;
+    let wishes = Wishes {
+        root: args.root.as_deref(),
+        run_programs: !args.no_run,
+        personal: args.hostname.as_ref().map(|name| Personal { name, seed }),
+        ..Wishes::default()
+    };
     let (survey, plan) = repair::plan(&inputs, wishes, &Machine, &server, progress)?;
     progress.finish();
     plan.warnings.iter().for_each(|warning| progress.warning(warning));

@@ -342,16 +342,20 @@ pub(super) fn still_to_do(step: &str) -> anyhow::Result<()> {
     output::say(&format!("still to do: {step}"))
 }
 
-/// New identifiers come from the kernel's random numbers.
 fn renewal(args: &Onto) -> anyhow::Result<Option<Renewal>> {
     if !args.new_ids {
         return Ok(None);
     }
+    Ok(Some(Renewal { seed: random()?, vg_name: args.vg_name.clone() }))
+}
+
+/// New identifiers come from the kernel's random numbers.
+pub(super) fn random() -> anyhow::Result<[u8; 32]> {
     let mut seed = [0; 32];
     File::open("/dev/urandom")
         .and_then(|mut random| random.read_exact(&mut seed))
         .context("cannot read random numbers")?;
-    Ok(Some(Renewal { seed, vg_name: args.vg_name.clone() }))
+    Ok(seed)
 }
 
 fn policy(args: &Onto) -> Result<Policy, Usage> {

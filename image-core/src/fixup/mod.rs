@@ -13,6 +13,7 @@
 //! - Of a system that has moved, pure: [`devices`]: names of devices by their place. [`tables`], [`words`]: `fstab`,
 //!   `crypttab` and kernel command lines with such names. [`ramdisk`], [`drivers`]: what an initramfs has and needs.
 //!   [`lvm_devices`]: LVM's list of devices.
+//! - [`personal`]: names, ids and keys that machines of one image must not share; pure.
 //! - [`identity`]: a filesystem's own UUID, by its tools.
 
 pub mod devices;
@@ -23,6 +24,7 @@ pub mod grub;
 pub(crate) mod identity;
 pub mod loader;
 pub mod lvm_devices;
+pub mod personal;
 pub mod ramdisk;
 pub mod references;
 pub(crate) mod root;

@@ -125,6 +125,23 @@ impl Root {
                 "{name} is not what it was when the plan was made; run it again"
             ))
         })?;
+        self.put(name, &file, new)
+    }
+
+    /// Writes a file `name` that is not there yet, with the owner, mode and extended attributes of the file `like`.
+    ///
+    /// # Errors
+    /// As [`Root::replace`].
+    pub(crate) fn add(&self, name: &str, like: &str, new: &[u8]) -> Result<()> {
+        if self.has(name)? {
+            return Err(Error::refused(format!("{name} is there by now; run it again")));
+        }
+        let like = self.file(like)?.ok_or_else(|| Error::refused(format!("there is no {like}")))?;
+        self.put(name, &like, new)
+    }
+
+    /// Makes `new` whole beside the file `name`, like the file `model`, and renames it.
+    fn put(&self, name: &str, model: &File, new: &[u8]) -> Result<()> {
         let (folder, last) = self.place(name)?;
         let part = format!("{last}{NEW}");
         let failed = |error: Errno| Error::io(name, "replace", error.into());
@@ -140,7 +157,7 @@ impl Root {
             .and_then(|open| {
                 let mut open = File::from(open);
                 open.write_all(new).map_err(|error| Error::io(name, "replace", error))?;
-                like(&file, &open).map_err(failed)?;
+                like(model, &open).map_err(failed)?;
                 open.sync_all().map_err(|error| Error::io(name, "replace", error))?;
                 renameat(&folder, &part, &folder, &last)
                     .and_then(|()| fsync(&folder))

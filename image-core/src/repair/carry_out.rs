@@ -24,7 +24,10 @@ const LONGEST_TALK: usize = 400;
 pub fn repair(job: &Job<'_>, report: &dyn Report) -> Result<Repaired> {
     report.stage(Stage::Repair, None);
     let mut repaired = Repaired { steps: job.plan.steps.clone(), ..Repaired::default() };
-    for volume in &job.survey.volumes {
+    // The root comes last: a host name says that everything is done that goes with it.
+    let is_root = |volume: &&Volume| volume.id == job.plan.root;
+    let volumes = || job.survey.volumes.iter();
+    for volume in volumes().filter(|it| !is_root(it)).chain(volumes().filter(is_root)) {
         let acts: Vec<&Act> = job.plan.acts.iter().filter(|act| is_in(act, &volume.id)).collect();
         if !acts.is_empty() {
             report.checkpoint()?;
@@ -35,7 +38,11 @@ pub fn repair(job: &Job<'_>, report: &dyn Report) -> Result<Repaired> {
         report.checkpoint()?;
         let step = match act {
             // In its volume, above.
-            Act::Rewrite { .. } | Act::SetAside { .. } | Act::Fallback { .. } => None,
+            Act::Rewrite { .. }
+            | Act::Add { .. }
+            | Act::Forget { .. }
+            | Act::SetAside { .. }
+            | Act::Fallback { .. } => None,
             Act::Initramfs { builder, tree, kernels, wanted, .. } => {
                 initramfs(job, *builder, tree, (kernels, wanted))?
             }
@@ -56,9 +63,11 @@ pub fn repair(job: &Job<'_>, report: &dyn Report) -> Result<Repaired> {
 
 fn is_in(act: &Act, id: &str) -> bool {
     match act {
-        Act::Rewrite { volume, .. } | Act::SetAside { volume } | Act::Fallback { volume, .. } => {
-            volume == id
-        }
+        Act::Rewrite { volume, .. }
+        | Act::Add { volume, .. }
+        | Act::Forget { volume, .. }
+        | Act::SetAside { volume }
+        | Act::Fallback { volume, .. } => volume == id,
         _ => false,
     }
 }
@@ -89,6 +98,8 @@ fn in_volume(job: &Job<'_>, volume: &Volume, acts: &[&Act]) -> Result<()> {
 fn in_filesystem(root: &Root, act: &Act) -> Result<()> {
     match act {
         Act::Rewrite { file, old, new, .. } => root.replace(file, old, new),
+        Act::Add { file, like, new, .. } => root.add(file, like, new),
+        Act::Forget { files, .. } => files.iter().try_for_each(|file| root.remove(file)),
         Act::SetAside { .. } => root.set_aside(lvm_devices::FILE).map(drop),
         _ => Ok(()),
     }

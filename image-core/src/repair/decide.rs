@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::boot;
 use super::facts::{Facts, Sight};
-use super::{Act, Plan, Wishes};
+use super::{Act, Plan, Wishes, personal};
 use crate::error::{Error, Result};
 use crate::fixup::devices::{Disks, Known, Mention, named};
 use crate::fixup::tables::{Kind, Mended};
@@ -28,12 +28,19 @@ pub(super) struct System {
 /// # Errors
 /// [`Error::Refused`] where there is no system, or several.
 pub(super) fn decide(facts: &Facts, wishes: &Wishes<'_>) -> Result<Plan> {
+    let named = wishes.personal.filter(|_| wishes.root.is_none());
+    if let Some(plan) = named.and_then(|wish| personal::only_windows(facts, wish.name)) {
+        return Ok(plan);
+    }
     let system = system(facts, wishes.root)?;
     let name = facts.sights.get(&system.root).and_then(|sight| sight.system.clone());
     let mut plan =
         Plan { system: name.unwrap_or_default(), root: system.root.clone(), ..Plan::default() };
     texts(facts, &system, &mut plan);
     lvm(facts, &system, &mut plan);
+    if let Some(wish) = &wishes.personal {
+        personal::decide(facts, &system, wish, &mut plan);
+    }
     boot::esps(facts, wishes, &mut plan);
     boot::initramfs(facts, &system, wishes, &mut plan);
     boot::grub(facts, &system, &mut plan);

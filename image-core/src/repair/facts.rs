@@ -79,6 +79,31 @@ pub(crate) struct Sight {
     pub(crate) ramdisks: BTreeMap<String, Option<Ramdisk>>,
     /// GRUB for BIOS as grub-install left it: `boot.img` and `core.img`.
     pub(crate) grub: Option<[Vec<u8>; 2]>,
+    /// What no other machine may have; looked for where it shall be changed.
+    pub(crate) own: Own,
+}
+
+/// What machines of one image must not share.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Own {
+    /// Names, ids and seeds, by their paths from the filesystem's root.
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
+    /// What DHCP clients remember.
+    pub(crate) leases: Vec<String>,
+    /// SSH host keys, by the paths of their private halves.
+    pub(crate) keys: BTreeMap<String, HostKey>,
+}
+
+/// An SSH host key.
+#[derive(Clone, Debug)]
+pub(crate) struct HostKey {
+    /// What is there.
+    pub(crate) private: Vec<u8>,
+    /// Its public half, where that is there.
+    pub(crate) public: Option<Vec<u8>>,
+    /// Both halves of the one that takes its place, or why none could be made; none where none has to, or nobody here
+    /// makes such keys.
+    pub(crate) new: Option<Result<[Vec<u8>; 2], String>>,
 }
 
 /// What makes an initramfs.

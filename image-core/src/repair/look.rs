@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::facts::{Builder, Code, Core, Disk, EspSight, Facts, Sight};
+use super::facts::{Builder, Code, Core, Disk, EspSight, Facts, Own, Sight};
+use super::personal;
 use crate::disk::table::{Partition, PartitionRole, Table};
 use crate::error::{Error, Result};
 use crate::exec::{Call, Runner};
@@ -33,7 +34,8 @@ const NAMES: [&str; 4] =
 /// Kernel versions that are looked at.
 const MOST_KERNELS: usize = 32;
 
-/// Looks at the volumes of `survey`. `server` is described at [`crate::view::OpenView::open`].
+/// Looks at the volumes of `survey`, with `own` also at what no other machine may have. `server` is described at
+/// [`crate::view::OpenView::open`].
 ///
 /// # Errors
 /// [`Error::Io`] where a disk cannot be read; [`Error::Interrupted`].
@@ -41,6 +43,7 @@ pub(super) fn look(
     runner: &dyn Runner,
     server: &Call,
     survey: &Survey,
+    own: bool,
     report: &dyn Report,
 ) -> Result<Facts> {
     let mut facts = Facts::default();
@@ -70,7 +73,7 @@ pub(super) fn look(
         }
         let place = layout(survey, volume, &paths)?;
         let looked = match kind {
-            Some((kind, options)) => sight(server, &place, kind, options)
+            Some(kind) => sight(server, &place, kind, own)
                 .map(|sight| drop(facts.sights.insert(volume.id.clone(), sight))),
             None => esp(runner, server, &place)
                 .map(|sight| sight.map(|sight| facts.esps.insert(volume.id.clone(), sight)))
@@ -220,9 +223,13 @@ fn esp(runner: &dyn Runner, server: &Call, place: &Layout) -> Result<Option<EspS
     Ok(Some(EspSight { files, texts, starts_shim }))
 }
 
-fn sight(server: &Call, place: &Layout, kind: &str, options: &str) -> Result<Sight> {
+fn sight(server: &Call, place: &Layout, (kind, options): (&str, &str), own: bool) -> Result<Sight> {
     let trial = Trial::open(place, server)?;
-    let seen = trial.mounted(kind, options, true, |folder| see(&Root::of(folder)?));
+    let seen = trial.mounted(kind, options, true, |folder| {
+        let root = Root::of(folder)?;
+        let own = if own { personal::see(&root)? } else { Own::default() };
+        Ok(Sight { own, ..see(&root)? })
+    });
     // What it saw of a volume that could not be read is not believed.
     trial.close()?;
     seen

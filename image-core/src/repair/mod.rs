@@ -7,6 +7,7 @@
 //!
 //! - `facts`: what was found: values. - `look`: finds it, and writes nothing.
 //! - `decide`: the files; pure. - `boot`: boot loaders and the initramfs; pure.
+//! - `personal`: a name, ids and keys of the machine's own, where they are wanted.
 //! - `carry_out`: does what was planned. - `builder`: the system's own programs.
 
 mod boot;
@@ -15,6 +16,7 @@ mod carry_out;
 mod decide;
 mod facts;
 mod look;
+mod personal;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +28,7 @@ pub use facts::Builder;
 
 use crate::error::{Error, Result};
 use crate::exec::{Call, Runner};
+use crate::fixup::personal::HostName;
 use crate::io::Medium;
 use crate::report::{Report, Stage};
 use crate::survey::Input;
@@ -42,6 +45,31 @@ pub struct Wishes<'a> {
     pub run_programs: bool,
     /// What efibootmgr says of this machine's boot entries; none where it was not started by UEFI.
     pub boot_entries: Option<&'a str>,
+    /// Who this machine becomes, of all that have the same image; none where it stays who it is.
+    pub personal: Option<Personal<'a>>,
+}
+
+/// Who one machine of many becomes.
+#[derive(Clone, Copy, Debug)]
+pub struct Personal<'a> {
+    /// Its host name.
+    pub name: &'a HostName,
+    /// Random bytes that its ids are made from.
+    pub seed: [u8; 32],
+}
+
+impl Personal<'_> {
+    /// Random bytes of their own for each use.
+    fn fill(&self, what: &str, bytes: &mut [u8]) {
+        let mut hasher = blake3::Hasher::new_keyed(&self.seed);
+        hasher.update(what.as_bytes()).finalize_xof().fill(bytes);
+    }
+
+    fn random<const N: usize>(&self, what: &str) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.fill(what, &mut bytes);
+        bytes
+    }
 }
 
 /// What will be done, and what remains to be done by hand.
@@ -74,6 +102,26 @@ pub enum Act {
         new: Vec<u8>,
         /// What changes in it.
         why: Vec<String>,
+    },
+    /// A file that is not there is written.
+    Add {
+        /// The volume that it is on.
+        volume: String,
+        /// Its path from that volume's root.
+        file: String,
+        /// The file whose owner, mode and attributes it gets.
+        like: String,
+        /// What is in it.
+        new: Vec<u8>,
+        /// What it is for.
+        why: Vec<String>,
+    },
+    /// What DHCP clients remember is removed.
+    Forget {
+        /// The volume that it is on.
+        volume: String,
+        /// Paths from that volume's root.
+        files: Vec<String>,
     },
     /// LVM's list of devices is put aside.
     SetAside {
@@ -130,8 +178,11 @@ impl Act {
     /// What is done, as a person reads it.
     pub fn words(&self) -> String {
         match self {
-            Self::Rewrite { volume, file, why, .. } => {
+            Self::Rewrite { volume, file, why, .. } | Self::Add { volume, file, why, .. } => {
                 format!("{file} on {volume}: {}", why.join(", "))
+            }
+            Self::Forget { volume, files } => {
+                format!("what DHCP clients remember on {volume}: removed, {}", files.join(", "))
             }
             Self::SetAside { volume } => format!(
                 "{} on {volume}: put aside as {}, it names other devices",
@@ -217,7 +268,12 @@ pub fn plan(
     report.stage(Stage::Survey, None);
     check(runner)?;
     let survey = glance(inputs, report)?;
-    let facts = look::look(runner, server, &survey, report)?;
+    let mut facts = look::look(runner, server, &survey, wishes.personal.is_some(), report)?;
+    if let Some(wish) = wishes.personal {
+        for sight in facts.sights.values_mut().filter(|sight| sight.system.is_some()) {
+            personal::make_keys(runner, &mut sight.own, wish.name)?;
+        }
+    }
     let entries = match wishes.boot_entries {
         Some(given) => Some(given.to_owned()),
         None if look::by_uefi() && runner.find("efibootmgr").is_some() => {

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::decide::decide;
-use super::facts::{Builder, Code, Disk, EspSight, Facts, Sight};
-use super::{Act, Plan, Wishes};
+use super::facts::{Builder, Code, Disk, EspSight, Facts, HostKey, Own, Sight};
+use super::{Act, Personal, Plan, Wishes};
 use crate::fixup::devices::Known;
 use crate::fixup::drivers::Kernel;
 use crate::fixup::ramdisk::Ramdisk;
 
-const RUN: Wishes<'_> = Wishes { root: None, run_programs: true, boot_entries: None };
+const RUN: Wishes<'_> =
+    Wishes { root: None, run_programs: true, boot_entries: None, personal: None };
 
 fn known(number: u32, content: &str) -> Known {
     Known {
@@ -185,4 +186,113 @@ fn boot_is_where_fstab_says_or_where_it_looks_like_it() {
     assert_eq!(boot("UUID=id-4 /boot ext4\n"), ["d0:4"]);
     assert_eq!(boot(""), ["d0:3"]);
     assert_eq!(boot("# nothing\n"), [""; 0]);
+}
+
+/// A system with `/var` on a volume of its own, called `old`, and what becomes of it as `lab-07`.
+fn renamed(change: impl FnOnce(&mut Facts)) -> Plan {
+    let mut facts = facts(Some("ahci"), None);
+    facts.known.push(known(3, "ext4"));
+    let file = |name: &str, text: &str| (name.to_owned(), text.as_bytes().to_vec());
+    let id = "0123456789abcdef0123456789abcdef";
+    let root = facts.sights.get_mut("d0:2").unwrap();
+    root.files.extend([file("etc/fstab", "UUID=id-3 /var ext4\n")]);
+    let key = HostKey {
+        private: b"-".to_vec(),
+        public: Some(b"ssh-ed25519 A root@old".to_vec()),
+        new: Some(Ok([b"new".to_vec(), b"public".to_vec()])),
+    };
+    root.own = Own {
+        files: [file("etc/hostname", "old\n"), file("etc/machine-id", id)].into(),
+        keys: [("etc/ssh/ssh_host_ed25519_key".to_owned(), key)].into(),
+        ..Own::default()
+    };
+    let own = Own {
+        files: [
+            file("lib/dbus/machine-id", id),
+            file("lib/systemd/random-seed", "12345"),
+            // What has this name here is no host name.
+            file("etc/hostname", "x"),
+        ]
+        .into(),
+        leases: vec!["lib/dhcp/dhclient.leases".to_owned()],
+        ..Own::default()
+    };
+    facts.sights.insert("d0:3".to_owned(), Sight { own, ..Sight::default() });
+    change(&mut facts);
+    let name = "lab-07".parse().unwrap();
+    let personal = Some(Personal { name: &name, seed: [7; 32] });
+    decide(&facts, &Wishes { personal, ..RUN }).unwrap()
+}
+
+#[test]
+fn who_a_machine_is_lies_on_its_root_and_its_var_and_its_name_comes_last() {
+    let plan = renamed(|_| ());
+    let words: Vec<String> = plan.acts.iter().map(Act::words).collect();
+    let expected = [
+        "etc/machine-id on d0:2: an id of its own",
+        "lib/dbus/machine-id on d0:3: an id of its own",
+        "lib/systemd/random-seed on d0:3: random numbers of its own",
+        "what DHCP clients remember on d0:3: removed, lib/dhcp/dhclient.leases",
+        "etc/ssh/ssh_host_ed25519_key on d0:2: a key of its own",
+        "etc/ssh/ssh_host_ed25519_key.pub on d0:2: the public half of it",
+        "etc/hostname on d0:2: old becomes lab-07",
+    ];
+    assert_eq!(words, expected);
+    let new = |act: &Act| match act {
+        Act::Rewrite { new, .. } => new.clone(),
+        _ => Vec::new(),
+    };
+    let [id, same, seed] = [0, 1, 2].map(|at| new(&plan.acts[at]));
+    assert!(id == same && id.len() == 33 && seed.len() == 5 && seed != b"12345");
+    assert!(!plan.acts.iter().any(Act::runs_programs) && plan.steps.is_empty());
+}
+
+#[test]
+fn an_id_on_a_command_line_is_a_step() {
+    let steps = renamed(|facts| {
+        let files = &mut facts.sights.get_mut("d0:2").unwrap().files;
+        files.insert("boot/grub/grub.cfg".to_owned(), b"linux /v systemd.machine_id=0 ro".to_vec());
+    })
+    .steps;
+    assert!(steps.len() == 1 && steps[0].contains("boot/grub/grub.cfg on d0:2"), "{steps:?}");
+}
+
+#[test]
+fn a_machine_that_has_its_name_keeps_its_ids_and_replaces_only_keys_of_others() {
+    let named = |public: Option<&[u8]>| {
+        renamed(|facts| {
+            let own = &mut facts.sights.get_mut("d0:2").unwrap().own;
+            own.files.insert("etc/hostname".to_owned(), b"# ours\nLab-07\n".to_vec());
+            for key in own.keys.values_mut() {
+                key.public = public.map(<[u8]>::to_vec);
+            }
+        })
+    };
+    assert_eq!(named(Some(b"ssh-ed25519 A root@lab-07\n")), named(Some(b"ssh-ed25519 B x@LAB-07")));
+    assert_eq!(named(Some(b"ssh-ed25519 A root@lab-07\n")).acts, []);
+    assert_eq!(named(Some(b"ssh-ed25519 A root@old\n")).acts.len(), 2);
+    // Without a public half nobody can tell whose it is.
+    let acts = named(None).acts;
+    assert!(matches!(acts.as_slice(), [Act::Rewrite { .. }, Act::Add { .. }]), "{acts:?}");
+}
+
+#[test]
+fn a_windows_is_a_step_where_nothing_else_may_be_the_system() {
+    let windows = |change: &dyn Fn(&mut Facts)| {
+        renamed(|facts| {
+            facts.known.push(known(4, "ntfs"));
+            change(facts);
+        })
+    };
+    let only = windows(&|facts| facts.sights = BTreeMap::new());
+    assert!(only.acts.is_empty() && only.root == "d0:4" && only.steps.len() == 1, "{only:?}");
+    let beside = windows(&|_| ());
+    assert_eq!((beside.root.as_str(), beside.steps), ("d0:2", only.steps));
+    let mut facts = facts(None, None);
+    facts.sights = BTreeMap::new();
+    facts.known.push(known(4, "ntfs"));
+    facts.closed.push(("d0:5".to_owned(), "crypto_LUKS is not looked into".to_owned()));
+    let name = "lab-07".parse().unwrap();
+    let personal = Some(Personal { name: &name, seed: [7; 32] });
+    decide(&facts, &Wishes { personal, ..RUN }).unwrap_err();
 }

@@ -27,6 +27,7 @@ pub mod volume;
 
 pub use layout::{Layout, Piece, Place};
 pub use open::{Need, OpenView, View};
+pub(crate) use scratch::Scratch;
 #[cfg(feature = "fuse")]
 pub use serve::serve;
 #[cfg(feature = "fuse")]

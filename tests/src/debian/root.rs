@@ -71,6 +71,8 @@ section df df -T -B1 -x tmpfs -x devtmpfs -x efivarfs
 section kernel dmesg --notime --level=emerg,alert,crit,err,warn
 section swaps cat /proc/swaps
 section srv srv
+section host hostname
+section machine cat /etc/machine-id
 echo KEIKI-REPORT-END
 systemctl --force poweroff
 "#;

@@ -3,7 +3,7 @@
 use image_core::fixup::devices::{Disks, Known};
 use image_core::fixup::drivers::{Kernel, USUAL};
 use image_core::fixup::tables::{self, Kind, Mended};
-use image_core::fixup::{lvm_devices, ramdisk, words};
+use image_core::fixup::{lvm_devices, personal, ramdisk, words};
 
 /// Configuration files. The first byte says which.
 pub fn moved(input: &[u8]) {
@@ -24,8 +24,21 @@ pub fn moved(input: &[u8]) {
         _ => {
             let kernel = Kernel::of(text, text);
             assert!(kernel.lacks(&USUAL).len() <= USUAL.len());
+            renamed(text);
         }
     }
+}
+
+/// What tells one machine from another.
+fn renamed(text: &[u8]) {
+    let Ok(name) = "lab-07".parse() else { return };
+    if let Some(new) = personal::hosts(text, "old", &name) {
+        assert_eq!(personal::hosts(&new, "old", &name), None);
+    }
+    personal::host_keys(text).iter().for_each(|path| assert!(!path.is_empty()));
+    let kind = personal::key_kind("etc/ssh/ssh_host_rsa_key", Some(text));
+    let bits = kind.and_then(|kind| kind.bits).unwrap_or(256);
+    assert!((256..=8192).contains(&bits), "{kind:?}");
 }
 
 fn mended(

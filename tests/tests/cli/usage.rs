@@ -31,6 +31,7 @@ fn mistakes_on_the_command_line_end_with_2() {
         (vec!["restore", "small", "a.img", "--map", "d7=b.img"], "no disk d7; there is d0"),
         (vec!["restore", "small", "a.img", "--size", "much"], "much"),
         (vec!["restore", "small", "a.img", "--grow", "1"], "--grow 1"),
+        (vec!["repair", &disk, "--hostname", "lab_07"], "not a host name"),
         (vec!["images", "--frob"], "--frob"),
     ] {
         let talk = world.says(2, &args, &[words]);

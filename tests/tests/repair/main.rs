@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says so what failed")]
 
+mod personal;
+
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
