@@ -110,6 +110,7 @@ fn dnsmasq(interface: &str, options: &[&str]) -> Call {
 }
 
 /// Another machine at the [`cable`]: its network has the adapter `eth0`.
+#[derive(Debug)]
 pub struct Neighbour {
     _holder: Beside,
     pid: String,

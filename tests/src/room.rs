@@ -128,19 +128,6 @@ impl Room {
         })
     }
 
-    /// The same while `watch` looks at the server from its own end; it is waited for, and machines are too.
-    ///
-    /// # Errors
-    /// As [`Room::bring`]; what `watch` says.
-    pub fn play_watched(
-        &self,
-        rate: u64,
-        clients: &[Client],
-        watch: &(dyn Fn() -> Result<()> + Sync),
-    ) -> Result<Outcome> {
-        self.bring_beside(Program::Keiki, rate, clients, &|_| watch())
-    }
-
     /// The id of the image.
     ///
     /// # Errors

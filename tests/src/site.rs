@@ -1,15 +1,19 @@
 //! `keiki serve` with an image, as an administrator sees it: its page's answers, and what is decided there.
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use image_core::exec::Call;
 use image_core::exec::real::{Beside, Machine};
+use image_core::extent::Extent;
+use image_core::units::Bytes;
 use serde_json::Value;
 
-use crate::network::HERE;
-use crate::{call, keiki, tool};
+use crate::bench::Bench;
+use crate::network::{self, HERE, Neighbour};
+use crate::{call, filesystem, keiki, run, sparse, tool, volumes};
 
 /// How long something may take; no figure, only the end of a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -104,4 +108,134 @@ impl Site {
 /// Whether there are so many machines, in this state.
 pub fn are(count: usize, state: &str) -> impl Fn(&[Value]) -> bool {
     move |machines| machines.iter().filter(|one| one["state"] == state).count() == count
+}
+
+/// Of the disk.
+const SIZE: Bytes = Bytes::mib(24);
+
+/// A repository with an image of one disk, and a server that sends it to machines that somebody lets in.
+#[derive(Debug)]
+pub struct World {
+    /// The repository, and what machines are restored onto.
+    pub bench: Bench,
+    /// The server.
+    pub site: Site,
+    machines: Vec<Neighbour>,
+}
+
+/// The call that serves it, with more options.
+fn serve(bench: &Bench, options: &[&str]) -> Call {
+    let mut call = keiki!("--repo", bench.path("repo"), "--progress", "none", "serve", "--no-boot");
+    call.args.extend(["--interface", "br0", "--image", "lab"].map(Into::into));
+    call.args.extend(options.iter().map(Into::into));
+    call
+}
+
+impl World {
+    /// A room with so many machines, which are off.
+    ///
+    /// # Errors
+    /// A tool fails.
+    pub fn new(machines: u8, options: &[&str]) -> Result<Self> {
+        let bench = Bench::new()?;
+        let (disk, files) = (bench.path("disk"), bench.path("files"));
+        fs::create_dir(&files)?;
+        let mut bytes = vec![0; 12 << 20];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        fs::write(files.join("file"), bytes)?;
+        let part = bench.path("part");
+        filesystem::ext4(&part, SIZE - Bytes::mib(2), ["lab", &filesystem::uuid()?], &files)?;
+        sparse::create(&disk, SIZE)?;
+        run!("sgdisk", format!("-n1:2048:+{}K", (SIZE - Bytes::mib(2)).units(Bytes::KIB)), &disk)?;
+        sparse::copy(&part, Extent::first(SIZE - Bytes::mib(2)), &disk, Bytes::MIB)?;
+        bench.save("lab", std::slice::from_ref(&disk))?;
+        let answers =
+            "image = \"lab\"\ncountdown = 5\nrepair = false\nthen = \"menu\"\n\n[[disk]]\n";
+        fs::write(bench.path("answers.toml"), answers)?;
+        network::own()?;
+        network::switch()?;
+        let machines = (0..machines).map(|number| {
+            let machine = Neighbour::plugged(&format!("port{number}"))?;
+            machine.address(100 + number)?;
+            Ok(machine)
+        });
+        let machines = machines.collect::<Result<_>>()?;
+        let answers = bench.path("answers.toml").display().to_string();
+        let rules = if options.contains(&"--unattended") { "" } else { "--answers" };
+        let options = [options, &[rules, &answers][usize::from(rules.is_empty())..]].concat();
+        let site = Site::start(serve(&bench, &options), bench.path("state"))?;
+        Ok(Self { bench, site, machines })
+    }
+
+    /// The same room, after its server ended and was started again with other options.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn again(self, options: &[&str]) -> Result<Self> {
+        let Self { bench, site, machines } = self;
+        drop(site);
+        let site = Site::start(serve(&bench, options), bench.path("state"))?;
+        Ok(Self { bench, site, machines })
+    }
+
+    /// The disk of a machine.
+    pub fn target(&self, number: usize) -> PathBuf {
+        self.bench.path(&format!("target-{number}"))
+    }
+
+    /// Starts a machine: it offers its disk, and knows the site by this key.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn agent(&self, number: usize, key: &str) -> Result<Beside> {
+        let target = self.target(number);
+        if !target.exists() {
+            sparse::create(&target, SIZE)?;
+        }
+        let call = keiki!(
+            "--progress",
+            "none",
+            "agent",
+            "http://10.77.0.1",
+            "--site-key",
+            key,
+            "--disk",
+            &target
+        );
+        Ok(Machine.spawn(&self.machines[number].call(&call))?)
+    }
+
+    /// The machine with this number, of those that are listed.
+    ///
+    /// # Errors
+    /// It is not among them.
+    pub fn machine(&self, machines: &[Value], number: usize) -> Result<Value> {
+        let path = self.target(number).display().to_string();
+        let is_it =
+            |one: &&Value| one["disks"][0].as_str().is_some_and(|disk| disk.starts_with(&path));
+        Ok(machines.iter().find(is_it).with_context(|| format!("{machines:?}"))?.clone())
+    }
+
+    /// Whether a machine has the files of the image; the other thing that it may have is nothing at all.
+    ///
+    /// # Errors
+    /// It has something else.
+    pub fn is_restored(&self, number: usize) -> Result<bool> {
+        let bytes = fs::read(self.target(number))?;
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Ok(false);
+        }
+        let [source, target] = [[self.bench.path("disk")], [self.target(number)]];
+        volumes::expect_same(&volumes::trees(&source)?, &volumes::trees(&target)?)?;
+        Ok(true)
+    }
+}
+
+/// Waits for the end of a program: its code and its words.
+///
+/// # Errors
+/// It does not end.
+pub fn end(agent: Beside) -> Result<(Option<i32>, String)> {
+    let ended = agent.finish(PATIENCE)?;
+    Ok((ended.code, ended.text() + &ended.talk()))
 }
