@@ -3,22 +3,27 @@
 #![allow(clippy::print_stdout, reason = "a test says how long things took")]
 
 mod only_all {
+    use std::collections::BTreeSet;
     use std::fs;
     use std::path::{Path, PathBuf};
     use std::time::Instant;
 
     use anyhow::{Context, Result, ensure};
-    use image_core::exec::real::Machine;
     use image_core::units::Bytes;
     use keiki_tests::bench::Bench;
     use keiki_tests::debian::{self, Layout};
     use keiki_tests::live::{Firmware, Live, Medium};
+    use keiki_tests::site::{Site, are};
     use keiki_tests::vm::{self, Writes};
     use keiki_tests::{garbage, judge, network, serving, volumes};
 
     /// The machines: how they boot, and how much larger their disks are, in percent.
     const ROOM: [(Firmware, u64); 3] =
-        [(Firmware::Uefi, 10), (Firmware::SecureBoot, 50), (Firmware::Uefi, 25)];
+        [(Firmware::Bios, 25), (Firmware::SecureBoot, 50), (Firmware::Uefi, 10)];
+
+    /// What a machine of a room has of its own.
+    const OWN: [&str; 4] =
+        ["etc/hostname", "etc/hosts", "etc/machine-id", "var/lib/systemd/random-seed"];
 
     fn options(disk: &Path) -> Vec<String> {
         let drive = format!("if=none,id=disk,format=raw,cache=unsafe,file={}", disk.display());
@@ -36,7 +41,7 @@ mod only_all {
     }
 
     #[test]
-    fn vm_three_machines_are_restored_from_one_session() -> Result<()> {
+    fn vm_three_machines_are_let_in_and_restored_from_one_session() -> Result<()> {
         let clock = Instant::now();
         let say = |what: &str| println!("{:4} s: {what}", clock.elapsed().as_secs());
         serving::prepare()?;
@@ -58,11 +63,9 @@ mod only_all {
         (0..count).try_for_each(network::plug)?;
         let [repo, answers] = [bench.path("repo"), answers].map(|path| path.display().to_string());
         let more = ["--dhcp-range", "10.77.0.50-10.77.0.99", "--image", "server"];
-        let options_of_server = [&more[..], &["--unattended", &answers]].concat();
-        let call = serving::call("br0", &options_of_server)?.env("KEIKI_REPO", &repo);
-        let mut server = Machine.spawn(&call)?;
-        let said = server.answer()?;
-        ensure!(said.starts_with("Serving on"), "{said}");
+        let rules = ["--answers", &answers, "--hostname", "lab-%02d"];
+        let call = serving::call("br0", &[more, rules].concat())?.env("KEIKI_REPO", &repo);
+        let site = Site::start(call, bench.path("state"))?;
         say("it is served");
 
         let disks: Vec<PathBuf> =
@@ -78,12 +81,20 @@ mod only_all {
             };
             machines.push(machine);
         }
+        // They have one UUID, and are told apart.
+        site.until(are(ROOM.len(), "waits"))?;
+        say("all of them wait for a word");
+        site.post("api/restore", "")?;
         for machine in &mut machines {
             machine.patiently("It begins in")?;
             say("a machine begins");
         }
+        let first = machines.first_mut().context("a machine")?;
+        first.patiently("writing: ")?;
+        first.outside("system_reset")?;
+        say("the first is reset");
         for machine in &mut machines {
-            let said = machine.patiently("The image server is restored.")?;
+            let said = machine.patiently(" is restored.")?;
             ensure!(!said.contains("fetched"), "{said}");
             say("a machine is restored");
         }
@@ -91,15 +102,40 @@ mod only_all {
             machine.ended()?;
         }
         drop(machines);
-        drop(server);
-        for (disk, (firmware, _)) in disks.iter().zip(ROOM) {
+        let told = site.until(are(ROOM.len(), "done"))?;
+        let name = |number: u8| {
+            let mac = if number == 0 { 0x56 } else { number };
+            let mac = format!("52:54:00:12:34:{mac:02x}");
+            let machine = told.iter().find(|one| one["mac"] == mac.as_str());
+            let name = machine.and_then(|machine| machine["hostname"].as_str());
+            Ok::<_, anyhow::Error>(name.with_context(|| format!("{told:?}"))?.to_owned())
+        };
+        let mut seen = BTreeSet::new();
+        for (number, (disk, (firmware, _))) in (0..).zip(disks.iter().zip(ROOM)) {
             let disk = std::slice::from_ref(disk);
             judge::disks(disk)?;
-            volumes::expect_same(&trees, &volumes::trees(disk)?)?;
+            let found = volumes::trees(disk)?;
+            for (id, tree) in &trees {
+                let changed = tree.changed(found.get(id).with_context(|| id.clone())?);
+                let is_own = |path: &PathBuf| OWN.iter().any(|own| path == Path::new(own));
+                ensure!(changed.iter().all(is_own), "{id}: {changed:?}");
+            }
             let after = vm::boot(firmware, disk, Writes::Discarded)?;
             ensure!(after.health()? == before.health()?, "{}", after.text());
+            ensure!(after.section("host")? == name(number)?, "{}", after.text());
+            // Each name and each machine's id once.
+            ensure!(seen.insert(after.section("host")?.to_owned()), "{seen:?}");
+            ensure!(seen.insert(after.section("machine")?.to_owned()), "{seen:?}");
             say(&format!("one has run by {firmware:?}"));
         }
+        // Switched on again, with its adapter first: it gets no boot file, and starts from its disk.
+        let (disk, (firmware, _)) = disks.iter().zip(ROOM).next().context("a disk")?;
+        let options = options(disk);
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let mut again = Live::boot(firmware, Medium::Pxe, Path::new(""), &options)?;
+        again.patiently("KEIKI-REPORT-BEGIN")?;
+        say("the first starts from its disk");
+        again.ended()?;
         Ok(())
     }
 }

@@ -104,13 +104,16 @@ fn allowed(site: &Site, id: &str, wish: Wish) -> Result<Wish, String> {
     Ok(wish)
 }
 
-/// Whether it is one of RFC 1123 (section 2.1).
+/// Whether it is one of RFC 1123 (section 2.1) that Linux takes, which has 64 characters at most.
 pub fn is_hostname(name: &str) -> bool {
     let is_label = |label: &str| {
         let sound = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         sound && (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
     };
-    name.len() <= 253 && name.split('.').all(is_label)
+    // A number would be taken for an address.
+    let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+    let last = name.rsplit('.').next().unwrap_or_default();
+    name.len() <= 64 && name.split('.').all(is_label) && !is_number(last)
 }
 
 /// For Prometheus, in its text format 0.0.4.
@@ -170,7 +173,9 @@ mod tests {
         for name in ["a", "lab-01", "lab-01.example.org", "3com", &"x".repeat(63)] {
             assert!(is_hostname(name), "{name}");
         }
-        for name in ["", "-a", "a-", "a..b", "a_b", "a b", "ä", "a/b", &"x".repeat(64), "a\n"] {
+        for name in
+            ["", "-a", "a-", "a..b", "a_b", "a b", "ä", "a/b", &"x".repeat(64), "a\n", "1", "a.1"]
+        {
             assert!(!is_hostname(name), "{name:?}");
         }
     }

@@ -129,9 +129,13 @@ fn short(image: &str) -> String {
     )
 }
 
-/// `/dev/sda: 100.0 GB, Fast SSD, S1234`.
+/// `/dev/sda: 100 GB, Fast SSD, S1234`.
 fn words(disk: &Disk) -> String {
-    let mut words = format!("{}: {:.1} GB", disk.path, disk.size as f64 / 1e9);
+    let (size, unit) = match disk.size {
+        size @ ..1_000_000_000 => (size as f64 / 1e6, "MB"),
+        size => (size as f64 / 1e9, "GB"),
+    };
+    let mut words = format!("{}: {size:.0} {unit}", disk.path);
     for more in [&disk.model, &disk.serial].into_iter().flatten() {
         words += &format!(", {more}");
     }

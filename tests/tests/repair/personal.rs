@@ -189,6 +189,8 @@ fn loop_a_repair_that_is_killed_anywhere_is_run_again() {
         let mut call = call!("strace", "-f", "--seccomp-bpf", "-e", inject, "-o", "/dev/null");
         call.args.push(keiki.program);
         call.args.extend(keiki.args);
+        // The folders that a killed process mounted on go with the bench.
+        let call = call.env("TMPDIR", scene.bench.path(""));
         if tool::outcome(&call).unwrap().code == Some(0) {
             break;
         }
