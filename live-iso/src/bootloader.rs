@@ -1,5 +1,6 @@
 //! What firmware starts: shim and the distribution's signed GRUB for UEFI, a core of GRUB for BIOS, one menu for all.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -10,20 +11,28 @@ use crate::boot::Serial;
 use crate::name;
 use crate::tree::Tree;
 
-/// Packages with boot loaders, by their names in Debian, and what is taken of them.
+/// Packages with boot loaders, by their names in Debian and Ubuntu, and what is taken of them (the keys' manager may be in
+/// another one, which shim-signed depends on).
 pub const PACKAGES: [(&str, &str); 4] = [
-    ("shim-signed", SIGNED[0].1),
+    ("shim-signed", SHIM),
     ("grub-efi-amd64-signed", SIGNED[1].1),
-    ("shim-helpers-amd64-signed", SIGNED[2].1),
+    ("shim-signed", KEYS),
     ("grub-pc-bin", HYBRID),
 ];
+
+/// Where shim is: in Ubuntu, where that is not installed, only by the name of the newest one.
+pub(crate) const SHIM: &str =
+    "usr/lib/shim/shimx64.efi.signed|usr/lib/shim/shimx64.efi.signed.latest";
+
+/// Where the keys' manager is; the one without `.signed` is signed too where it is the only one.
+pub(crate) const KEYS: &str = "usr/lib/shim/mmx64.efi.signed|usr/lib/shim/mmx64.efi";
 
 /// What shim needs beside it in `EFI/BOOT`: names there, and paths in packages. The signed GRUB made for CDs is the one
 /// that looks for `/boot/grub/grub.cfg` on the medium that has `/.disk/info`.
 const SIGNED: [(&str, &str); 3] = [
-    ("BOOTX64.EFI", "usr/lib/shim/shimx64.efi.signed"),
+    ("BOOTX64.EFI", SHIM),
     ("grubx64.efi", "usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed"),
-    ("mmx64.efi", "usr/lib/shim/mmx64.efi.signed"),
+    ("mmx64.efi", KEYS),
 ];
 
 /// Modules of GRUB for BIOS: to find the medium, read it, and show a menu on the screen and on a serial console.
@@ -40,8 +49,18 @@ const KIB: u64 = 1024;
 
 /// The packages that a tree lacks, of those with boot loaders.
 pub fn missing(tree: &Tree) -> Vec<&'static str> {
-    let lacks = |(_, path): &&(&str, &str)| tree.resolve(Path::new(path)).is_none();
-    PACKAGES.iter().filter(lacks).map(|(package, _)| *package).collect()
+    let lacks = |(_, paths): &&(&str, &str)| tree.one_of(paths).is_none();
+    let packages: BTreeSet<&str> =
+        PACKAGES.iter().filter(lacks).map(|(package, _)| *package).collect();
+    packages.into_iter().collect()
+}
+
+/// What one of [`PACKAGES`] has.
+///
+/// # Errors
+/// [`Error::Io`]: it is not in the tree.
+pub(crate) fn read(tree: &Tree, paths: &str) -> Result<Vec<u8>> {
+    tree.read(&tree.one_of(paths).unwrap_or_else(|| paths.into()))
 }
 
 /// Makes the El Torito image and the MBR's boot code in `folder`, and the EFI system partition as the file `esp`, with
@@ -70,9 +89,9 @@ fn system_partition(runner: &dyn Runner, tree: &Tree, date: u32, image: &Path) -
     let failed = |error| Error::io(image.display().to_string(), "create", error);
     let mut files = Vec::new();
     let mut size = 0;
-    for (name, path) in SIGNED {
+    for (name, paths) in SIGNED {
         let place = folder.join(name);
-        let bytes = tree.read(Path::new(path))?;
+        let bytes = read(tree, paths)?;
         size += u64::try_from(bytes.len()).unwrap_or(u64::MAX) + 64 * KIB;
         fs::write(&place, bytes).and_then(|()| dated(&place, date)).map_err(failed)?;
         files.push(place);

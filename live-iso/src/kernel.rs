@@ -41,7 +41,8 @@ impl Kernel {
         kernels.sort_by(|a, b| a.0.cmp(&b.0));
         let newest = kernels.pop().map(|(_, kernel)| kernel);
         newest.ok_or_else(|| {
-            let missing = "no boot/vmlinuz-VERSION with lib/modules/VERSION";
+            let missing = "no boot/vmlinuz-VERSION with lib/modules/VERSION; the package linux-image-amd64 has them \
+                           (Ubuntu: linux-image-generic)";
             Error::io(
                 tree.place(Path::new("")).display().to_string(),
                 "find a kernel",

@@ -22,8 +22,7 @@ const KEYS: &str = "mmx64.efi";
 const MENU: &str = "grub/grub.cfg";
 
 /// Where they are in packages. This signed GRUB is the one that was made for networks.
-const FILES: [(&str, &str); 2] =
-    [(UEFI, "usr/lib/shim/shimx64.efi.signed"), (KEYS, "usr/lib/shim/mmx64.efi.signed")];
+const FILES: [(&str, &str); 2] = [(UEFI, bootloader::SHIM), (KEYS, bootloader::KEYS)];
 pub(crate) const SIGNED: &str = "usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed";
 
 /// The modules of GRUB for BIOS that it takes on a network, besides those that show a menu and start Linux.
@@ -52,8 +51,8 @@ pub fn files(
     server: &str,
 ) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = vec![(GRUB.to_owned(), grub.read(Path::new(SIGNED))?)];
-    for (name, path) in FILES {
-        files.push((name.to_owned(), tree.read(Path::new(path))?));
+    for (name, paths) in FILES {
+        files.push((name.to_owned(), bootloader::read(tree, paths)?));
     }
     files.push((BIOS.to_owned(), core(runner, tree, server)?));
     // Every loader has another idea of where it came from; the address in words is the same for all.

@@ -13,8 +13,8 @@ use crate::staging::Staging;
 use crate::tree::Tree;
 
 /// A package, and those of its files that a live system has: programs by their names, other files by their paths,
-/// whole folders by paths with a `/` at the end. A `*` in a path is the architecture's triplet; what has a `?` in front is in other
-/// packages elsewhere, and left out there.
+/// whole folders by paths with a `/` at the end. What has a `?` in front is in other packages elsewhere, and left out there; a
+/// `|` is between places that a file has in different releases.
 pub struct Part {
     /// Its name in Debian and Ubuntu.
     pub package: &'static str,
@@ -130,20 +130,11 @@ pub const PARTS: &[Part] = &[
     part(
         "ncurses-base",
         &[
-            "lib/terminfo/l/linux",
-            "lib/terminfo/v/vt100",
-            "lib/terminfo/v/vt220",
-            "lib/terminfo/x/xterm",
-            "lib/terminfo/x/xterm-256color",
-        ],
-    ),
-    // mtools' characters of DOS: its library of conversions, which nothing names.
-    part(
-        "libc6",
-        &[
-            "?usr/lib/*/gconv/IBM850.so",
-            "?usr/lib/*/gconv/gconv-modules",
-            "?usr/lib/*/gconv/gconv-modules.d/",
+            "lib/terminfo/l/linux|usr/share/terminfo/l/linux",
+            "lib/terminfo/v/vt100|usr/share/terminfo/v/vt100",
+            "lib/terminfo/v/vt220|usr/share/terminfo/v/vt220",
+            "lib/terminfo/x/xterm|usr/share/terminfo/x/xterm",
+            "lib/terminfo/x/xterm-256color|usr/share/terminfo/x/xterm-256color",
         ],
     ),
     part("libc-bin", &["?usr/lib/locale/C.utf8/"]),
@@ -163,6 +154,8 @@ const OURS: &[(&str, &str, u32)] = &[
     ("etc/lvm/lvm.conf", include_str!("files/lvm.conf"), 0o644),
     ("etc/nfsmount.conf", include_str!("files/nfsmount.conf"), 0o644),
     ("etc/mdadm/mdadm.conf", include_str!("files/mdadm.conf"), 0o644),
+    // ASCII, for what mtools would call files in DOS: other conversions are libraries, in another package each release.
+    ("etc/mtools.conf", "default_codepage=367\n", 0o644),
     ("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n", 0o644),
     ("etc/group", "root:x:0:\n", 0o644),
     ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n", 0o644),
@@ -204,8 +197,7 @@ pub fn has_keymap(tree: &Tree, name: &str) -> Result<bool> {
 fn found(tree: &Tree, file: &str) -> Option<PathBuf> {
     let file = file.trim_start_matches('?');
     if file.contains('/') {
-        return Some(PathBuf::from(file.replace('*', tree.triplet())))
-            .filter(|path| tree.resolve(path).is_some());
+        return tree.one_of(file);
     }
     if file.contains(".so.") { tree.library(file, &[]) } else { tree.program(file) }
 }

@@ -36,11 +36,6 @@ impl Tree {
         Self::new("/", TRIPLET)
     }
 
-    /// What folders of libraries are called after.
-    pub fn triplet(&self) -> &'static str {
-        self.triplet
-    }
-
     /// Where a path of the tree is on this machine; links are not followed.
     pub fn place(&self, path: &Path) -> PathBuf {
         self.root.join(path)
@@ -82,6 +77,12 @@ impl Tree {
     pub fn library(&self, name: &str, besides: &[PathBuf]) -> Option<PathBuf> {
         let usual = LIBRARIES.iter().map(|folder| folder.replace('*', self.triplet).into());
         self.first(besides.iter().cloned().chain(usual).map(|folder: PathBuf| folder.join(name)))
+    }
+
+    /// The first of some paths, divided by `|`, at which there is something: a file has different places in different
+    /// releases.
+    pub fn one_of(&self, paths: &str) -> Option<PathBuf> {
+        paths.split('|').map(PathBuf::from).find(|path| self.resolve(path).is_some())
     }
 
     fn first(&self, paths: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
@@ -160,5 +161,10 @@ mod tests {
         assert_eq!(library.as_deref(), Some(Path::new("usr/lib/x86_64-linux-gnu/liba.so.1")));
         assert_eq!(tree.list(Path::new("etc")).unwrap(), ["alternatives"]);
         assert!(tree.list(Path::new("none")).unwrap().is_empty());
+        assert_eq!(
+            tree.one_of("none|usr/bin/round|bin/real|bin/tool").as_deref(),
+            Some(Path::new("bin/real"))
+        );
+        assert_eq!(tree.one_of("none|usr/none"), None);
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use image_core::extent::Extent;
@@ -15,13 +16,17 @@ use keiki_tests::loops::Loop;
 use keiki_tests::vg::Vg;
 use keiki_tests::web::Web;
 use keiki_tests::{
-    call, filesystem, fixtures, kill, network, pulled, sources, sparse, table, tool,
+    binary, call, filesystem, fixtures, kill, network, pulled, run, sources, sparse, table, tool,
 };
 
 /// Boots one way; the menu comes, and the kernel says how it was started. A picture of the screen is left for a person.
 fn reaches_the_menu(firmware: Firmware, medium: Medium) -> Result<()> {
-    let disc = live::disc()?;
-    let mut machine = Live::boot(firmware, medium, &disc, &[])?;
+    reaches(&live::disc()?, firmware, medium)
+}
+
+/// The same with a certain disc.
+fn reaches(disc: &Path, firmware: Firmware, medium: Medium) -> Result<()> {
+    let mut machine = Live::boot(firmware, medium, disc, &[])?;
     machine.shell()?;
     println!("{firmware:?} {medium:?}: a shell after {:.1?}", machine.age());
     let pictures = fixtures::folder()?.join("pictures");
@@ -307,6 +312,40 @@ mod only_all {
         ])?;
         println!("an image is chosen after {:.1?}", machine.age());
         machine.expect("All of it, or one volume?").map(drop)
+    }
+
+    /// In a Debian that has a kernel and nothing else: whatever the program asks for is installed, as it says.
+    const INSTALLED: &str = r#"
+for try in 1 2 3; do
+    chroot "$1" env HOME=/root keiki iso --packages installed --out /disc.iso 2> "$1/said" && exit
+    words=$(sed -n 's/.*install them: apt-get/apt-get -qq -y/p' "$1/said")
+    [ -n "$words" ] || break
+    chroot "$1" $words
+done
+cat "$1/said"
+exit 1
+"#;
+
+    #[test]
+    fn vm_a_disc_of_what_is_installed_boots() -> Result<()> {
+        for release in ["bookworm", "trixie"] {
+            let work = tempfile::tempdir()?;
+            run!(
+                "mmdebstrap",
+                "--quiet",
+                "--variant=minbase",
+                "--include=linux-image-amd64",
+                "--dpkgopt=path-exclude=/usr/share/doc/*",
+                format!("--customize-hook=copy-in {} /usr/bin", binary::keiki().display()),
+                format!("--customize-hook={INSTALLED}"),
+                format!("--customize-hook=copy-out /disc.iso {}", work.path().display()),
+                release,
+                "/dev/null"
+            )?;
+            let disc = work.path().join("disc.iso");
+            reaches(&disc, Firmware::SecureBoot, Medium::Cd).context(release)?;
+        }
+        Ok(())
     }
 
     #[test]
