@@ -30,8 +30,12 @@ pub enum Stage {
     Check,
     /// Copying what is needed of packs of which most is not.
     Rewrite,
-    /// Downloading and unpacking the packages that a live system is made of.
+    /// Downloading the packages that a live system is made of.
     Packages,
+    /// Unpacking them.
+    Unpack,
+    /// Compressing a live system.
+    Compress,
     /// Making a live system and its medium.
     Build,
     /// Making what was restored start on this machine.
@@ -56,6 +60,8 @@ impl Stage {
             Self::Check => "check",
             Self::Rewrite => "rewrite",
             Self::Packages => "packages",
+            Self::Unpack => "unpack",
+            Self::Compress => "compress",
             Self::Build => "build",
             Self::Repair => "repair",
             Self::Copy => "copy",

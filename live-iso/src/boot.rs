@@ -6,8 +6,11 @@ use std::str::FromStr;
 
 use image_core::error::{Error, Result};
 use image_core::exec::Runner;
+use image_core::report::{Report, Stage};
+use image_core::units::Bytes;
 
 use crate::Profile;
+use crate::cache;
 use crate::kernel::Kernel;
 use crate::name;
 use crate::staging::Staging;
@@ -86,33 +89,44 @@ impl Boot {
     /// Makes them of packages, but for the settings. What takes long to compress is kept in `cache` for the next time.
     ///
     /// # Errors
-    /// [`Error::Io`]: a file is missing in the tree; a tool fails.
+    /// [`Error::Io`]: a file is missing in the tree; a tool fails. [`Error::Interrupted`].
     pub fn make(
         runner: &dyn Runner,
         (tree, profile): (&Tree, Profile),
         keiki: &Path,
         cache: &Path,
         folder: &Path,
+        report: &dyn Report,
     ) -> Result<Self> {
         let kernel = Kernel::newest(tree)?;
         let date = dated_at(&tree.place(&kernel.image))?;
         let boot = Self { folder: folder.to_owned(), date, kernel: kernel.version.clone() };
         write(&boot.place(name::KERNEL), &tree.read(&kernel.image)?)?;
         let system = system::gather(runner, tree, &kernel, profile)?;
-        let kept = cache.join(format!("system-{}", system.hash(&system::FIRST, date)?));
-        if !kept.exists() {
+        let ours = system::ours(tree, keiki)?;
+        let kept = cache.join(format!("{}{}", cache::SYSTEM, system.hash(&system::FIRST, date)?));
+        let is_kept = kept.exists();
+        let more = if is_kept { Bytes::ZERO } else { system.size()? };
+        report.stage(Stage::Compress, Some(more + ours.size()?));
+        let packed = |bytes| {
+            report.advance(bytes);
+            report.checkpoint()
+        };
+        if !is_kept {
             let failed = |error| Error::io(kept.display().to_string(), "write", error);
             fs::create_dir_all(cache).map_err(failed)?;
             // A name of this process's own, for another one may do the same.
-            let draft = cache.join(format!("draft-{}", std::process::id()));
-            let made = system.pack(&system::FIRST, date, &draft);
+            let draft = cache.join(format!("{}{}", cache::DRAFT, std::process::id()));
+            let made = system.pack(&system::FIRST, date, &draft, &packed);
             made.and_then(|()| fs::rename(&draft, &kept).map_err(failed)).inspect_err(|_| {
                 // The reason is what matters.
                 drop(fs::remove_file(&draft));
             })?;
         }
+        cache::used(&kept);
         copy(&kept, &boot.place(name::SYSTEM))?;
-        system::ours(tree, keiki)?.pack(&[], date, &boot.place(name::PROGRAM))?;
+        ours.pack(&[], date, &boot.place(name::PROGRAM), &packed)?;
+        cache::sweep(cache);
         Ok(boot)
     }
 
@@ -173,7 +187,7 @@ impl Boot {
         }
         // Last of all: its name comes behind the others.
         files.file(Path::new(system::COMPLETE), b"", 0o444)?;
-        files.pack(&[], self.date, &self.place(name::SETTINGS))?;
+        files.pack(&[], self.date, &self.place(name::SETTINGS), &|_| Ok(()))?;
         Ok(id)
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use image_core::error::{Error, Result};
 use image_core::exec::{Call, Runner};
+use image_core::report::Report;
 
 use crate::boot::{Boot, Settings, copy, dated_at, read, write};
 use crate::tree::Tree;
@@ -76,15 +77,15 @@ impl Parts {
     /// [`Error::Io`]: a file is missing in the tree; a tool fails.
     pub fn make(
         runner: &dyn Runner,
-        tree: &Tree,
-        profile: Profile,
+        (tree, profile): (&Tree, Profile),
         keiki: &Path,
         cache: &Path,
         folder: &Path,
+        report: &dyn Report,
     ) -> Result<Self> {
         let root = Self::empty(folder)?;
         let esp = folder.join(name::ESP);
-        let boot = Boot::make(runner, (tree, profile), keiki, cache, &root.join(BOOT))?;
+        let boot = Boot::make(runner, (tree, profile), keiki, cache, &root.join(BOOT), report)?;
         bootloader::make(runner, tree, boot.date, &root.join(BIOS), &esp)?;
         Ok(Self { root, esp, boot })
     }

@@ -4,7 +4,7 @@
 //! Answers: the files that a machine boots from a disc, a stick or a network, and the disc itself. Refuses: to sign
 //! anything, and to boot what nobody signed: kernel and boot loaders are the distribution's own, so Secure Boot stays on.
 //!
-//! - [`packages`]: downloads and unpacks packages. - [`tree`]: looks into what was unpacked.
+//! - [`packages`]: downloads and unpacks packages. - `cache`: where they are kept. - [`tree`]: looks into what was unpacked.
 //! - [`system`]: what a live system consists of. - `closure`: the libraries that its programs need. - [`kernel`]: the
 //!   kernel and its modules. - `staging`: packs all that into an initramfs.
 //! - [`boot`]: what every way to boot has in common. - [`bootloader`]: what firmware starts of a medium. - [`iso`]: the disc.
@@ -12,6 +12,7 @@
 
 pub mod boot;
 pub mod bootloader;
+mod cache;
 mod closure;
 pub mod iso;
 pub mod kernel;

@@ -9,12 +9,17 @@ use std::fs::{self, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
 
 use image_core::error::{Error, Result};
 use image_core::exec::{Call, Runner};
+use image_core::report::{Report, Stage};
+use image_core::units::Bytes;
 use tempfile::TempDir;
 
+use crate::cache::{self, ARCHIVES, DRAFT, TREE};
 use crate::kernel::Kernel;
 use crate::tree::Tree;
 use crate::{TRIPLET, bootloader, system};
@@ -22,40 +27,50 @@ use crate::{TRIPLET, bootloader, system};
 /// Names of the kernel's package, the best one first: Debian 12 has a newer kernel beside its own.
 const KERNELS: [&str; 3] = ["linux-image-6.12-amd64", "linux-image-amd64", "linux-image-generic"];
 
-/// Is told why package lists could not be fetched, where those of an earlier time are taken.
-pub type Stale<'a> = &'a dyn Fn(&Error);
-
 /// Package lists are fetched again when they are older than this.
 const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How often is looked at how much is downloaded.
+const TICK: Duration = Duration::from_millis(500);
 
 /// Downloads what a live system and its boot loaders are made of into `cache`, and unpacks it there.
 ///
 /// # Errors
-/// [`Error::Io`]: apt is not installed, knows a package not, or cannot download it.
-pub fn download(runner: &dyn Runner, cache: &Path, stale: Stale<'_>) -> Result<Tree> {
-    let apt = Apt { runner, cache, release: None, stale };
+/// [`Error::Io`]: apt is not installed, knows a package not, or cannot download it. [`Error::Interrupted`].
+pub fn download(runner: &dyn Runner, cache: &Path, report: &dyn Report) -> Result<Tree> {
+    report.stage(Stage::Packages, None);
+    let apt = Apt { runner, cache, release: None, report };
     apt.update()?;
     let mut names: Vec<&str> = system::PARTS.iter().map(|part| part.package).collect();
     names.extend(bootloader::PACKAGES.iter().map(|(package, _)| *package));
     names.push(apt.kernel()?);
-    // A line for each package: its address and the name of its file.
     let listed = apt.run("nothing", &["--print-uris", "install"], &names)?;
-    let files: Vec<&str> = listed
-        .lines()
-        .filter(|line| line.starts_with('\''))
-        .filter_map(|line| line.split_whitespace().nth(1))
-        .collect();
-    apt.run(ARCHIVES, &["--download-only", "install"], &names)?;
-    let hash = blake3::hash(files.join("\n").as_bytes()).to_hex();
-    let tree = cache.join(format!("tree-{}", &hash[..16]));
+    let files = archives(&listed);
+    apt.bring(&names, &files)?;
+    let folder = cache.join(ARCHIVES);
+    files.iter().for_each(|(file, _)| cache::used(&folder.join(file)));
+    let all: Vec<&str> = files.iter().map(|(file, _)| *file).collect();
+    let hash = blake3::hash(all.join("\n").as_bytes()).to_hex();
+    let tree = cache.join(format!("{TREE}{}", &hash[..16]));
     if !tree.is_dir() {
-        unpack(runner, &cache.join(ARCHIVES), &files, &tree)?;
+        unpack((runner, report), &folder, &files, &tree)?;
     }
+    cache::used(&tree);
     Ok(Tree::new(tree, TRIPLET))
 }
 
-/// The folder of downloaded packages in the cache.
-const ARCHIVES: &str = "archives";
+/// The files of packages and their sizes, of lines `'ADDRESS' FILE SIZE HASH`.
+fn archives(listed: &str) -> Vec<(&str, Bytes)> {
+    let lines = listed.lines().filter(|line| line.starts_with('\''));
+    let words = lines.map(|line| line.split_whitespace().skip(1));
+    words
+        .filter_map(|mut words| Some((words.next()?, Bytes::new(words.next()?.parse().ok()?))))
+        .collect()
+}
+
+fn total(files: &[(&str, Bytes)]) -> Bytes {
+    files.iter().fold(Bytes::ZERO, |sum, (_, size)| sum + *size)
+}
 
 /// apt for a system on which nothing is installed: so everything is chosen, down to the C library. Only the sources of
 /// packages and the keys that sign them are those of this machine.
@@ -64,7 +79,7 @@ struct Apt<'a> {
     cache: &'a Path,
     /// A file with sources of packages that is read instead of those of this machine.
     release: Option<&'a Path>,
-    stale: Stale<'a>,
+    report: &'a dyn Report,
 }
 
 impl Apt<'_> {
@@ -74,6 +89,35 @@ impl Apt<'_> {
         let words = words.iter().map(String::as_str).chain(command.iter().copied());
         let call = Call::new("apt-get", words.chain(names.iter().copied()));
         Ok(self.runner.check(&call)?.text())
+    }
+
+    /// Downloads packages, whose files these are, and tells meanwhile how much of them has come.
+    fn bring(&self, names: &[&str], files: &[(&str, Bytes)]) -> Result<()> {
+        let folder = self.cache.join(ARCHIVES);
+        let size = |file: &str| {
+            let places = [folder.join(file), folder.join("partial").join(file)];
+            let found = places.iter().find_map(|place| fs::metadata(place).ok());
+            found.map_or(Bytes::ZERO, |data| Bytes::new(data.len()))
+        };
+        let there = || files.iter().map(|(file, _)| size(file)).fold(Bytes::ZERO, |a, b| a + b);
+        let all = total(files);
+        let mut before = there();
+        let lacking = all.saturating_sub(before);
+        self.report.stage(Stage::Packages, Some(lacking).filter(|lacking| !lacking.is_zero()));
+        let (over, is_over) = mpsc::channel::<()>();
+        let watch = move || {
+            while is_over.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                let now = there();
+                self.report.advance(now.saturating_sub(before));
+                before = before.max(now);
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(watch);
+            let ended = self.run(ARCHIVES, &["--download-only", "install"], names);
+            drop(over);
+            ended.map(drop)
+        })
     }
 
     /// Fetches a package alone into a folder: what it depends on is needed only where it is installed.
@@ -127,7 +171,8 @@ impl Apt<'_> {
                 return Err(error);
             }
             // Where there are, they are good for what was downloaded by them: on a network without an internet.
-            (self.stale)(&error);
+            let last = "package lists could not be fetched; those of the last time are taken";
+            self.report.warning(&format!("{last}: {error}"));
             return Ok(());
         }
         fs::write(&stamp, "")
@@ -163,11 +208,12 @@ pub fn network_grub(
     runner: &dyn Runner,
     tree: &Tree,
     cache: &Path,
-    stale: Stale<'_>,
+    report: &dyn Report,
 ) -> Result<Tree> {
     if version(tree)?.as_slice() >= LEAST.as_slice() {
         return Ok(tree.clone());
     }
+    report.stage(Stage::Packages, None);
     let cache = cache.join(RELEASE);
     let failed = |error| Error::io(cache.display().to_string(), "write", error);
     fs::create_dir_all(&cache).map_err(failed)?;
@@ -183,17 +229,13 @@ pub fn network_grub(
     })?;
     let sources = cache.join("sources.list");
     fs::write(&sources, format!("deb {mirror} {RELEASE} main\n")).map_err(failed)?;
-    let apt = Apt { runner, cache: &cache, release: Some(&sources), stale };
+    let apt = Apt { runner, cache: &cache, release: Some(&sources), report };
     apt.update()?;
     let listed = apt.run(ARCHIVES, &["--print-uris", "download"], &[GRUB])?;
-    // `'ADDRESS' FILE SIZE HASH`
-    let file = listed
-        .lines()
-        .filter(|line| line.starts_with('\''))
-        .find_map(|line| line.split_whitespace().nth(1));
-    let out = cache.join(format!("tree-{}", file.unwrap_or_default()));
+    let file = archives(&listed).first().map(|(file, _)| *file);
+    let out = cache.join(format!("{TREE}{}", file.unwrap_or_default()));
     if !out.is_dir() {
-        let folder = TempDir::new_in(&cache).map_err(failed)?;
+        let folder = TempDir::with_prefix_in(DRAFT, &cache).map_err(failed)?;
         apt.fetch(GRUB, folder.path())?;
         let archive = folder.path().join(file.unwrap_or_default());
         let words = ["--extract".as_ref(), archive.as_os_str(), folder.path().as_os_str()];
@@ -204,6 +246,8 @@ pub fn network_grub(
             renamed => renamed.map_err(failed)?,
         }
     }
+    cache::used(&out);
+    cache::sweep(&cache);
     Ok(Tree::new(out, TRIPLET))
 }
 
@@ -223,13 +267,21 @@ fn version_in(bytes: &[u8]) -> Vec<u64> {
 }
 
 /// Unpacks packages into `tree`, which is there as a whole or not at all.
-fn unpack(runner: &dyn Runner, archives: &Path, files: &[&str], tree: &Path) -> Result<()> {
+fn unpack(
+    (runner, report): (&dyn Runner, &dyn Report),
+    archives: &Path,
+    files: &[(&str, Bytes)],
+    tree: &Path,
+) -> Result<()> {
     let failed = |error| Error::io(tree.display().to_string(), "create", error);
-    let folder = TempDir::new_in(tree.parent().unwrap_or(tree)).map_err(failed)?;
-    for file in files {
+    let folder = TempDir::with_prefix_in(DRAFT, tree.parent().unwrap_or(tree)).map_err(failed)?;
+    report.stage(Stage::Unpack, Some(total(files)));
+    for (file, size) in files {
+        report.checkpoint()?;
         let archive = archives.join(file);
         let words = ["--extract".as_ref(), archive.as_os_str(), folder.path().as_os_str()];
         runner.check(&Call::new("dpkg-deb", words))?;
+        report.advance(*size);
     }
     // Where the distribution has everything in `usr`, its base package has these links.
     for name in ["bin", "sbin", "lib", "lib64"] {
@@ -250,7 +302,21 @@ fn unpack(runner: &dyn Runner, archives: &Path, files: &[&str], tree: &Path) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::{LEAST, version_in};
+    use image_core::units::Bytes;
+
+    use super::{LEAST, archives, total, version_in};
+
+    #[test]
+    fn apt_lists_files_and_their_sizes() {
+        let listed = "Reading package lists...\n'http://x/pool/a_1%3a2_amd64.deb' a_1%3a2_amd64.deb 1200 SHA256:00\n\
+                      'http://x/pool/b_1_all.deb' b_1_all.deb 34 \n";
+        let files = archives(listed);
+        assert_eq!(
+            files.iter().map(|(file, _)| *file).collect::<Vec<_>>(),
+            ["a_1%3a2_amd64.deb", "b_1_all.deb"]
+        );
+        assert_eq!(total(&files), Bytes::new(1234));
+    }
 
     #[test]
     fn grub_says_which_version_it_is() {

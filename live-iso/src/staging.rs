@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use cpio::newc;
 use image_core::error::{Error, Result};
+use image_core::units::Bytes;
 use tempfile::TempDir;
 
 /// Folders that are links into `usr` in every live system.
@@ -14,6 +15,12 @@ const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 
 /// How much the initramfs is compressed.
 const LEVEL: i32 = 19;
+
+/// What is packed at once.
+const PIECE: usize = 256 << 10;
+
+/// Hears of each piece that was packed, and can end it.
+pub type Told<'a> = &'a dyn Fn(Bytes) -> Result<()>;
 
 /// A folder with the files of a live system; gone when it is dropped.
 #[derive(Debug)]
@@ -97,6 +104,21 @@ impl Staging {
         fs::symlink_metadata(self.place(path)).is_ok()
     }
 
+    /// How much there is to pack.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn size(&self) -> Result<Bytes> {
+        let mut size = Bytes::ZERO;
+        for path in self.all(Path::new(""))? {
+            let place = self.folder.path().join(path);
+            let data = fs::symlink_metadata(&place)
+                .map_err(|error| Error::io(place.display().to_string(), "read", error))?;
+            size += Bytes::new(if data.is_file() { data.len() } else { 0 });
+        }
+        Ok(size)
+    }
+
     /// Packs everything into an initramfs; all files belong to root and are dated `date` (seconds since 1970).
     ///
     /// The paths of `first` come first, then everything else in the order of its path: so the same files make the same
@@ -104,16 +126,16 @@ impl Staging {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn pack(&self, first: &[&str], date: u32, out: &Path) -> Result<()> {
+    pub fn pack(&self, first: &[&str], date: u32, out: &Path, packed: Told<'_>) -> Result<()> {
         let failed = |error| Error::io(out.display().to_string(), "write", error);
         let file = fs::File::create(out).map_err(failed)?;
-        let mut packed = zstd::Encoder::new(file, LEVEL).map_err(failed)?;
-        packed.include_checksum(true).map_err(failed)?;
+        let mut archive = zstd::Encoder::new(file, LEVEL).map_err(failed)?;
+        archive.include_checksum(true).map_err(failed)?;
         for (path, number) in self.ordered(first)?.iter().zip(1..) {
-            packed = self.add(path, number, date, packed)?;
+            archive = self.add(path, number, date, archive, packed)?;
         }
-        let packed = newc::trailer(packed).map_err(failed)?;
-        let file = packed.finish().map_err(failed)?;
+        let archive = newc::trailer(archive).map_err(failed)?;
+        let file = archive.finish().map_err(failed)?;
         file.sync_all().map_err(failed)
     }
 
@@ -124,7 +146,7 @@ impl Staging {
     pub fn hash(&self, first: &[&str], date: u32) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         for (path, number) in self.ordered(first)?.iter().zip(1..) {
-            hasher = self.add(path, number, date, hasher)?;
+            hasher = self.add(path, number, date, hasher, &|_| Ok(()))?;
         }
         Ok(hasher.finalize().to_hex()[..16].to_owned())
     }
@@ -139,7 +161,14 @@ impl Staging {
         Ok(paths)
     }
 
-    fn add<W: Write>(&self, path: &Path, number: u32, date: u32, out: W) -> Result<W> {
+    fn add<W: Write>(
+        &self,
+        path: &Path,
+        number: u32,
+        date: u32,
+        out: W,
+        packed: Told<'_>,
+    ) -> Result<W> {
         let place = self.folder.path().join(path);
         let failed = |error| Error::io(place.display().to_string(), "pack", error);
         let data = fs::symlink_metadata(&place).map_err(failed)?;
@@ -159,7 +188,12 @@ impl Staging {
             .nlink(1)
             .mtime(date);
         let mut entry = entry.write(out, length);
-        entry.write_all(&content).map_err(failed)?;
+        for piece in content.chunks(PIECE) {
+            entry.write_all(piece).map_err(failed)?;
+            if data.is_file() {
+                packed(Bytes::new(u64::try_from(piece.len()).unwrap_or(0)))?;
+            }
+        }
         entry.finish().map_err(failed)
     }
 
@@ -193,10 +227,12 @@ fn make(folder: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::fs::File;
     use std::path::Path;
 
     use cpio::newc;
+    use image_core::units::Bytes;
 
     use super::Staging;
 
@@ -229,7 +265,13 @@ mod tests {
             }
             staging.link(Path::new("bin/c"), "/usr/sbin/b").unwrap();
             staging.link(Path::new("bin/c"), "another").unwrap();
-            staging.pack(&["usr", "usr/sbin", "usr/sbin/b"], 77, out).unwrap();
+            let told = Cell::new(Bytes::ZERO);
+            let packed = |bytes| {
+                told.set(told.get() + bytes);
+                Ok(())
+            };
+            staging.pack(&["usr", "usr/sbin", "usr/sbin/b"], 77, out, &packed).unwrap();
+            assert_eq!((told.get(), staging.size().unwrap()), (Bytes::new(2), Bytes::new(2)));
             staging.hash(&[], 77).unwrap()
         };
         assert_eq!(make(["a", "b"], &one), make(["b", "a"], &two));

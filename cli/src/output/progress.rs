@@ -162,6 +162,8 @@ fn words(stage: Stage) -> &'static str {
         Stage::Check => "checking",
         Stage::Rewrite => "rewriting",
         Stage::Packages => "fetching packages",
+        Stage::Unpack => "unpacking packages",
+        Stage::Compress => "compressing",
         Stage::Build => "building",
         Stage::Repair => "repairing",
         Stage::Copy => "copying",

@@ -147,7 +147,8 @@ fn make(
     let parts = match &tree {
         Some(tree) => {
             let keiki = std::env::current_exe().context("cannot find this program's own file")?;
-            Parts::make(&Machine, tree, args.system.profile.into(), &keiki, &cache()?, work)?
+            let profile = (tree, args.system.profile.into());
+            Parts::make(&Machine, profile, &keiki, &cache()?, work, progress)?
         }
         None => {
             let point = medium::attach()?;
@@ -155,6 +156,7 @@ fn make(
         }
     };
     progress.checkpoint()?;
+    progress.stage(Stage::Build, None);
     let disc = work.join("disc.iso");
     parts.write(&Machine, settings, &disc)?;
     progress.checkpoint()?;
@@ -168,10 +170,7 @@ fn make(
 /// They cannot be downloaded, or one is not installed; [`Usage`]: there is no such layout.
 pub fn tree(source: Packages, keymap: Option<&str>, progress: &Progress) -> Result<Option<Tree>> {
     let tree = match source {
-        Packages::Download => {
-            progress.stage(Stage::Packages, None);
-            Some(packages::download(&Machine, &cache()?, &stale(progress))?)
-        }
+        Packages::Download => Some(packages::download(&Machine, &cache()?, progress)?),
         Packages::Installed => Some(Tree::installed()),
         Packages::Medium => None,
     };
@@ -188,14 +187,6 @@ pub fn tree(source: Packages, keymap: Option<&str>, progress: &Progress) -> Resu
         return Err(Usage(why).into());
     }
     Ok(tree)
-}
-
-/// Says that package lists are old, to whom they are not.
-pub fn stale(progress: &Progress) -> impl Fn(&Error) {
-    |error| {
-        let last = "package lists could not be fetched; those of the last time are taken";
-        progress.warning(&format!("{last}: {error}"));
-    }
 }
 
 /// Reads the answer file.

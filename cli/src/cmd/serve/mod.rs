@@ -27,7 +27,7 @@ use serde_json::json;
 
 use self::room::Sending;
 use super::Usage;
-use super::iso::{cache, lacks_nothing, stale, tree};
+use super::iso::{cache, lacks_nothing, tree};
 use crate::answers::Answers;
 use crate::args::Global;
 use crate::args::iso::Packages;
@@ -147,13 +147,13 @@ fn files(args: &Serve, server: Ipv4Addr, progress: &Progress) -> Result<Files> {
     let tree = tree(args.packages, args.system.keymap.as_deref(), progress)?;
     let tree = tree.context("no packages")?;
     let cache = cache()?;
-    let grub = packages::network_grub(&Machine, &tree, &cache, &stale(progress))?;
+    let grub = packages::network_grub(&Machine, &tree, &cache, progress)?;
     progress.checkpoint()?;
     progress.stage(Stage::Build, None);
     let keiki = std::env::current_exe().context("cannot find this program's own file")?;
     let work = tempfile::tempdir().context("cannot write to the folder for temporary files")?;
     let profile = (&tree, args.system.profile.into());
-    let boot = Boot::make(&Machine, profile, &keiki, &cache, work.path())?;
+    let boot = Boot::make(&Machine, profile, &keiki, &cache, work.path(), progress)?;
     let settings = Settings {
         keymap: args.system.keymap.clone(),
         console: args.system.console,
