@@ -117,7 +117,7 @@ fn text(survey: &Survey, outline: &Root) -> String {
             volume.id.clone(),
             volume.size().to_string(),
             used,
-            volume.content.clone(),
+            output::gap(&volume.id).unwrap_or(&volume.content).to_owned(),
             volume.label.clone().unwrap_or_default(),
             state,
         ]);

@@ -22,7 +22,8 @@ pub fn objects(damaged: &[Damage]) -> Vec<Value> {
 
 /// Names the damaged ranges on standard error.
 pub fn tell(damaged: &[Damage]) {
-    for (volume, ranges) in by_volume(damaged) {
+    for (id, ranges) in by_volume(damaged) {
+        let volume = super::volume(id);
         for damage in ranges.iter().take(MOST_LINES) {
             super::talk(&format!(
                 "damaged: {volume}, {} from byte {} on: {}: {}",
@@ -44,7 +45,7 @@ pub fn tell(damaged: &[Damage]) {
 
 /// The ids of the damaged volumes: `d0:1, vg0/root`.
 pub fn volumes(damaged: &[Damage]) -> String {
-    by_volume(damaged).into_keys().collect::<Vec<_>>().join(", ")
+    by_volume(damaged).into_keys().map(super::volume).collect::<Vec<_>>().join(", ")
 }
 
 /// In order: they arrive as they are found.

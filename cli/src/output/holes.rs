@@ -48,7 +48,7 @@ pub fn tell(volumes: &[VolumeEntry]) {
 }
 
 fn one(volume: &VolumeEntry) -> String {
-    let mut what = volume.content.clone();
+    let mut what = super::gap(&volume.id).unwrap_or(&volume.content).to_owned();
     let names = [&volume.label, &volume.name, &volume.last_mounted];
     if let Some(name) = names.into_iter().flatten().next() {
         what.push_str(&format!(" {name:?}"));

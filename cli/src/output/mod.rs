@@ -35,9 +35,22 @@ pub fn exact(size: Bytes) -> String {
     format!("{} bytes ({size})", size.get())
 }
 
+/// Where what lies beside partitions is, in words; none for other volumes.
+pub fn gap(id: &str) -> Option<&'static str> {
+    match id.rsplit_once(":gap")?.1 {
+        "0" => Some("before the first partition"),
+        _ => Some("beside the partitions"),
+    }
+}
+
+/// A volume as a person is told of it: `d0:2`, `d0:gap0 (before the first partition)`.
+pub fn volume(id: &str) -> String {
+    gap(id).map_or_else(|| id.to_owned(), |place| format!("{id} ({place})"))
+}
+
 /// The smallest target that would do, and which volume sets it.
 pub fn smallest((size, by): &(Bytes, Option<String>)) -> String {
-    let by = by.as_ref().map_or(String::new(), |id| format!(", set by {id}"));
+    let by = by.as_ref().map_or(String::new(), |id| format!(", set by {}", volume(id)));
     format!("    the smallest target that would do: {}{by}", exact(*size))
 }
 
@@ -76,4 +89,16 @@ fn print(text: &str) -> anyhow::Result<()> {
 pub fn talk(text: &str) {
     let text = wrap::for_terminal(&Term::stderr(), text);
     drop(writeln!(std::io::stderr().lock(), "{text}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::volume;
+
+    #[test]
+    fn a_person_is_told_where_a_gap_is() {
+        assert_eq!(volume("d0:gap0"), "d0:gap0 (before the first partition)");
+        assert_eq!(volume("d1:gap2"), "d1:gap2 (beside the partitions)");
+        assert_eq!(["d0:1", "gap0/gap1", "d0"].map(volume), ["d0:1", "gap0/gap1", "d0"]);
+    }
 }

@@ -31,7 +31,7 @@ pub fn text(plan: &RestorePlan, root: &Root, targets: &[String]) -> String {
         };
         table.row([
             volume.id.clone(),
-            content.to_owned(),
+            super::gap(&volume.id).unwrap_or(content).to_owned(),
             volume.from.to_string(),
             volume.to.to_string(),
             change,

@@ -130,8 +130,10 @@ const LIVE: Entry =
 impl Menu<'_> {
     fn main(&mut self) -> Result<()> {
         let version = env!("CARGO_PKG_VERSION");
+        // There is nothing behind the menu of the recovery disc.
+        let leaves = if live::is_here() { "comes back here" } else { "leaves" };
         self.tell(&format!(
-            "Keiki {version}. Arrow keys and Enter choose, Esc goes back, Ctrl-C leaves.\n\
+            "Keiki {version}. Arrows and Enter choose, Esc goes back, Ctrl-C {leaves}.\n\
              Nothing is written before you have seen what will be done."
         ));
         let mut entries = ENTRIES.to_vec();
@@ -141,7 +143,6 @@ impl Menu<'_> {
         }
         let mut items: Vec<Item> =
             entries.iter().map(|(name, what, _)| Item::new(format!("{name:<20}{what}"))).collect();
-        // There is nothing behind the menu of the recovery disc.
         if !live::is_here() {
             items.push(Item::new("Quit"));
         }
@@ -165,7 +166,7 @@ impl Menu<'_> {
                     return Err(error);
                 }
                 match is_interrupted(&error) {
-                    // There is nothing behind the menu of the recovery disc, and what was said has to be read.
+                    // What was said has to be read.
                     true if live::is_here() => self.tell("Interrupted."),
                     true => return Err(error),
                     false => self.tell(&format!("error: {}", cmd::message(&error))),
