@@ -58,14 +58,28 @@ pub fn run(menu: &mut Menu<'_>) -> Result<()> {
     let name = match usual.get(at) {
         Some((name, _)) => (*name).to_owned(),
         None => {
-            let items: Vec<Item> = there.iter().map(Item::new).collect();
+            let question = "A part of its name, or nothing for all of them";
+            let is_there = |part: &str| match named(&there, part).is_empty() {
+                true => Err(format!("No layout has {part:?} in its name.")),
+                false => Ok(()),
+            };
+            let Some(part) = menu.ask.line(question, "", &is_there)? else { return Ok(()) };
+            let names = named(&there, &part);
+            let items: Vec<Item> = names.iter().map(|name| Item::new(*name)).collect();
             let Some(at) = menu.choose("Keyboard", &items, 0)? else { return Ok(()) };
-            there.get(at).cloned().unwrap_or_default()
+            names.get(at).map_or(String::new(), |name| (*name).to_owned())
         }
     };
     check(&Call::new("loadkeys", ["-q", &name]))?;
     menu.tell(&format!("The keyboard is {name}."));
     Ok(())
+}
+
+/// Those with this in their names, in any case.
+fn named<'a>(layouts: &'a [String], part: &str) -> Vec<&'a str> {
+    let part = part.to_lowercase();
+    let fitting = layouts.iter().filter(|name| name.to_lowercase().contains(&part));
+    fitting.map(String::as_str).collect()
 }
 
 /// All layouts, by name.
@@ -78,4 +92,17 @@ fn layouts() -> Vec<String> {
     let mut names: Vec<String> = names.collect();
     names.sort();
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::named;
+
+    #[test]
+    fn layouts_are_found_by_a_part_of_their_names() {
+        let layouts = ["br-abnt2", "de-latin1", "fr_CH-latin1", "us"].map(str::to_owned);
+        assert_eq!(named(&layouts, "Latin"), ["de-latin1", "fr_CH-latin1"]);
+        assert_eq!(named(&layouts, "_ch"), ["fr_CH-latin1"]);
+        assert_eq!((named(&layouts, "").len(), named(&layouts, "x").len()), (4, 0));
+    }
 }
