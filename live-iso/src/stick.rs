@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use blake3::Hasher;
 use image_core::error::{Error, Result};
 use image_core::exec::{Call, Runner};
 use image_core::units::Bytes;
@@ -15,7 +16,8 @@ use crate::iso;
 pub const LABEL: &str = "KEIKI-DATA";
 
 /// Programs that make a stick, besides those that make a disc.
-const TOOLS: [(&str, &str); 2] = [("sgdisk", "gdisk"), ("mkfs.exfat", "exfatprogs")];
+const TOOLS: [(&str, &str); 3] =
+    [("sgdisk", "gdisk"), ("mkfs.exfat", "exfatprogs"), ("exfatlabel", "exfatprogs")];
 
 /// Below that there is no partition for images.
 const LEAST: Bytes = Bytes::mib(16);
@@ -42,7 +44,8 @@ pub fn missing(runner: &dyn Runner) -> Vec<&'static str> {
     iso::lacking(runner, &TOOLS)
 }
 
-/// Makes of the disc `disc` a stick of `size`, in the same file; `folder` is for what is needed meanwhile.
+/// Makes of the disc `disc` a stick of `size`, in the same file; `folder` is for what is needed meanwhile. The same disc and size
+/// make the same bytes: what identifies partition and filesystem is taken from a hash of them.
 ///
 /// # Errors
 /// [`Error::Refused`]: it is too small; [`Error::Io`]: a tool fails.
@@ -56,6 +59,10 @@ pub fn make(runner: &dyn Runner, disc: &Path, size: Bytes, folder: &Path) -> Res
         return Err(Error::refused(format!("a stick of {size} is too small: it needs {least}")));
     };
     let name = disc.display().to_string();
+    let mut hasher = Hasher::new();
+    let disc_hashed = File::open(disc).and_then(|file| hasher.update_reader(file).map(drop));
+    disc_hashed.map_err(failed)?;
+    let id = hasher.update(&size.get().to_le_bytes()).finalize().to_hex();
     let file = OpenOptions::new().write(true).open(disc).map_err(failed)?;
     file.set_len(size.get()).map_err(failed)?;
     // The third partition is what xorriso pads the disc with.
@@ -63,13 +70,19 @@ pub fn make(runner: &dyn Runner, disc: &Path, size: Bytes, folder: &Path) -> Res
     let last = (start + space).get() / 512 - 1;
     let part = format!("3:{first}:{last}");
     let (kind, label) = ("3:0700", format!("3:{LABEL}"));
-    let words = ["-e", "-d", "3", "-n", &part, "-t", kind, "-c", &label, &name];
+    // A UUID of version 8, whose bits are one's own (RFC 9562).
+    let [a, b, c, d, e] = [0..8, 8..12, 12..15, 15..18, 18..30].map(|range| &id[range]);
+    let guid = format!("3:{a}-{b}-8{c}-8{d}-{e}");
+    let words = ["-e", "-d", "3", "-n", &part, "-t", kind, "-c", &label, "-u", &guid, &name];
     runner.check(&Call::new("sgdisk", words))?;
     let filesystem = folder.join("exfat");
     let shown = filesystem.display().to_string();
     let made = File::create(&filesystem).and_then(|file| file.set_len(space.get()));
     made.map_err(|error| Error::io(&shown, "create", error))?;
     runner.check(&Call::new("mkfs.exfat", ["-L", LABEL, &shown]))?;
+    // Else it is taken from the clock.
+    let serial = format!("0x{}", &id[30..38]);
+    runner.check(&Call::new("exfatlabel", ["-i", &shown, &serial]))?;
     let filled = put(&filesystem, &file, start).map_err(failed)?;
     file.sync_all().map_err(failed)?;
     fs::remove_file(&filesystem).map_err(|error| Error::io(&shown, "remove", error))?;

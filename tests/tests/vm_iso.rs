@@ -349,11 +349,17 @@ exit 1
     }
 
     #[test]
-    fn two_discs_are_the_same_bytes() -> Result<()> {
+    fn two_discs_are_the_same_bytes_and_so_are_sticks() -> Result<()> {
         let work = tempfile::tempdir()?;
         let [one, two] = ["one", "two"].map(|name| work.path().join(name));
         live::make_disc(&one, &[])?;
         live::make_disc(&two, &[])?;
+        ensure!(fs::read(&one)? == fs::read(&two)?);
+        for stick in [&one, &two] {
+            sparse::create(stick, Bytes::mib(400))?;
+            let name = stick.display().to_string();
+            live::make_stick(&name, &["--confirm", &name])?;
+        }
         ensure!(fs::read(&one)? == fs::read(&two)?);
         Ok(())
     }
