@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,8 @@ PidFile none
 UsePAM no
 PermitRootLogin yes
 PasswordAuthentication yes
+AuthorizedKeysFile WORK/allowed
+StrictModes no
 Subsystem sftp internal-sftp
 ";
 
@@ -150,6 +152,15 @@ impl Shares {
     /// The folder on this side.
     pub fn folder(&self, share: Share) -> PathBuf {
         self.work.path().join(share.name())
+    }
+
+    /// Lets whoever has this public key in by SSH, and nobody by another one.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn allow(&self, public: &Path) -> Result<()> {
+        fs::copy(public, self.work.path().join("allowed"))?;
+        Ok(())
     }
 
     /// What a person types to attach it.

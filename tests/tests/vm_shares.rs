@@ -128,6 +128,44 @@ mod only_all {
     /// A save to a server that is gone has ended within that.
     const LONGEST: Duration = Duration::from_secs(400);
 
+    /// The key on the disc opens a folder of a machine that knows it, with no password; one that knows only another key wants a
+    /// password, and a wrong one does not open it.
+    #[test]
+    fn vm_the_key_on_the_disc_opens_a_folder_by_ssh() -> Result<()> {
+        let bench = Bench::new()?;
+        let [ours, others] = ["ours", "others"].map(|name| bench.path(name));
+        for key in [&ours, &others] {
+            run!("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)?;
+        }
+        let disc = bench.path("disc");
+        live::make_disc(&disc, &["--ssh-key", &ours.display().to_string()])?;
+        let servers = Shares::serve()?;
+        let mut machine = Live::boot(Firmware::Bios, Medium::Cd, &disc, &NETWORK)?;
+        machine.network()?;
+        machine.choose("What shall be done?", "This machine")?;
+        let attach = |machine: &mut Live, known: &Path| {
+            servers.allow(&known.with_extension("pub"))?;
+            machine.walk(&[
+                ("This machine", "Attach a disk or a share"),
+                ("Where are images kept?", "A folder of a machine with SSH"),
+            ])?;
+            machine.answer("USER@SERVER:/FOLDER", &servers.address(Share::Ssh))
+        };
+        attach(&mut machine, &ours)?;
+        machine.expect("yes/no")?;
+        machine.send("yes\r")?;
+        let said = machine.expect("Attached as /media/ssh")?;
+        ensure!(!said.contains("assword"), "{said}");
+        attach(&mut machine, &others)?;
+        for _ in 0..3 {
+            machine.expect("assword: ")?;
+            machine.send("wrong\r")?;
+        }
+        machine.expect("That did not work.")?;
+        machine.walk(&[("This machine", "Back")])?;
+        machine.power_off()
+    }
+
     /// Waits until a save has closed a pack and begun another one; the closed one.
     fn closed_pack(repo: &Path) -> Result<PathBuf> {
         let begin = Instant::now();
