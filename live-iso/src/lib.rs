@@ -33,6 +33,16 @@ pub enum Profile {
     Full,
 }
 
+impl Profile {
+    /// How much memory a machine needs for it, measured, and some more.
+    fn memory(self) -> &'static str {
+        match self {
+            Self::Small => "512 MiB",
+            Self::Full => "640 MiB",
+        }
+    }
+}
+
 /// Names of the files that a machine boots from.
 pub mod name {
     /// The kernel.

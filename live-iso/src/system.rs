@@ -218,6 +218,7 @@ pub(crate) fn gather(
         staging.folder(Path::new(folder))?;
     }
     for (path, text, mode) in OURS {
+        let text = text.replace("@MEMORY@", profile.memory());
         staging.file(Path::new(path), text.as_bytes(), *mode)?;
     }
     staging.link(Path::new("etc/mtab"), "/proc/self/mounts")?;

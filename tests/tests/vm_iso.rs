@@ -280,6 +280,20 @@ mod only_all {
         Ok(())
     }
 
+    /// Rare adapters take more memory; the machine says how much.
+    #[test]
+    fn vm_the_full_profile_takes_640_mib() -> Result<()> {
+        let work = tempfile::tempdir()?;
+        let disc = work.path().join("disc.iso");
+        live::make_disc(&disc, &["--profile", "full"])?;
+        let mut machine = Live::boot(Firmware::Bios, Medium::Cd, &disc, &["-m", "640"])?;
+        machine.shell()?;
+        machine.run("modprobe lpfc && grep -q ^lpfc /proc/modules")?;
+        drop(machine);
+        let mut machine = Live::boot(Firmware::Bios, Medium::Cd, &disc, &["-m", "512"])?;
+        machine.expect("It needs 640 MiB").map(drop)
+    }
+
     /// Firmware fetches the disc into memory, where Linux finds it as a disk, with the image on it.
     #[test]
     fn vm_the_disc_boots_over_http_with_secure_boot() -> Result<()> {

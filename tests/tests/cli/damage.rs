@@ -73,7 +73,8 @@ fn a_flipped_bit_in_a_chunk_names_the_volume_and_nothing_boots() {
         let verified = broken.json(4, &["verify", "small"]);
         assert_eq!(volumes(&verified), [id.as_str()], "{verified}");
         assert_eq!(verified["damaged"][0]["pack"], pack.as_str());
-        broken.says(4, &["verify", "small"], &[&format!("damaged: {id}, "), pack, "DAMAGED in"]);
+        let told = id.replace(":gap0", ":gap0 (before the first partition)");
+        broken.says(4, &["verify", "small"], &[&format!("damaged: {told}, "), pack, "DAMAGED in"]);
         // Its target is larger, so that growth would follow.
         let target = broken.path("target.img");
         let args = ["restore", "small", target.to_str().unwrap(), "--size", "40MiB"];

@@ -27,7 +27,7 @@ fn no_arrow_runs_that_is_not_drawn() {
 /// What builds recovery media, and what serves them, know of the library what docs/ARCHITECTURE.md says, and nothing else.
 #[test]
 fn builders_and_servers_know_little_of_the_library() {
-    know_only("live-iso/src", "-", &["error", "exec", "units"]);
+    know_only("live-iso/src", "-", &["error", "exec", "report", "units"]);
     know_only("netboot/src", "room/", &["error"]);
 }
 
