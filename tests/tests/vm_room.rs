@@ -40,6 +40,16 @@ mod only_all {
         words.map(str::to_owned).to_vec()
     }
 
+    /// Switches a machine on, beside the first one where there is one.
+    fn start(first: Option<&Live>, firmware: Firmware, number: u8, disk: &Path) -> Result<Live> {
+        let options = options(disk);
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        match first {
+            None => Live::boot(firmware, Medium::Pxe, Path::new(""), &options),
+            Some(first) => first.beside(firmware, number, &options),
+        }
+    }
+
     #[test]
     fn vm_three_machines_are_let_in_and_restored_from_one_session() -> Result<()> {
         let clock = Instant::now();
@@ -73,13 +83,7 @@ mod only_all {
         let mut machines: Vec<Live> = Vec::new();
         for ((number, disk), (firmware, more)) in (0..).zip(&disks).zip(ROOM) {
             garbage::fill(disk, Bytes::new(size / 100 * (100 + more)).align_up(Bytes::MIB))?;
-            let options = options(disk);
-            let options: Vec<&str> = options.iter().map(String::as_str).collect();
-            let machine = match machines.first() {
-                None => Live::boot(firmware, Medium::Pxe, Path::new(""), &options)?,
-                Some(first) => first.beside(firmware, number, &options)?,
-            };
-            machines.push(machine);
+            machines.push(start(machines.first(), firmware, number, disk)?);
         }
         // They have one UUID, and are told apart.
         site.until(are(ROOM.len(), "waits"))?;
@@ -89,10 +93,16 @@ mod only_all {
             machine.patiently("It begins in")?;
             say("a machine begins");
         }
-        let first = machines.first_mut().context("a machine")?;
-        first.patiently("writing: ")?;
-        first.outside("system_reset")?;
-        say("the first is reset");
+        let last = machines.last_mut().context("a machine")?;
+        last.patiently("writing: ")?;
+        machines.pop();
+        let number = count - 1;
+        let disk = disks.last().context("a disk")?;
+        let (firmware, _) = ROOM[usize::from(number)];
+        let mut again = start(machines.first(), firmware, number, disk)?;
+        say("the last loses its power, and is switched on again");
+        again.patiently("It begins in")?;
+        machines.push(again);
         for machine in &mut machines {
             let said = machine.patiently(" is restored.")?;
             ensure!(!said.contains("fetched"), "{said}");
@@ -130,9 +140,7 @@ mod only_all {
         }
         // Switched on again, with its adapter first: it gets no boot file, and starts from its disk.
         let (disk, (firmware, _)) = disks.iter().zip(ROOM).next().context("a disk")?;
-        let options = options(disk);
-        let options: Vec<&str> = options.iter().map(String::as_str).collect();
-        let mut again = Live::boot(firmware, Medium::Pxe, Path::new(""), &options)?;
+        let mut again = start(None, firmware, 0, disk)?;
         again.patiently("KEIKI-REPORT-BEGIN")?;
         say("the first starts from its disk");
         again.ended()?;

@@ -126,6 +126,8 @@ pub enum Verb {
     Check(check::Check),
     Iso(iso::Iso),
     Serve(serve::Serve),
+    // For machines rather than for people.
+    #[command(hide = true)]
     Agent(agent::Agent),
     #[command(name = "__unattended", hide = true)]
     Unattended(unattended::Unattended),
