@@ -123,8 +123,8 @@ pub struct World {
     machines: Vec<Neighbour>,
 }
 
-/// The call that serves it, with more options.
-fn serve(bench: &Bench, options: &[&str]) -> Call {
+/// The call that serves the image of a [`World`], with more options.
+pub fn serve(bench: &Bench, options: &[&str]) -> Call {
     let mut call = keiki!("--repo", bench.path("repo"), "--progress", "none", "serve", "--no-boot");
     call.args.extend(["--interface", "br0", "--image", "lab"].map(Into::into));
     call.args.extend(options.iter().map(Into::into));

@@ -21,6 +21,20 @@ fn net_machines_wait_for_a_word_and_are_restored_once() -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let machines = server.until(are(3, "waits"))?;
 
+    // A state that would be served is refused.
+    let inside = world.bench.path("repo/state");
+    let said = Site::start(site::serve(&world.bench, &[]), inside.clone()).err();
+    let said = said.context("it was served")?.to_string();
+    ensure!(said.contains("--state") && !inside.exists(), "{said}");
+    // What no machine says is not believed.
+    for nonsense in [
+        "",
+        "{}",
+        r#"{"machine": {"macs": [], "memory": 1, "disks": []}, "nonce": "\u001b[2J", "doing": {"what": "waits"}}"#,
+    ] {
+        ensure!(server.ask("agent", "", Some(nonsense))?.0 == 400, "{nonsense}");
+    }
+
     // Nothing is told or done without the token.
     for (path, posted) in [("api/machines", None), ("metrics", None), ("api/restore", Some("{}"))] {
         for token in ["", "wrong"] {

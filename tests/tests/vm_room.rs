@@ -141,7 +141,7 @@ mod only_all {
         // Switched on again, with its adapter first: it gets no boot file, and starts from its disk.
         let (disk, (firmware, _)) = disks.iter().zip(ROOM).next().context("a disk")?;
         let mut again = start(None, firmware, 0, disk)?;
-        again.patiently("KEIKI-REPORT-BEGIN")?;
+        again.patiently(&format!("{} login:", name(0)?))?;
         say("the first starts from its disk");
         again.ended()?;
         Ok(())

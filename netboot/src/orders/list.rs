@@ -11,7 +11,7 @@ use super::order::Order;
 use super::talk::{Doing, Said};
 
 /// So many machines are known; more would be somebody's joke.
-const MOST: usize = 1 << 14;
+const MOST: usize = 1 << 12;
 /// Two that say to be one machine within this time are two.
 const TOGETHER: Duration = Duration::from_secs(20);
 /// What a machine says of itself that is longer is not kept.
@@ -381,9 +381,10 @@ impl Machine {
 }
 
 impl Doing {
-    /// With no more words than a person reads.
+    /// With no more words than a person reads, and nothing that moves a cursor.
     fn shortened(self) -> Self {
-        let short = |text: String| text.chars().take(LONGEST).collect();
+        let seen = |letter: char| if letter.is_control() { ' ' } else { letter };
+        let short = |text: String| text.chars().take(LONGEST).map(seen).collect();
         match self {
             Self::Waits => Self::Waits,
             Self::Works { stage, done, total } => Self::Works { stage: short(stage), done, total },

@@ -51,13 +51,36 @@ pub struct Machine {
 /// Letters that are not mistaken for one another, however they are read out.
 const LETTERS: &[u8; 16] = b"BCDFGHJKLMNPQRTX";
 
+/// No machine has more, and nothing that is told of one is longer, in bytes.
+const DISKS: usize = 64;
+const MACS: usize = 32;
+const LONGEST: usize = 200;
+
 impl Machine {
+    /// Whether it could be one: it is kept, and shown on terminals.
+    pub fn is_sound(&self) -> bool {
+        let disk = |disk: &Disk| {
+            let Disk { path, model, serial, wwn, .. } = disk;
+            is_text(path) && [model, serial, wwn].into_iter().flatten().all(|text| is_text(text))
+        };
+        let own = [&self.uuid, &self.serial, &self.model].into_iter().flatten();
+        own.chain(&self.macs).all(|text| is_text(text))
+            && self.macs.len() <= MACS
+            && self.disks.len() <= DISKS
+            && self.disks.iter().all(disk)
+    }
+
     /// Tells it from every other machine that has another UUID, serial number or adapter: 16 hexadecimal digits.
     pub fn id(&self) -> String {
         let known = (&self.uuid, &self.serial, &self.macs);
         let text = serde_json::to_string(&known).unwrap_or_default();
         blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
     }
+}
+
+/// Whether a text is short, and moves no cursor.
+pub(super) fn is_text(text: &str) -> bool {
+    text.len() <= LONGEST && !text.chars().any(char::is_control)
 }
 
 /// The four letters by which people know the machine with this id, as they stand on its screen.
@@ -95,6 +118,22 @@ mod tests {
             one.id(),
             Machine { uuid: None, serial: Some("a".to_owned()), ..one.clone() }.id()
         );
+    }
+
+    #[test]
+    fn what_no_machine_says_is_not_believed() {
+        let sound = Machine {
+            model: Some("PC".to_owned()),
+            disks: vec![Disk::default()],
+            ..Machine::default()
+        };
+        assert!(sound.is_sound());
+        let text = |text: &str| Machine { model: Some(text.to_owned()), ..sound.clone() };
+        assert!(!text("\u{1b}[2J").is_sound() && !text(&"x".repeat(201)).is_sound());
+        assert!(!Machine { disks: vec![Disk::default(); 65], ..sound.clone() }.is_sound());
+        assert!(!Machine { macs: vec![String::new(); 33], ..sound.clone() }.is_sound());
+        let disk = Disk { serial: Some("\n".to_owned()), ..Disk::default() };
+        assert!(!Machine { disks: vec![disk], ..sound }.is_sound());
     }
 
     #[test]

@@ -132,8 +132,9 @@ impl Restored for Site {
 impl Answers for Site {
     fn answer(&self, question: &Question<'_>) -> Option<Made> {
         let posted = question.posted.filter(|_| question.name == PATH)?;
-        let Ok(said) = serde_json::from_slice::<Said>(posted) else {
-            return Some(Made::said(400, "it says nothing that is understood"));
+        let said = serde_json::from_slice::<Said>(posted).ok().filter(Said::is_sound);
+        let Some(said) = said else {
+            return Some(Made::said(400, "it says nothing that a machine would say"));
         };
         let told = self.told(said, question.client?);
         Some(Made::json(&told))

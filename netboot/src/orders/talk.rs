@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::machine::Machine;
+use super::machine::{Machine, is_text};
 use super::order::Signed;
 
 /// What a machine says, every few seconds.
@@ -14,6 +14,13 @@ pub struct Said {
     pub nonce: String,
     /// What it does.
     pub doing: Doing,
+}
+
+impl Said {
+    /// Whether a machine could say it.
+    pub(super) fn is_sound(&self) -> bool {
+        is_text(&self.nonce) && self.machine.is_sound()
+    }
 }
 
 /// What a machine does.

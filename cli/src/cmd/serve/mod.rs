@@ -141,6 +141,7 @@ fn look_for_others(args: &Serve, interface: &Interface, progress: &Progress) -> 
 
 /// What decides over machines that boot from here.
 fn site(args: &Serve, found: &room::Found, progress: &Progress) -> Result<Arc<Site>> {
+    found.keeps_out(&args.state)?;
     let rules = rules::read(args)?.with(&found.repo, &found.image, progress)?;
     Ok(Arc::new(Site::open(&args.state, Box::new(rules))?))
 }

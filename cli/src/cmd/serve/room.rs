@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -69,6 +69,26 @@ pub fn find(global: &Global, args: &Serve, progress: &Progress) -> Result<Option
 }
 
 impl Found {
+    /// Refuses a folder that everybody could read who can read the repository.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn keeps_out(&self, state: &Path) -> Result<()> {
+        // What is not there yet lies in what is.
+        let state = std::path::absolute(state)?;
+        let there = state.ancestors().find_map(|folder| fs::canonicalize(folder).ok());
+        let repo = fs::canonicalize(&self.folder)?;
+        if there.is_some_and(|folder| folder.starts_with(&repo)) {
+            let (state, repo) = (state.display(), repo.display());
+            return Err(Error::refused(format!(
+                "the key of the site would be kept in {state}, which everybody can read who can read the repository {repo}: name \
+                 another folder with --state"
+            ))
+            .into());
+        }
+        Ok(())
+    }
+
     /// Opens its room, and adds it and its repository to what is served.
     ///
     /// # Errors
