@@ -139,7 +139,8 @@ fn net_everyone_is_restored_and_one_begins_again() -> Result<()> {
     ensure!(!is_whole, "a disk that is half restored must not look whole");
     let again = world.agent(1, &server.key)?;
     server.until(|machines| {
-        machines.iter().any(|one| one["id"] == id.as_str() && one["state"] == "failed")
+        let held = |one: &Value| one["limit"].as_str().is_some_and(|why| why.contains("stopped"));
+        machines.iter().any(|one| one["id"] == id.as_str() && one["state"] == "waits" && held(one))
     })?;
     drop(again);
     Ok(())

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use image_core::disk::inventory::DiskInfo;
-use image_core::image::hash::Hash;
 use image_core::image::time::Timestamp;
 use live_iso::iso;
 
 use super::deploy::consoles::Consoles;
-use super::deploy::{self, Onto, after};
+use super::deploy::{self, Marks, Onto, after};
 use crate::answers::{Answers, Then};
 use crate::args::Global;
 use crate::args::unattended::Unattended;
@@ -47,8 +46,8 @@ fn carry_out(args: &Unattended, consoles: &mut Consoles, progress: &Progress) ->
     let chosen = deploy::chosen(&answers, PATIENCE)?;
     // The same answers with a newer image are another order.
     let image = image_of(&repo, &answers, progress)?;
-    let order = Hash::of(format!("{text}\0{image}").as_bytes());
-    if let Some((disk, at)) = deploy::done_before(&chosen, &order)? {
+    let order = Marks::new(&format!("{text}\0{image}"));
+    if let Some((disk, at, _)) = order.find(&chosen)? {
         return was_done(&answers, (disk, at), consoles, progress);
     }
     let onto = Onto::look(chosen.clone())?;

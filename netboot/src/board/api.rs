@@ -21,6 +21,14 @@ struct Wish {
     image: Option<String>,
 }
 
+/// Which machines are to be restored.
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields)]
+struct Meant {
+    /// Their ids; all that wait where they are not given.
+    machines: Option<Vec<String>>,
+}
+
 /// Answers what stands behind `api/`, and `metrics`.
 pub(super) fn answer(board: &Board, question: &Question<'_>) -> Option<Made> {
     let name = question.name;
@@ -51,7 +59,15 @@ fn decided(board: &Board, site: &Site, (name, posted): (&str, &[u8])) -> Made {
     let parts: Vec<&str> = name.split('/').collect();
     let done = match parts.as_slice() {
         ["api", "restore"] => {
-            return match site.change(|list| list.call_all()) {
+            let meant = match posted.trim_ascii() {
+                [] => Ok(Meant::default()),
+                posted => serde_json::from_slice(posted),
+            };
+            let Meant { machines } = match meant {
+                Ok(meant) => meant,
+                Err(error) => return Made::said(400, &error.to_string()),
+            };
+            return match site.change(|list| list.call_all(machines.as_deref())) {
                 Ok(count) => Made::json(&serde_json::json!({"machines": count})),
                 Err(error) => Made::said(500, &error.to_string()),
             };

@@ -126,7 +126,9 @@ async fn posted(asked: &Asked, body: Incoming, files: &Files) -> Option<Answer> 
     let path = asked.path.as_deref()?;
     let read = tokio::time::timeout(PATIENCE, Limited::new(body, LONGEST).collect()).await;
     let Ok(Ok(read)) = read else { return Some(said(StatusCode::PAYLOAD_TOO_LARGE)) };
-    let made = files.answered(&asked.question(path, Some(&read.to_bytes())))?;
+    let read = read.to_bytes();
+    // What is decided is written to a disk.
+    let made = tokio::task::block_in_place(|| files.answered(&asked.question(path, Some(&read))))?;
     Some(made_now(made).unwrap_or_else(|_| said(StatusCode::INTERNAL_SERVER_ERROR)))
 }
 

@@ -14,6 +14,8 @@ use super::talk::{Doing, Said};
 const MOST: usize = 1 << 12;
 /// Two that say to be one machine within this time are two.
 const TOGETHER: Duration = Duration::from_secs(20);
+/// Who was never let in may be forgotten after that long.
+const FORGOTTEN: Duration = Duration::from_secs(600);
 /// What a machine says of itself that is longer is not kept.
 const LONGEST: usize = 400;
 /// For so long an order may be begun, in seconds: a countdown, and a person who thinks.
@@ -99,14 +101,13 @@ pub struct Known {
     pub image: Option<String>,
     /// What it was told to take and where, once it was.
     pub told: Option<(String, Vec<Disk>)>,
+    /// The nonce that its order is for: nobody else's word of how it goes counts.
+    ordered: Option<String>,
+    /// Why it waits, where that is not for a person's first word.
+    pub held: Option<String>,
     /// What it said since this program runs.
     #[serde(skip)]
     pub now: Option<Now>,
-    /// Why it waits although it was called.
-    #[serde(skip)]
-    pub held: Option<String>,
-    #[serde(skip)]
-    stop: bool,
 }
 
 /// What a machine said last.
@@ -171,6 +172,7 @@ impl List {
     ) -> Decision {
         let id = said.machine.id();
         if !self.machines.contains_key(&id) {
+            self.make_room(now);
             if self.machines.len() >= MOST {
                 return Decision::Wait("this site knows too many machines".to_owned());
             }
@@ -184,36 +186,45 @@ impl List {
             .filter(|before| before.nonce != said.nonce && before.address != address);
         if other.is_some_and(|before| now.saturating_sub(before.at) < TOGETHER) {
             let why = "two machines say that they are this one; switch one of them off".to_owned();
+            self.changed = true;
             known.held = Some(why.clone());
             return Decision::Wait(why);
         }
         let is_new = known.now.as_ref().is_none_or(|before| before.nonce != said.nonce);
+        let is_ordered = known.ordered.as_ref() == Some(&said.nonce);
         let doing = said.doing.shortened();
         known.now = Some(Now { address, at: now, doing: doing.clone(), nonce: said.nonce.clone() });
         let before = std::mem::replace(&mut known.machine, said.machine);
         self.changed |= before != known.machine;
+        let works = known.state == State::Works;
         match doing {
             Doing::Waits => {
-                known.stop = false;
-                self.asked(&id, &said.nonce, is_new.then_some(&before), policy)
+                return self.asked(&id, &said.nonce, is_new.then_some(&before), policy);
             }
-            // Whoever began before this program did has an order of the same key.
-            Doing::Works { .. } if std::mem::take(&mut known.stop) => Decision::Stop,
-            Doing::Works { .. } => {
-                self.is(&id, State::Works);
-                Decision::Known
-            }
-            Doing::Done { remains } => {
-                let image =
-                    known.told.as_ref().map_or_else(String::new, |(image, _)| image.clone());
+            // Again and again, until it says that it has ended.
+            Doing::Works { .. } if is_ordered && !works => return Decision::Stop,
+            Doing::Done { remains } if is_ordered && works => {
+                let image = known.told.as_ref().map_or("", |(image, _)| image).to_owned();
                 self.is(&id, State::Done { image, remains });
-                Decision::Known
             }
-            Doing::Failed { why } => {
-                self.is(&id, State::Failed { why });
-                Decision::Known
-            }
+            Doing::Failed { why } if is_ordered && works => self.is(&id, State::Failed { why }),
+            // Whoever says it has no order of ours, or one that is used up.
+            Doing::Works { .. } | Doing::Done { .. } | Doing::Failed { .. } => {}
         }
+        Decision::Known
+    }
+
+    /// Forgets whom nobody ever let in, and who is silent, where there are too many.
+    fn make_room(&mut self, now: Duration) {
+        if self.machines.len() < MOST {
+            return;
+        }
+        let silent = |known: &Known| {
+            known.now.as_ref().is_none_or(|heard| now.saturating_sub(heard.at) > FORGOTTEN)
+        };
+        self.machines.retain(|_, known| {
+            known.state != State::Waits || known.told.is_some() || !silent(known)
+        });
     }
 
     fn is(&mut self, id: &str, state: State) {
@@ -233,14 +244,12 @@ impl List {
         policy: &dyn Policy,
     ) -> Decision {
         let Some(known) = self.machines.get(id) else { return Decision::Known };
-        let image = known.image.clone();
-        let choice = policy.choose(&known.machine, image.as_deref());
+        let choice = policy.choose(&known.machine, known.image.as_deref());
         match &known.state {
             State::Done { image: has, .. } => {
                 let is_newer = choice.as_ref().is_ok_and(|choice| choice.image != *has);
-                let others = before.is_some_and(|before| before.disks != known.machine.disks)
-                    && known.told.as_ref().is_some_and(|(_, disks)| !known.machine.has(disks));
-                if others {
+                let disks = known.told.as_ref().map_or(&[][..], |(_, disks)| disks);
+                if before.is_some() && !known.machine.has(disks) {
                     self.is(id, State::Waits);
                     return self.held(
                         id,
@@ -255,26 +264,58 @@ impl List {
             State::Waits => {
                 let expected = policy.expected(&known.machine);
                 if expected.is_none() && !policy.everyone() || known.held.is_some() {
-                    let why = known.held.clone();
-                    return Decision::Wait(why.unwrap_or_else(|| {
-                        "somebody has to say that it may be restored".to_owned()
-                    }));
+                    let why = "somebody has to say that it may be restored";
+                    return Decision::Wait(known.held.clone().unwrap_or_else(|| why.to_owned()));
                 }
-                let Expected { hostname, image } = expected.unwrap_or_default();
-                self.call(id, hostname, image);
+                let expected = expected.unwrap_or_default();
+                if let Some(why) = self.doubt(id, &expected) {
+                    return self.held(id, why);
+                }
+                self.call(id, expected.hostname, expected.image);
             }
             State::Failed { why } => return Decision::Wait(format!("it was not restored: {why}")),
             State::Called | State::Works => {}
         }
         let Some(known) = self.machines.get(id) else { return Decision::Known };
-        match policy.choose(&known.machine, known.image.as_deref()) {
-            Ok(choice) => self.ordered(id, nonce, choice, policy),
-            Err(why) => self.held(id, &why),
+        let choice = match policy.choose(&known.machine, known.image.as_deref()) {
+            Ok(choice) => choice,
+            Err(why) => return self.held(id, &why),
+        };
+        let all =
+            |disks: &[Disk]| choice.disks.iter().all(|disk| disks.iter().any(|one| one.is(disk)));
+        let are_others = match (&known.state, &known.told, before) {
+            (State::Works, Some((_, told)), _) => !all(told),
+            (_, _, Some(before)) => !all(&before.disks),
+            _ => false,
+        };
+        if are_others {
+            self.is(id, State::Waits);
+            return self
+                .held(id, "it has other disks than when it was let in; is it the same machine?");
         }
+        self.ordered(id, nonce, choice, policy)
+    }
+
+    /// Why a machine that nobody was asked about may be one that was restored already.
+    fn doubt(&self, id: &str, expected: &Expected) -> Option<&'static str> {
+        let machine = &self.machines.get(id)?.machine;
+        let mut others = self.machines.iter().filter(|(other, _)| *other != id);
+        others.find_map(|(_, other)| {
+            let disks = other.told.as_ref().map_or(&[][..], |(_, disks)| disks);
+            let has = |disk: &Disk| disk.is_named() && machine.disks.iter().any(|own| own.is(disk));
+            if disks.iter().any(has) {
+                return Some(
+                    "one of its disks was restored in another machine; is it the same one?",
+                );
+            }
+            let is_named = expected.hostname.is_some() && other.hostname == expected.hostname;
+            is_named.then_some("another machine has the name that it would get")
+        })
     }
 
     fn held(&mut self, id: &str, why: &str) -> Decision {
         if let Some(known) = self.machines.get_mut(id) {
+            self.changed |= known.held.as_deref() != Some(why);
             known.held = Some(why.to_owned());
         }
         Decision::Wait(why.to_owned())
@@ -287,11 +328,10 @@ impl List {
         let named = self.machines.get(id).and_then(|known| known.hostname.clone());
         let hostname = named.or_else(|| policy.name(&taken));
         let Some(known) = self.machines.get_mut(id) else { return Decision::Known };
-        let told = Some((choice.image.clone(), choice.disks.clone()));
-        self.changed |=
-            known.hostname != hostname || known.told != told || known.state != State::Works;
-        (known.hostname, known.told, known.state, known.held) =
-            (hostname.clone(), told, State::Works, None);
+        self.changed = true;
+        known.hostname.clone_from(&hostname);
+        known.told = Some((choice.image.clone(), choice.disks.clone()));
+        (known.ordered, known.state, known.held) = (Some(nonce.to_owned()), State::Works, None);
         Decision::Do(Box::new(Order {
             machine: id.to_owned(),
             nonce: nonce.to_owned(),
@@ -317,60 +357,80 @@ impl List {
         known.state = State::Called;
         known.hostname = hostname.or(known.hostname.take());
         known.image = image.or(known.image.take());
-        (known.held, known.stop) = (None, false);
+        known.held = None;
         self.changed = true;
         true
     }
 
-    /// Lets all machines be restored that wait for a person's word; how many these are.
-    pub fn call_all(&mut self) -> usize {
-        let waits = |known: &Known| {
-            known.state == State::Waits && known.held.is_none() && known.now.is_some()
+    /// Lets those of `ids` be restored that wait for a person's word, or all that do where none are given; how many these are.
+    pub fn call_all(&mut self, ids: Option<&[String]>) -> usize {
+        let waits = |(id, known): &(&String, &Known)| {
+            let is_meant = ids.is_none_or(|ids| ids.contains(id));
+            is_meant && known.state == State::Waits && known.held.is_none() && known.now.is_some()
         };
-        let ids: Vec<String> = self
-            .machines
-            .iter()
-            .filter(|(_, known)| waits(known))
-            .map(|(id, _)| id.clone())
-            .collect();
+        let ids: Vec<String> =
+            self.machines.iter().filter(waits).map(|(id, _)| id.clone()).collect();
         ids.iter().filter(|id| self.call(id, None, None)).count()
     }
 
-    /// Takes back what was said of a machine: it waits; one that works is told to stop. `false` where there is none.
+    /// Takes back what was said of a machine: it waits; one that works is told to stop. `false` where there is none, and of
+    /// one that was restored.
     pub fn stop(&mut self, id: &str) -> bool {
-        let Some(known) = self.machines.get_mut(id) else { return false };
-        known.stop = known.state == State::Works;
+        let known = self.machines.get_mut(id);
+        let Some(known) = known.filter(|known| !matches!(known.state, State::Done { .. })) else {
+            return false;
+        };
         known.state = State::Waits;
         known.held = Some("somebody stopped it".to_owned());
         self.changed = true;
         true
     }
 
-    /// Forgets a machine; `false` where there is none.
+    /// Forgets a machine; `false` where there is none, and of one that works.
     pub fn forget(&mut self, id: &str) -> bool {
-        self.changed |= self.machines.contains_key(id);
+        if self.machines.get(id).is_none_or(|known| known.state == State::Works) {
+            return false;
+        }
+        self.changed = true;
         self.machines.remove(id).is_some()
     }
 
     /// Whether the machine with this adapter, and this UUID where one is told, was restored and is to start by itself.
-    pub fn starts_itself(&self, mac: &str, uuid: Option<&[u8; 16]>) -> bool {
+    pub fn starts_itself(&self, mac: &str, uuid: Option<&[u8; 16]>, policy: &dyn Policy) -> bool {
         self.machines.values().any(|known| {
             let machine = &known.machine;
             let is_it = match (uuid, machine.uuid.as_deref().and_then(raw)) {
                 (Some(told), Some(own)) => *told == own || *told == swapped(own),
                 _ => true,
             };
-            is_it
-                && matches!(known.state, State::Done { .. })
-                && machine.macs.iter().any(|own| own == mac)
+            let has = match &known.state {
+                State::Done { image, .. } => image,
+                _ => return false,
+            };
+            // Where everyone gets what is sent now, that may be another image than it has.
+            let is_newer = || {
+                let choice = policy.choose(machine, known.image.as_deref());
+                policy.everyone() && choice.is_ok_and(|choice| choice.image != *has)
+            };
+            is_it && machine.macs.iter().any(|own| own == mac) && !is_newer()
         })
     }
 }
 
 impl Known {
     fn new(machine: Machine) -> Self {
-        let (number, hostname, image, told, now, held) = (0, None, None, None, None, None);
-        Self { machine, state: State::Waits, number, hostname, image, told, now, held, stop: false }
+        Self {
+            machine,
+            state: State::Waits,
+            // One that was forgotten and comes again has no number that it had before.
+            number: fastrand::u64(..1 << 40),
+            hostname: None,
+            image: None,
+            told: None,
+            ordered: None,
+            held: None,
+            now: None,
+        }
     }
 }
 

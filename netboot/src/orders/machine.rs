@@ -24,9 +24,13 @@ pub struct Disk {
 impl Disk {
     /// Whether it is the same one, wherever it is plugged in now; one without serial and name counts by its place and size.
     pub fn is(&self, other: &Self) -> bool {
-        let named = |disk: &Self| disk.serial.is_some() || disk.wwn.is_some();
         let same = (&self.serial, &self.wwn, self.size) == (&other.serial, &other.wwn, other.size);
-        same && (named(self) || self.path == other.path)
+        same && (self.is_named() || self.path == other.path)
+    }
+
+    /// Whether it has a name of its own, wherever it is.
+    pub fn is_named(&self) -> bool {
+        self.serial.is_some() || self.wwn.is_some()
     }
 }
 

@@ -53,25 +53,33 @@ impl SiteKey {
     /// # Errors
     /// [`Error::Io`]; [`Error::Refused`]: there is something else in the file.
     pub fn open(path: &Path) -> Result<Self> {
-        let name = || path.display().to_string();
-        match fs::read_to_string(path) {
-            Ok(text) => {
-                let none = || {
-                    Error::refused(format!(
-                        "{}: it is no key, which has 64 hexadecimal digits",
-                        name()
-                    ))
-                };
-                Ok(Self(SigningKey::from_bytes(&unhex(text.trim()).ok_or_else(none)?)))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let key = SigningKey::from_bytes(&random()?);
-                let text = format!("{}\n", hex(key.as_bytes()));
-                keep(path, text.as_bytes()).map_err(|error| Error::io(name(), "write", error))?;
-                Ok(Self(key))
-            }
-            Err(error) => Err(Error::io(name(), "read", error)),
+        if let Some(key) = Self::read(path)? {
+            return Ok(key);
         }
+        let key = SigningKey::from_bytes(&random()?);
+        let text = format!("{}\n", hex(key.as_bytes()));
+        let failed = |error| Error::io(path.display().to_string(), "write", error);
+        keep(path, text.as_bytes()).map_err(failed)?;
+        Ok(Self(key))
+    }
+
+    /// Reads it from a file, where there is one.
+    ///
+    /// # Errors
+    /// As [`SiteKey::open`].
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        let name = || path.display().to_string();
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(name(), "read", error)),
+        };
+        let none = || {
+            let name = name();
+            Error::refused(format!("{name}: it is no key, which has 64 hexadecimal digits"))
+        };
+        let key = unhex(text.trim()).ok_or_else(none)?;
+        Ok(Some(Self(SigningKey::from_bytes(&key))))
     }
 
     /// By which machines know an order of this site: 64 hexadecimal digits.

@@ -1,6 +1,6 @@
 //! The list of machines with its file and the site's key, and what it answers over HTTP.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use image_core::error::{Error, Result};
+use rustix::fs::FlockOperation;
 
 use super::PATH;
 use super::list::{Decision, List, Policy};
@@ -22,6 +23,7 @@ use crate::secret::{hex, keep, random};
 pub const KEY: &str = "site.key";
 const TOKEN: &str = "token";
 const MACHINES: &str = "machines.json";
+const LOCK: &str = "lock";
 
 /// What decides over machines; it outlives this program in its folder.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub struct Site {
     list: Mutex<List>,
     policy: Box<dyn Policy>,
     began: Instant,
+    /// Two that write one list would each forget what the other did.
+    _alone: File,
 }
 
 impl Site {
@@ -41,6 +45,7 @@ impl Site {
     /// [`Error::Io`]; [`Error::Refused`]: a file there is something else.
     pub fn open(folder: &Path, policy: Box<dyn Policy>) -> Result<Self> {
         let file = folder.join(MACHINES);
+        let alone = alone(folder)?;
         let key = SiteKey::open(&folder.join(KEY))?;
         let list = match read(&file)? {
             None => List::default(),
@@ -50,7 +55,7 @@ impl Site {
             })?,
         };
         let (list, began) = (Mutex::new(list), Instant::now());
-        Ok(Self { key, token: token(folder)?, file, list, policy, began })
+        Ok(Self { key, token: token(folder)?, file, list, policy, began, _alone: alone })
     }
 
     /// By which machines know orders of this site.
@@ -87,11 +92,12 @@ impl Site {
     /// Changes something, and writes it down.
     ///
     /// # Errors
-    /// [`Error::Io`]: it is changed, and not written down.
+    /// [`Error::Io`]: it cannot be written down, and is not changed.
     pub fn change<T>(&self, change: impl FnOnce(&mut List) -> T) -> Result<T> {
         let mut list = self.list();
+        let before = list.clone();
         let done = change(&mut list);
-        self.write(&mut list)?;
+        self.write(&mut list).inspect_err(|_| *list = before)?;
         Ok(done)
     }
 
@@ -125,7 +131,7 @@ impl Site {
 
 impl Restored for Site {
     fn is_restored(&self, mac: Mac, uuid: Option<&[u8; 16]>) -> bool {
-        self.list().starts_itself(&mac.to_string(), uuid)
+        self.list().starts_itself(&mac.to_string(), uuid, self.policy.as_ref())
     }
 }
 
@@ -138,6 +144,21 @@ impl Answers for Site {
         };
         let told = self.told(said, question.client?);
         Some(Made::json(&told))
+    }
+}
+
+/// Keeps other programs out of a folder.
+fn alone(folder: &Path) -> Result<File> {
+    let path = folder.join(LOCK);
+    let failed = |error| Error::io(path.display().to_string(), "open", error);
+    fs::create_dir_all(folder).map_err(failed)?;
+    let file = File::create(&path).map_err(failed)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(_) => Err(Error::refused(format!(
+            "another keiki serve keeps its machines in {}: name another folder with --state",
+            folder.display()
+        ))),
     }
 }
 

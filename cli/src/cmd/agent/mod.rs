@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use image_core::disk::inventory::DiskInfo;
-use image_core::image::hash::Hash;
 use image_core::report::Report;
 use netboot::orders::machine::{Machine, tag};
 use netboot::orders::order::{self, Order, Signed};
@@ -18,7 +17,7 @@ use netboot::secret::{hex, random};
 
 use self::line::Line;
 use super::deploy::consoles::Consoles;
-use super::deploy::{self, Onto, after};
+use super::deploy::{Marks, Onto, after};
 use crate::answers::Answers;
 use crate::args::Global;
 use crate::args::agent::Agent;
@@ -94,7 +93,7 @@ fn waiting(args: &Agent, consoles: &mut Consoles, progress: &Progress) -> Result
         let machine = own::machine(&args.disks)?;
         let told = site.line.say(&machine, &nonce, Doing::Waits);
         let words = match &told {
-            Ok(Told::Wait { why }) => format!("It waits: {why}."),
+            Ok(Told::Wait { why }) => format!("It waits: {}.", plain(why)),
             Ok(_) => String::new(),
             Err(why) => format!("The server does not answer: {why}"),
         };
@@ -107,8 +106,11 @@ fn waiting(args: &Agent, consoles: &mut Consoles, progress: &Progress) -> Result
         }
         match told {
             Ok(Told::Do { order }) => {
-                let ended = ordered(&site, (&machine, &nonce, made), &order, consoles, progress);
+                let ended =
+                    ordered(&site, (&machine, &nonce, made), (args, &order), consoles, progress);
                 progress.watch().interrupt(false);
+                // The order is used up, however it ended.
+                (nonce, made) = (hex(&random::<16>()?), Instant::now());
                 match ended {
                     Ok(Some(exit)) => return Ok(exit),
                     // A key was pressed.
@@ -120,13 +122,20 @@ fn waiting(args: &Agent, consoles: &mut Consoles, progress: &Progress) -> Result
                 }
                 said = "-".to_owned();
             }
-            Ok(Told::Start { image }) => return was_done(&machine, &image, consoles, progress),
+            Ok(Told::Start { image }) => {
+                return was_done(&machine, &plain(&image), consoles, progress);
+            }
             Ok(Told::Wait { .. } | Told::Known | Told::Stop) | Err(_) => {}
         }
         if consoles.key(PERIOD) {
             return Ok(Exit::Interrupted);
         }
     }
+}
+
+/// What somebody on the network said, without signs that move a cursor.
+fn plain(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(400).collect()
 }
 
 fn introduction(machine: &Machine) -> String {
@@ -143,14 +152,14 @@ fn introduction(machine: &Machine) -> String {
 fn ordered(
     site: &Site,
     (machine, nonce, made): (&Machine, &str, Instant),
-    signed: &Signed,
+    (args, signed): (&Agent, &Signed),
     consoles: &mut Consoles,
     progress: &Progress,
 ) -> Result<Option<Exit>> {
     let watch = progress.watch();
     let ended = site.line.while_telling(machine, nonce, &watch, || {
-        let (order, answers, disks) = checked(site, (machine, nonce, made), signed)?;
-        carry_out(site, (&order, &answers, disks), consoles, progress)
+        let (order, answers, disks) = checked(site, (machine, nonce, made), (args, signed))?;
+        carry_out((site, args), (&order, &answers, disks), consoles, progress)
     });
     let ended = ended.map_err(|error| match progress.interrupted() {
         true => anyhow!("it was stopped; a disk that was begun does not start"),
@@ -180,7 +189,7 @@ fn ordered(
 fn checked(
     site: &Site,
     (machine, nonce, made): (&Machine, &str, Instant),
-    signed: &Signed,
+    (args, signed): (&Agent, &Signed),
 ) -> Result<(Order, Answers, Vec<DiskInfo>)> {
     let order = order::verified(signed, &site.key).map_err(|why| anyhow!(why))?;
     ensure!(order.machine == machine.id(), "the order is for another machine");
@@ -189,27 +198,26 @@ fn checked(
     let answers = Answers::parse(&order.answers).map_err(|why| anyhow!("the order: {why}"))?;
     ensure!(answers.image == order.image, "the order names two images");
     let disks = own::ordered(&order.disks, machine, PATIENCE)?;
-    let paths: Vec<_> = answers.choose(&disks).map_err(|why| anyhow!("the order: {why}"))?;
-    ensure!(paths.len() == disks.len(), "the order names more disks than its rules");
+    let fitting = own::chosen(args, &answers)?;
+    ensure!(fitting == disks, "other disks fit the rules here than the order names");
     Ok((order, answers, disks))
 }
 
 type Ended = Option<(Exit, crate::answers::Then)>;
 
 fn carry_out(
-    site: &Site,
+    (site, args): (&Site, &Agent),
     (order, answers, disks): (&Order, &Answers, Vec<DiskInfo>),
     consoles: &mut Consoles,
     progress: &Progress,
 ) -> Result<Ended> {
     let image =
         order.image.get(..order.image.find('@').map_or(0, |at| at + 13)).unwrap_or(&order.image);
-    let mark = Hash::of(
-        format!("{}\0{}\0{}\0{}", site.key, order.machine, order.number, order.image).as_bytes(),
-    );
-    if deploy::done_before(&disks, &mark)?.is_some() {
+    let order_is = (&site.key, &order.machine, order.number, &order.image);
+    let marks = Marks::new(&format!("{order_is:?}"));
+    if let Some((_, _, exit)) = marks.find(&disks)? {
         output::talk(&format!("It was restored already: {image}."));
-        return Ok(Some((Exit::Done, answers.then)));
+        return Ok(Some((exit, answers.then)));
     }
     let onto = Onto::look(disks.clone())?;
     let name = order.hostname.as_ref().map(|name| format!(", as {name},")).unwrap_or_default();
@@ -222,8 +230,11 @@ fn carry_out(
         return Ok(None);
     }
     progress.checkpoint()?;
+    // A disk that came up late may fit the rules too.
+    let fitting = own::chosen(args, answers)?;
+    ensure!(fitting == disks, "other disks fit the rules now than before");
     let named = (answers, order.hostname.as_deref());
-    let exit = onto.restore(&site.repo, named, &mark, progress)?;
+    let exit = onto.restore(&site.repo, named, &marks, progress)?;
     output::talk(&format!("\nThe image {image} is restored."));
     if let [disk, ..] = disks.as_slice()
         && tui::live::is_here()

@@ -4,10 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use image_core::disk::inventory::{self, DiskInfo};
 use netboot::interface;
 use netboot::orders::machine::{Disk, Machine};
+
+use crate::answers::Answers;
+use crate::args::agent::Agent;
 
 /// What the firmware tells of the machine (SMBIOS).
 const FIRMWARE: &str = "/sys/class/dmi/id";
@@ -21,10 +24,7 @@ pub fn machine(named: &[PathBuf]) -> Result<Machine> {
         let text = fs::read_to_string(Path::new(FIRMWARE).join(name)).ok()?;
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     };
-    let disks: Vec<DiskInfo> = match named {
-        [] => inventory::disks()?,
-        named => named.iter().map(|path| inventory::describe(path)).collect::<Result<_, _>>()?,
-    };
+    let disks = offered(named)?;
     let model = [told("sys_vendor"), told("product_name")]
         .into_iter()
         .flatten()
@@ -38,6 +38,24 @@ pub fn machine(named: &[PathBuf]) -> Result<Machine> {
         memory: memory(),
         disks: disks.iter().map(disk).collect(),
     })
+}
+
+/// These disks and files, or all disks of this machine where none are named.
+fn offered(named: &[PathBuf]) -> Result<Vec<DiskInfo>> {
+    Ok(match named {
+        [] => inventory::disks()?,
+        named => named.iter().map(|path| inventory::describe(path)).collect::<Result<_, _>>()?,
+    })
+}
+
+/// The disks that the rules mean, of all that are offered now.
+///
+/// # Errors
+/// None fits a rule, or several do.
+pub fn chosen(args: &Agent, answers: &Answers) -> Result<Vec<DiskInfo>> {
+    let offered = offered(&args.disks)?;
+    let chosen = answers.choose(&offered).map_err(|why| anyhow!("{why}"))?;
+    Ok(chosen.into_iter().cloned().collect())
 }
 
 /// What is told of a disk.
@@ -100,21 +118,24 @@ pub fn ordered(named: &[Disk], machine: &Machine, patience: Duration) -> Result<
     }
 }
 
-/// The addresses of this machine's own adapters; of all where it has none of its own, as a laptop at a dock.
+/// The addresses of this machine's own adapters; of those of its dock where it has none; of all where nothing is a device, as
+/// in a container.
 fn macs() -> Vec<String> {
     let all = interface::adapters();
-    let is_own = |name: &str| {
-        let bus = Path::new("/sys/class/net").join(name).join("device/subsystem");
-        !fs::read_link(bus).is_ok_and(|bus| bus.ends_with("usb"))
+    let device = |name: &str| Path::new("/sys/class/net").join(name).join("device");
+    let is_usb = |name: &str| {
+        fs::read_link(device(name).join("subsystem")).is_ok_and(|bus| bus.ends_with("usb"))
     };
-    let text = |adapters: Vec<&(String, netboot::event::Mac)>| {
-        let mut macs: Vec<String> = adapters.into_iter().map(|(_, mac)| mac.to_string()).collect();
+    let those = |is: &dyn Fn(&str) -> bool| {
+        let mut macs: Vec<String> =
+            all.iter().filter(|(name, _)| is(name)).map(|(_, mac)| mac.to_string()).collect();
         macs.sort();
         macs.dedup();
         macs
     };
-    let own = text(all.iter().filter(|(name, _)| is_own(name)).collect());
-    if own.is_empty() { text(all.iter().collect()) } else { own }
+    let devices = those(&|name| device(name).exists());
+    let own = those(&|name| device(name).exists() && !is_usb(name));
+    [own, devices, those(&|_| true)].into_iter().find(|macs| !macs.is_empty()).unwrap_or_default()
 }
 
 /// Memory, in bytes.

@@ -61,7 +61,7 @@ impl Onto {
         &self,
         repo: &str,
         (answers, hostname): (&Answers, Option<&str>),
-        order: &Hash,
+        order: &Marks,
         progress: &Progress,
     ) -> Result<Exit> {
         for disk in &self.disks {
@@ -72,22 +72,59 @@ impl Onto {
         }
         let restored = typed(repo, answers.restore(&self.targets), progress)?;
         ensure!(!matches!(restored, Exit::Damaged), "the restore did not end");
-        let repaired = if answers.repair || hostname.is_some() {
-            typed(repo, Answers::repair(&self.targets, hostname), progress).unwrap_or_else(
-                |error| {
-                    // Not every image has a system that could be made to start here, and what is restored stays so.
-                    output::talk(&format!("not repaired: {}", super::message(&error)));
-                    Exit::StepsRemain
-                },
-            )
-        } else {
-            Exit::Done
-        };
-        for (disk, candidate) in self.disks.iter().zip(&self.targets) {
-            mark_done(disk, candidate, order)?;
+        let mut repaired = Exit::Done;
+        if answers.repair || hostname.is_some() {
+            let words = Answers::repair(&self.targets, hostname);
+            repaired = typed(repo, words, progress).unwrap_or_else(|error| {
+                // Not every image has a system that could be made to start here, and what is restored stays so.
+                output::talk(&format!("not repaired: {}", super::message(&error)));
+                Exit::StepsRemain
+            });
         }
-        let is_clean = restored == Exit::Done && repaired == Exit::Done;
-        Ok(if is_clean { Exit::Done } else { Exit::StepsRemain })
+        // What could not be read of the source weighs more than what remains to be done.
+        let exit = if restored == Exit::Done { repaired } else { restored };
+        for (disk, candidate) in self.disks.iter().zip(&self.targets) {
+            mark_done(disk, candidate, order.of(exit))?;
+        }
+        Ok(exit)
+    }
+}
+
+/// What is noted on a disk once an order is carried out: another thing where something remains to be done.
+pub struct Marks {
+    clean: Hash,
+    rest: Hash,
+}
+
+impl Marks {
+    /// Those of an order, told from all others by this text.
+    pub fn new(order: &str) -> Self {
+        let [clean, rest] =
+            ["clean", "rest"].map(|end| Hash::of(format!("{order}\0{end}").as_bytes()));
+        Self { clean, rest }
+    }
+
+    fn of(&self, exit: Exit) -> &Hash {
+        if exit == Exit::Done { &self.clean } else { &self.rest }
+    }
+
+    /// The first of the disks on which the order was carried out, when, and whether something remained to be done.
+    ///
+    /// # Errors
+    /// A disk cannot be read.
+    pub fn find<'a>(
+        &self,
+        disks: &'a [DiskInfo],
+    ) -> Result<Option<(&'a DiskInfo, Timestamp, Exit)>> {
+        for disk in disks {
+            let source = Device::open_source(&disk.path, None)?;
+            for exit in [Exit::Done, Exit::StepsRemain] {
+                if let Some(at) = mark::find(&source, self.of(exit))? {
+                    return Ok(Some((disk, at, exit)));
+                }
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -112,20 +149,6 @@ pub fn typed(repo: &str, words: Vec<String>, progress: &Progress) -> Result<Exit
 pub fn parsed(repo: &str, words: Vec<String>) -> Result<Cli> {
     let first = ["keiki", "--repo", repo].map(str::to_owned);
     Cli::try_parse_from(first.into_iter().chain(words)).context("the answer file")
-}
-
-/// The first of the disks on which the order was carried out, and when.
-pub fn done_before<'a>(
-    disks: &'a [DiskInfo],
-    order: &Hash,
-) -> Result<Option<(&'a DiskInfo, Timestamp)>> {
-    for disk in disks {
-        let source = Device::open_source(&disk.path, None)?;
-        if let Some(at) = mark::find(&source, order)? {
-            return Ok(Some((disk, at)));
-        }
-    }
-    Ok(None)
 }
 
 fn mark_done(disk: &DiskInfo, (path, _): &(String, String), order: &Hash) -> Result<()> {

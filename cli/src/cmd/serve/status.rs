@@ -44,7 +44,9 @@ pub fn run(global: &Global, args: &Status) -> Result<Exit> {
     let mut told: Value = serde_json::from_slice(&told).with_context(|| url.clone())?;
     let (page, key) = (
         super::board_at(address, Some(&token)),
-        SiteKey::open(&args.state.join(netboot::orders::site::KEY))?.public(),
+        SiteKey::read(&args.state.join(netboot::orders::site::KEY))?
+            .map(|key| key.public())
+            .unwrap_or_default(),
     );
     if global.json {
         told["board"] = page.into();

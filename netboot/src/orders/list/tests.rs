@@ -101,12 +101,17 @@ fn a_machine_waits_for_a_word_and_is_restored_once() {
     assert!(room.list.take_changed() && !room.list.take_changed());
     assert!(room.list.call(&one.id(), None, None) && room.list.take_changed());
     let first = order(room.asks(&one, "n"));
-    assert_eq!((first.nonce.as_str(), first.number), ("n", 1));
+    assert_eq!(first.nonce, "n");
     assert_eq!((first.machine.as_str(), first.hostname.as_deref()), (&*one.id(), Some("pc-01")));
     assert_eq!(room.says(&one, "n", 1, works()), Decision::Known);
     // It lost its power: the same deployment, for the machine that it is now.
     let again = order(room.asks(&one, "m"));
-    assert_eq!(again, Order { nonce: "m".to_owned(), ..first });
+    assert_eq!(again, Order { nonce: "m".to_owned(), ..first.clone() });
+    // What it said before, or somebody else, is of no account.
+    for doing in [DONE, works(), Doing::Failed { why: "x".to_owned() }] {
+        assert_eq!(room.says(&one, "other", 1, doing), Decision::Known);
+        assert_eq!(room.state(&one), &State::Works);
+    }
     assert_eq!(room.says(&one, "m", 1, DONE), Decision::Known);
     assert_eq!(room.asks(&one, "o"), Decision::Start("lab@1".to_owned()));
     // Nor after this program has started again.
@@ -116,7 +121,7 @@ fn a_machine_waits_for_a_word_and_is_restored_once() {
     // A person may want it again: that is another deployment.
     assert!(room.list.call(&one.id(), Some("other".to_owned()), Some("new@2".to_owned())));
     let other = order(room.asks(&one, "p"));
-    assert_eq!((other.number, &*other.image), (2, "new@2"));
+    assert_eq!((other.number, &*other.image), (again.number + 1, "new@2"));
     assert_eq!(other.hostname.as_deref(), Some("other"));
 }
 
@@ -129,7 +134,7 @@ fn everyone_is_restored_once_for_each_image() {
     assert_eq!(room.asks(&one, "m"), Decision::Start("lab@1".to_owned()));
     room.rules.image = "lab@2".to_owned();
     let newer = order(room.asks(&one, "m"));
-    assert_eq!((newer.number, newer.hostname.as_deref()), (2, Some("pc-01")));
+    assert_eq!((newer.number, newer.hostname.as_deref()), (a.number + 1, Some("pc-01")));
 }
 
 #[test]
@@ -138,7 +143,7 @@ fn who_is_written_down_needs_no_word() {
     room.rules.listed = Some("a");
     assert_eq!(order(room.asks(&one, "n")).hostname.as_deref(), Some("written-down"));
     waits(room.asks(&two, "n"));
-    assert_eq!((room.list.call_all(), room.list.call_all()), (1, 0));
+    assert_eq!((room.list.call_all(None), room.list.call_all(None)), (1, 0));
     order(room.asks(&two, "n"));
 }
 
@@ -155,7 +160,7 @@ fn two_that_say_to_be_one_are_held() {
     assert!(waits(room.says(&other, "m", 2, Doing::Waits)).contains("other disks"));
     assert!(waits(room.says(&other, "m", 2, Doing::Waits)).contains("other disks"));
     // Only a person can say so.
-    assert_eq!(room.list.call_all(), 0);
+    assert_eq!(room.list.call_all(None), 0);
     assert!(room.list.call(&one.id(), None, None));
     assert_eq!(order(room.says(&other, "m", 2, Doing::Waits)).disks, other.disks);
 }
@@ -172,7 +177,7 @@ fn what_fails_waits_for_a_person() {
         assert!(waits(room.asks(&one, nonce)).contains("was not restored"));
     }
     assert!(room.list.call(&one.id(), None, None));
-    assert_eq!(order(room.asks(&one, "m")).number, 2);
+    order(room.asks(&one, "m"));
 }
 
 #[test]
@@ -192,16 +197,87 @@ fn a_person_stops_what_works_and_nothing_begins_again() {
     order(room.asks(&one, "n"));
     room.says(&one, "n", 1, works());
     assert!(!room.list.call(&one.id(), None, None), "it works");
-    assert!(room.list.stop(&one.id()) && !room.list.stop("nobody"));
-    assert_eq!(room.says(&one, "n", 1, works()), Decision::Stop);
+    assert!(!room.list.forget(&one.id()) && !room.list.stop("nobody"));
+    assert!(room.list.stop(&one.id()));
+    // Told until it has ended, also after this program has started again, and where it is let in once more meanwhile.
+    let written = serde_json::to_string(&room.list).unwrap();
+    room.list = serde_json::from_str(&written).unwrap();
+    for _ in 0..3 {
+        assert_eq!(room.says(&one, "n", 1, works()), Decision::Stop);
+    }
     room.says(&one, "n", 1, Doing::Failed { why: "stopped".to_owned() });
-    waits(room.asks(&one, "m"));
+    assert!(waits(room.asks(&one, "m")).contains("stopped"));
+    assert!(room.list.call(&one.id(), None, None));
+    assert_eq!(room.says(&one, "n", 1, works()), Decision::Stop);
+    room.says(&one, "n", 1, DONE);
+    assert_eq!(room.state(&one), &State::Called);
     // One that was only called does not begin either, though everyone else does.
     let two = machine("b");
     room.asks(&two, "n");
     room.list.stop(&two.id());
     assert!(waits(room.asks(&two, "m")).contains("stopped"));
     assert!(room.list.forget(&two.id()) && !room.list.forget(&two.id()));
+    // What is done cannot be stopped, and stays so.
+    let three = machine("c");
+    room.asks(&three, "n");
+    room.says(&three, "n", 1, DONE);
+    assert!(!room.list.stop(&three.id()));
+    assert!(matches!(room.state(&three), State::Done { .. }));
+}
+
+/// Whoever knows what a machine is called on the network can say what he likes: nobody is let in by that.
+#[test]
+fn nothing_that_is_said_lets_a_machine_in() {
+    let (mut room, one) = (Room::new(false), machine("a"));
+    for doing in [works(), DONE, Doing::Failed { why: String::new() }] {
+        assert_eq!(room.says(&one, "x", 9, doing), Decision::Known);
+        assert_eq!(room.state(&one), &State::Waits);
+    }
+    room.now += 60;
+    waits(room.asks(&one, "n"));
+    room.list.call(&one.id(), None, None);
+    order(room.asks(&one, "n"));
+    room.says(&one, "n", 1, DONE);
+    room.now += 60;
+    room.says(&one, "x", 9, works());
+    assert!(matches!(room.state(&one), State::Done { .. }));
+}
+
+#[test]
+fn other_disks_than_those_that_were_let_in_wait_for_a_person() {
+    for begun in [false, true] {
+        let (mut room, one) = (Room::new(false), machine("a"));
+        room.asks(&one, "n");
+        room.list.call(&one.id(), None, None);
+        if begun {
+            order(room.asks(&one, "n"));
+        }
+        let other = Machine { disks: machine("b").disks, ..one.clone() };
+        assert!(waits(room.asks(&other, "m")).contains("other disks"));
+        assert!(waits(room.asks(&other, "m")).contains("other disks"));
+        assert_eq!(room.list.call_all(None), 0);
+    }
+}
+
+#[test]
+fn a_disk_that_was_restored_elsewhere_is_not_restored_unasked() {
+    let (mut room, one) = (Room::new(true), machine("a"));
+    order(room.asks(&one, "n"));
+    room.says(&one, "n", 1, DONE);
+    // The same laptop at another dock.
+    let again = Machine { macs: vec!["dock".to_owned()], ..one };
+    assert!(waits(room.asks(&again, "m")).contains("in another machine"));
+    room.rules.everyone = false;
+    room.rules.listed = Some("c");
+    order(room.asks(&machine("c"), "n"));
+    // Another machine that fits the same line of the list.
+    let mut twin = machine("d");
+    twin.macs.insert(0, "c".to_owned());
+    assert!(waits(room.says(&twin, "n", 7, Doing::Waits)).contains("another machine has the name"));
+}
+
+fn starts(room: &Room, mac: &str, uuid: Option<&[u8; 16]>) -> bool {
+    room.list.starts_itself(mac, uuid, &room.rules)
 }
 
 #[test]
@@ -209,15 +285,19 @@ fn whoever_is_restored_starts_by_itself() {
     let (mut room, one) = (Room::new(true), machine("aa:bb"));
     let uuid: [u8; 16] = std::array::from_fn(|at| at as u8 * 0x11);
     room.asks(&one, "n");
-    assert!(!room.list.starts_itself("aa:bb", None));
+    assert!(!starts(&room, "aa:bb", None));
     room.says(&one, "n", 1, DONE);
     for told in [None, Some(&uuid), Some(&swapped(uuid))] {
-        assert!(room.list.starts_itself("aa:bb", told) && !room.list.starts_itself("aa:bc", told));
+        assert!(starts(&room, "aa:bb", told) && !starts(&room, "aa:bc", told));
     }
+    // Everyone gets what is sent, and that is another image now.
+    room.rules.image = "lab@2".to_owned();
+    assert!(!starts(&room, "aa:bb", None));
+    room.rules.image = "lab@1".to_owned();
     // Another machine with the same dock.
-    assert!(!room.list.starts_itself("aa:bb", Some(&[7; 16])));
+    assert!(!starts(&room, "aa:bb", Some(&[7; 16])));
     room.list.call(&one.id(), None, None);
-    assert!(!room.list.starts_itself("aa:bb", None));
+    assert!(!starts(&room, "aa:bb", None));
 }
 
 #[test]
@@ -226,6 +306,19 @@ fn there_is_an_end_to_how_many_are_known() {
     for number in 0..MOST {
         room.asks(&machine(&number.to_string()), "n");
     }
-    assert!(waits(room.asks(&machine("one more"), "n")).contains("too many"));
+    // The first of them are silent for so long by then that they make room.
+    room.asks(&machine("one more"), "n");
+    assert!(room.list.machines.len() < MOST);
+    let (mut room, now) = (Room::new(false), Duration::ZERO);
+    for number in 0..=MOST {
+        let said = Said {
+            machine: machine(&number.to_string()),
+            nonce: "n".to_owned(),
+            doing: Doing::Waits,
+        };
+        let told = room.list.hear(said, Ipv4Addr::LOCALHOST, now, &room.rules);
+        assert_eq!(waits(told).contains("too many"), number == MOST);
+    }
+    room.now = 0;
     assert_eq!(room.list.machines.len(), MOST);
 }
