@@ -6,16 +6,17 @@ mod only_all {
     use std::collections::BTreeSet;
     use std::fs;
     use std::path::{Path, PathBuf};
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use anyhow::{Context, Result, ensure};
     use image_core::units::Bytes;
     use keiki_tests::bench::Bench;
+    use keiki_tests::browser::Browser;
     use keiki_tests::debian::{self, Layout};
     use keiki_tests::live::{Firmware, Live, Medium};
     use keiki_tests::site::{Site, are};
     use keiki_tests::vm::{self, Writes};
-    use keiki_tests::{garbage, judge, network, serving, volumes};
+    use keiki_tests::{fixtures, garbage, judge, network, serving, volumes};
 
     /// The machines: how they boot, and how much larger their disks are, in percent.
     const ROOM: [(Firmware, u64); 3] =
@@ -48,6 +49,14 @@ mod only_all {
             None => Live::boot(firmware, Medium::Pxe, Path::new(""), &options),
             Some(first) => first.beside(firmware, number, &options),
         }
+    }
+
+    /// Takes a picture of the page once machines are being restored; it is left with the fixtures.
+    fn picture(browser: &Browser) -> Result<()> {
+        browser.wait("#machines", Duration::from_secs(300), |text| text.contains(" %"))?;
+        let folder = fixtures::folder()?.join("pictures");
+        fs::create_dir_all(&folder)?;
+        browser.picture(&folder.join("room.png"))
     }
 
     #[test]
@@ -88,11 +97,15 @@ mod only_all {
         // They have one UUID, and are told apart.
         site.until(are(ROOM.len(), "waits"))?;
         say("all of them wait for a word");
+        let browser = Browser::new()?;
+        browser.size(1280, 560)?;
+        browser.open(&site.board)?;
         site.post("api/restore", "")?;
         for machine in &mut machines {
             machine.patiently("It begins in")?;
             say("a machine begins");
         }
+        picture(&browser)?;
         let last = machines.last_mut().context("a machine")?;
         last.patiently("writing: ")?;
         machines.pop();
