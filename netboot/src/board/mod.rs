@@ -16,7 +16,7 @@ use image_core::error::Result;
 use serde::Serialize;
 
 use self::rows::Row;
-use crate::event::{Event, What};
+use crate::event::{Event, Kind, What};
 use crate::files::{Answers, Made, Question};
 use crate::interface::Interface;
 use crate::orders::site::Site;
@@ -85,7 +85,9 @@ impl Board {
         }
         let machine = machines.entry(address).or_insert_with(|| at(address));
         machine.mac = event.mac.map(|mac| mac.to_string()).or(machine.mac.take());
-        machine.firmware = event.kind.map(|kind| kind.to_string()).or(machine.firmware.take());
+        // A system that asks for its address again is no firmware.
+        let firmware = event.kind.filter(|kind| *kind != Kind::System);
+        machine.firmware = firmware.map(|kind| kind.to_string()).or(machine.firmware.take());
         // Addresses are asked for again and again.
         if event.what != What::Seen || machine.stage.is_empty() {
             stage.clone_into(&mut machine.stage);
@@ -207,6 +209,7 @@ mod tests {
         board.note(&fetched("boot/vmlinuz"));
         board.note(&event(What::Seen));
         assert_eq!(stage(), "loads its system");
+        board.note(&Event { kind: Some(Kind::System), ..event(What::Seen) });
         board.note(&fetched("boot/settings.img"));
         assert_eq!(stage(), "runs");
         assert!(ask(&board, "board").unwrap().kind.starts_with("text/html"));
