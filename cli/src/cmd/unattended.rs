@@ -56,7 +56,7 @@ fn carry_out(args: &Unattended, consoles: &mut Consoles, progress: &Progress) ->
         answers.image,
         onto.words()
     ));
-    if after::counted("It begins in", answers.countdown, consoles, progress) {
+    if after::counted("It begins in", answers.countdown, consoles, progress)? {
         output::talk("Stopped; nothing was done.");
         return Ok(Exit::Interrupted);
     }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::{Board, Told};
 use crate::files::{Made, Question};
+use crate::orders::list::Known;
 use crate::orders::site::Site;
 
 /// The description of all this (OpenAPI 3.1).
@@ -85,13 +86,11 @@ fn decided(board: &Board, site: &Site, (name, posted): (&str, &[u8])) -> Made {
         ["api", "machines", id, "stop"] => site.change(|list| list.stop(id)),
         ["api", "machines", id, "forget"] => site.change(|list| list.forget(id)),
         ["api", "machines", id, "wake"] => {
-            let known = |list: &crate::orders::list::List| {
-                list.machines()
-                    .find(|(known, _)| known == id)
-                    .map(|(_, known)| known.machine.macs.clone())
-            };
-            let Some(macs) = site.look(|list, _| known(list)) else { return unknown() };
-            board.wake(&macs).map(|()| true)
+            let macs = |known: &Known| known.machine.macs.clone();
+            match site.look(|list, _| list.machine(id).map(macs)) {
+                Some(macs) => board.wake(&macs).map(|()| true),
+                None => return unknown(),
+            }
         }
         _ => return unknown(),
     };
@@ -110,8 +109,7 @@ fn allowed(site: &Site, id: &str, wish: Wish) -> Result<Wish, String> {
         ));
     }
     let chosen = site.look(|list, _| {
-        let known = list.machines().find(|(known, _)| *known == id).map(|(_, known)| known);
-        known.map(|known| {
+        list.machine(id).map(|known| {
             let image = wish.image.as_deref().or(known.image.as_deref());
             site.policy().choose(&known.machine, image)
         })

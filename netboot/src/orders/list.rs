@@ -147,6 +147,11 @@ pub struct List {
 }
 
 impl List {
+    /// The machine with this id.
+    pub fn machine(&self, id: &str) -> Option<&Known> {
+        self.machines.get(id)
+    }
+
     /// The machines, by their ids.
     pub fn machines(&self) -> impl Iterator<Item = (&String, &Known)> {
         self.machines.iter()
@@ -187,6 +192,10 @@ impl List {
         if other.is_some_and(|before| now.saturating_sub(before.at) < TOGETHER) {
             let why = "two machines say that they are this one; switch one of them off".to_owned();
             self.changed = true;
+            // Neither of them begins; one that works already goes on.
+            if known.state == State::Called {
+                known.state = State::Waits;
+            }
             known.held = Some(why.clone());
             return Decision::Wait(why);
         }
@@ -244,10 +253,8 @@ impl List {
         policy: &dyn Policy,
     ) -> Decision {
         let Some(known) = self.machines.get(id) else { return Decision::Known };
-        let choice = policy.choose(&known.machine, known.image.as_deref());
         match &known.state {
             State::Done { image: has, .. } => {
-                let is_newer = choice.as_ref().is_ok_and(|choice| choice.image != *has);
                 let disks = known.told.as_ref().map_or(&[][..], |(_, disks)| disks);
                 if before.is_some() && !known.machine.has(disks) {
                     self.is(id, State::Waits);
@@ -256,7 +263,8 @@ impl List {
                         "it was restored, and has other disks now; is it the same machine?",
                     );
                 }
-                if !(policy.everyone() && is_newer) {
+                let gets = || policy.choose(&known.machine, known.image.as_deref());
+                if !(policy.everyone() && gets().is_ok_and(|choice| choice.image != *has)) {
                     return Decision::Start(has.clone());
                 }
                 self.call(id, None, None);

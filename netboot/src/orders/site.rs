@@ -173,13 +173,10 @@ fn read(path: &Path) -> Result<Option<String>> {
 
 /// The token of a site, made where there is none.
 fn token(folder: &Path) -> Result<String> {
-    let path = folder.join(TOKEN);
-    if let Some(token) =
-        read(&path)?.map(|text| text.trim().to_owned()).filter(|token| !token.is_empty())
-    {
+    if let Some(token) = token_of(folder)? {
         return Ok(token);
     }
-    let token = hex(&random::<16>()?);
+    let (path, token) = (folder.join(TOKEN), hex(&random::<16>()?));
     let failed = |error| Error::io(path.display().to_string(), "write", error);
     keep(&path, format!("{token}\n").as_bytes()).map_err(failed)?;
     Ok(token)
@@ -190,5 +187,6 @@ fn token(folder: &Path) -> Result<String> {
 /// # Errors
 /// [`Error::Io`]: such as where only root may read it.
 pub fn token_of(folder: &Path) -> Result<Option<String>> {
-    Ok(read(&folder.join(TOKEN))?.map(|text| text.trim().to_owned()))
+    let token = read(&folder.join(TOKEN))?.map(|text| text.trim().to_owned());
+    Ok(token.filter(|token| !token.is_empty()))
 }

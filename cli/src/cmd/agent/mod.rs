@@ -31,8 +31,6 @@ const PERIOD: Duration = Duration::from_secs(2);
 const YOUNG: Duration = Duration::from_secs(1800);
 /// For so long it is tried to tell the server how it ended.
 const FAREWELL: Duration = Duration::from_secs(60);
-/// How long a disk may take until the kernel knows it.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs the verb. In the live system it returns when somebody pressed a key, or for the machine to start again; elsewhere when
 /// it is restored, or cannot be.
@@ -123,7 +121,7 @@ fn waiting(args: &Agent, consoles: &mut Consoles, progress: &Progress) -> Result
                 said = "-".to_owned();
             }
             Ok(Told::Start { image }) => {
-                return was_done(&machine, &plain(&image), consoles, progress);
+                return was_done(args, &plain(&image), consoles, progress);
             }
             Ok(Told::Wait { .. } | Told::Known | Told::Stop) | Err(_) => {}
         }
@@ -197,9 +195,8 @@ fn checked(
     ensure!(made.elapsed() < Duration::from_secs(order.seconds), "the order is too old");
     let answers = Answers::parse(&order.answers).map_err(|why| anyhow!("the order: {why}"))?;
     ensure!(answers.image == order.image, "the order names two images");
-    let disks = own::ordered(&order.disks, machine, PATIENCE)?;
-    let fitting = own::chosen(args, &answers)?;
-    ensure!(fitting == disks, "other disks fit the rules here than the order names");
+    let disks = own::chosen(args, &answers)?;
+    ensure!(own::are(&disks, &order.disks), "other disks fit the rules here than the order names");
     Ok((order, answers, disks))
 }
 
@@ -225,11 +222,10 @@ fn carry_out(
         "\nThe image {image} is restored{name} onto\n\n{}\nPress any key to stop it.",
         onto.words()
     ));
-    if after::counted("It begins in", answers.countdown, consoles, progress) {
+    if after::counted("It begins in", answers.countdown, consoles, progress)? {
         output::talk("Stopped; nothing was done.");
         return Ok(None);
     }
-    progress.checkpoint()?;
     // A disk that came up late may fit the rules too.
     let fitting = own::chosen(args, answers)?;
     ensure!(fitting == disks, "other disks fit the rules now than before");
@@ -249,7 +245,7 @@ fn carry_out(
 
 /// Says that nothing is to be done, and starts the machine from its disk.
 fn was_done(
-    machine: &Machine,
+    args: &Agent,
     image: &str,
     consoles: &mut Consoles,
     progress: &Progress,
@@ -260,8 +256,7 @@ fn was_done(
     if !tui::live::is_here() {
         return Ok(Exit::Done);
     }
-    let disks = own::disks(machine)?;
-    for disk in &disks {
+    for disk in &own::offered(&args.disks)? {
         if after::start_next(disk)? {
             return after::end(crate::answers::Then::Reboot, after::MOMENT, consoles, progress);
         }

@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use image_core::disk::inventory::{self, DiskInfo};
 use netboot::interface;
 use netboot::orders::machine::{Disk, Machine};
@@ -41,7 +40,10 @@ pub fn machine(named: &[PathBuf]) -> Result<Machine> {
 }
 
 /// These disks and files, or all disks of this machine where none are named.
-fn offered(named: &[PathBuf]) -> Result<Vec<DiskInfo>> {
+///
+/// # Errors
+/// One cannot be looked at.
+pub fn offered(named: &[PathBuf]) -> Result<Vec<DiskInfo>> {
     Ok(match named {
         [] => inventory::disks()?,
         named => named.iter().map(|path| inventory::describe(path)).collect::<Result<_, _>>()?,
@@ -71,51 +73,9 @@ fn disk(disk: &DiskInfo) -> Disk {
     }
 }
 
-/// The disks of `machine`, as they are now.
-///
-/// # Errors
-/// One cannot be looked at.
-pub fn disks(machine: &Machine) -> Result<Vec<DiskInfo>> {
-    Ok(machine
-        .disks
-        .iter()
-        .map(|disk| inventory::describe(Path::new(&disk.path)))
-        .collect::<Result<_, _>>()?)
-}
-
-/// The disks of `machine` that an order names; each of them has to be one of them, and nothing else.
-///
-/// # Errors
-/// One is not there, after it was waited for.
-pub fn ordered(named: &[Disk], machine: &Machine, patience: Duration) -> Result<Vec<DiskInfo>> {
-    let began = Instant::now();
-    loop {
-        let there = disks(machine).unwrap_or_default();
-        let mut found = Vec::new();
-        for disk in named {
-            let fitting: Vec<&DiskInfo> =
-                there.iter().filter(|one| self::disk(one).is(disk)).collect();
-            match fitting.as_slice() {
-                [one] => found.push((*one).clone()),
-                _ if began.elapsed() >= patience => {
-                    let count = fitting.len();
-                    bail!(
-                        "the order names the disk {} of {} bytes, and {count} disks are that one",
-                        disk.path,
-                        disk.size
-                    )
-                }
-                _ => {}
-            }
-        }
-        if found.len() == named.len() && !named.is_empty() {
-            return Ok(found);
-        }
-        if named.is_empty() {
-            bail!("the order names no disk");
-        }
-        std::thread::sleep(Duration::from_secs(1));
-    }
+/// Whether these disks are those that an order names, one by one.
+pub fn are(disks: &[DiskInfo], named: &[Disk]) -> bool {
+    disks.len() == named.len() && disks.iter().zip(named).all(|(one, named)| disk(one).is(named))
 }
 
 /// The addresses of this machine's own adapters; of those of its dock where it has none; of all where nothing is a device, as

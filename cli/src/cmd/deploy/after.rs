@@ -52,7 +52,7 @@ pub fn end(then: Then, seconds: u16, consoles: &mut Consoles, progress: &Progres
         Then::Poweroff => ("The machine is switched off in", "poweroff"),
     };
     output::talk("Press any key to see the menu instead.");
-    if counted(words, seconds, consoles, progress) {
+    if counted(words, seconds, consoles, progress)? {
         return Ok(Exit::Done);
     }
     Machine.check(&Call::new("sync", [""; 0]))?;
@@ -61,21 +61,27 @@ pub fn end(then: Then, seconds: u16, consoles: &mut Consoles, progress: &Progres
     Ok(Exit::Done)
 }
 
-/// Counts down; whether a key was pressed. Ends early where the user interrupts it.
-pub fn counted(words: &str, seconds: u16, consoles: &mut Consoles, progress: &Progress) -> bool {
+/// Counts down; whether a key was pressed.
+///
+/// # Errors
+/// [`image_core::error::Error::Interrupted`].
+pub fn counted(
+    words: &str,
+    seconds: u16,
+    consoles: &mut Consoles,
+    progress: &Progress,
+) -> Result<bool> {
     for left in (1..=seconds).rev() {
         // Not every second is worth a line on a slow console.
         if left % 10 == 0 || left <= 5 || left == seconds {
             output::talk(&format!("{words} {left} s."));
         }
         if consoles.key(Duration::from_secs(1)) {
-            return true;
+            return Ok(true);
         }
-        if progress.interrupted() {
-            return false;
-        }
+        progress.checkpoint()?;
     }
-    false
+    Ok(false)
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ impl Onto {
     /// marks the disks: so the same `order` is not carried out twice.
     ///
     /// # Errors
-    /// Other disks are there now, the restore did not end, or a disk could not be marked.
+    /// The restore did not end, or a disk could not be marked.
     pub fn restore(
         &self,
         repo: &str,
@@ -64,12 +64,6 @@ impl Onto {
         order: &Marks,
         progress: &Progress,
     ) -> Result<Exit> {
-        for disk in &self.disks {
-            ensure!(
-                inventory::describe(&disk.path).is_ok_and(|now| now == *disk),
-                "other disks are there now than before"
-            );
-        }
         let restored = typed(repo, answers.restore(&self.targets), progress)?;
         ensure!(!matches!(restored, Exit::Damaged), "the restore did not end");
         let mut repaired = Exit::Done;

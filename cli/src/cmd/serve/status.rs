@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use image_core::units::Bytes;
 use netboot::interface;
 use netboot::orders::order::SiteKey;
-use netboot::orders::site::token_of;
+use netboot::orders::site::{KEY, token_of};
 use serde_json::Value;
 use ureq::Agent;
 
@@ -42,12 +42,9 @@ pub fn run(global: &Global, args: &Status) -> Result<Exit> {
         bail!("{url}: it says {status}");
     }
     let mut told: Value = serde_json::from_slice(&told).with_context(|| url.clone())?;
-    let (page, key) = (
-        super::board_at(address, Some(&token)),
-        SiteKey::read(&args.state.join(netboot::orders::site::KEY))?
-            .map(|key| key.public())
-            .unwrap_or_default(),
-    );
+    let file = args.state.join(KEY);
+    let key = SiteKey::read(&file)?.with_context(|| format!("{} is missing", file.display()))?;
+    let (page, key) = (super::board_at(address, Some(&token)), key.public());
     if global.json {
         told["board"] = page.into();
         told["site_key"] = key.into();

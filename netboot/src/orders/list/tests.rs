@@ -166,6 +166,17 @@ fn two_that_say_to_be_one_are_held() {
 }
 
 #[test]
+fn two_that_say_to_be_one_that_was_called_both_wait() {
+    let (mut room, one) = (Room::new(false), machine("a"));
+    waits(room.asks(&one, "n"));
+    assert!(room.list.call(&one.id(), None, None));
+    assert!(waits(room.says(&one, "m", 2, Doing::Waits)).contains("two machines"));
+    room.now += 60;
+    assert!(waits(room.asks(&one, "n")).contains("two machines"));
+    assert_eq!(room.list.call_all(None), 0);
+}
+
+#[test]
 fn what_fails_waits_for_a_person() {
     let (mut room, one) = (Room::new(true), machine("a"));
     order(room.asks(&one, "n"));
