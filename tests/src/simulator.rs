@@ -230,6 +230,11 @@ impl<'a> Room<'a> {
                 if self.rng.f64() >= client.machine.loss {
                     self.sender.hear(slot, &status, at);
                 }
+                // It fetches the rest, elsewhere.
+                if client.receiver.loses_most() {
+                    self.sender.leave(slot);
+                    client.machine.dies = Some(now);
+                }
                 if client.done.is_some() { period.max(KEEP_ALIVE) } else { period }
             } else {
                 continue;

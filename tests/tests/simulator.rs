@@ -84,6 +84,8 @@ fn sim_nobody_waits_for_the_others() {
         ("50 % lost", 1000, losing(0.5), 5, 1.08, 3.7),
         ("5 % lost", 1000, losing(0.05), 50, 1.11, 1.14),
         ("bursts lost", 100, Machine { bursts: 0.05, ..usual.clone() }, 20, 1.3, 1.3),
+        ("90 % lost", 8, losing(0.9), 1, 1.1, f64::INFINITY),
+        ("90 % lost", 100, losing(0.9), 5, 1.1, f64::INFINITY),
         ("dead", 8, dies, 1, 1.06, f64::INFINITY),
         ("started again", 8, reboots, 1, 1.1, 1.7),
     ] {

@@ -135,6 +135,11 @@ impl Client {
         }
     }
 
+    /// See [`Receiver::loses_most`].
+    pub fn loses_most(&self) -> bool {
+        self.shared.receiver(|receiver| receiver.loses_most())
+    }
+
     /// A block no longer takes memory.
     pub fn written(&self) {
         self.shared.receiver(Receiver::written);

@@ -11,6 +11,12 @@ const PAGE: usize = 64;
 /// Deficits in one report.
 const MOST_DEFICITS: usize = 100;
 
+/// Whoever lost more than this for some seconds is behind a cable that carries a part of what is sent: what it gets in a session
+/// is less than what it could fetch.
+const MOST_LOSS: f32 = 0.75;
+/// How much of what is known of the loss stays with each report: with 20 reports in a second the last seconds count.
+const STAYS: f32 = 0.98;
+
 /// How soon a client speaks for which a repair was not enough, at most; at random before, so that not all speak at once.
 pub const URGENT: Duration = Duration::from_millis(100);
 
@@ -31,6 +37,8 @@ pub struct Receiver {
     /// Packets that came and that did not, since the last report.
     came: u32,
     lost: u32,
+    /// Which part is lost, over some seconds.
+    loss: f32,
     /// The page that is told when nothing has changed, and those that have, by the time at which they last did.
     page: usize,
     changed: VecDeque<usize>,
@@ -51,6 +59,7 @@ impl Receiver {
             begun: 0,
             came: 0,
             lost: 0,
+            loss: 0.0,
             page: 0,
             changed: VecDeque::new(),
             tells_changed: false,
@@ -136,10 +145,18 @@ impl Receiver {
         self.parts.contains_key(&block)
     }
 
+    /// Whether so much is lost that a session is of no use here.
+    pub fn loses_most(&self) -> bool {
+        self.loss > MOST_LOSS
+    }
+
     /// What to say now.
     pub fn status(&mut self) -> Status {
-        let all = self.came.saturating_add(self.lost).max(1);
-        let loss = self.lost as f32 / all as f32;
+        let all = self.came.saturating_add(self.lost);
+        let loss = self.lost as f32 / all.max(1) as f32;
+        if all > 0 {
+            self.loss = self.loss * STAYS + loss * (1.0 - STAYS);
+        }
         (self.came, self.lost) = (0, 0);
         let page = self.page_to_tell();
         let words = self.has.words(page * PAGE, PAGE).to_vec();
@@ -175,6 +192,23 @@ mod tests {
         client.written();
         assert!(client.wants(1, true) && !client.wants(0, true));
         assert_eq!(client.status().words, [1]);
+    }
+
+    #[test]
+    fn whoever_loses_most_for_seconds_knows_it() {
+        let mut client = Receiver::new(vec![10], Blocks::none(1), 1);
+        let mut sequence = 1;
+        let mut hears = |lost: u32, times: u32| {
+            for _ in 0..times {
+                sequence += 1 + lost;
+                client.hear(sequence, 1, 1);
+                client.status();
+            }
+            client.loses_most()
+        };
+        assert!(!hears(9, 20) && hears(9, 200));
+        assert!(!hears(0, 20));
+        assert!(!hears(1, 500));
     }
 
     #[test]

@@ -438,7 +438,8 @@ impl Sender {
         let mut losses: Vec<f32> =
             self.peers.values().filter(|peer| peer.is_counted).map(|peer| peer.loss).collect();
         losses.sort_by(f32::total_cmp);
-        self.usual_loss = losses.get(losses.len() * 9 / 10).copied().unwrap_or(0.0);
+        // Of half of them: the others may be few, and one of them on a bad cable.
+        self.usual_loss = losses.get(losses.len().saturating_sub(1) / 2).copied().unwrap_or(0.0);
     }
 }
 

@@ -177,6 +177,13 @@ impl<'r, 'a> Feed<'r, 'a> {
             return Ok(false);
         }
         self.report.checkpoint()?;
+        if session.client.loses_most() {
+            let count = session.lacking.len();
+            self.report.note(&format!(
+                "the way to this machine carries a part of what is sent; the {count} blocks that are missing are fetched"
+            ));
+            return Ok(false);
+        }
         let came = session.take().unwrap_or_else(|_| {
             session.silent = PATIENCE;
             Vec::new()
