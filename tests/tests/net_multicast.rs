@@ -33,9 +33,8 @@ impl Source for Known {
     }
 }
 
-/// One client: takes all blocks, but for those that it `has`; how long that took.
+/// One client: takes all blocks, but for those that it `has`; how long that took from when it had joined.
 fn client(server: &Server, has: &[u32], room: u32) -> Result<Duration> {
-    let began = Instant::now();
     let lengths = Known(BLOCKS).lengths();
     let mut blocks = Blocks::none(BLOCKS);
     for block in has {
@@ -43,9 +42,10 @@ fn client(server: &Server, has: &[u32], room: u32) -> Result<Duration> {
     }
     let listener = Listener::new(server.terms().clone())?;
     let client = listener.start(server.join(), lengths, blocks, room)?;
+    let began = Instant::now();
     for _ in has.len()..BLOCKS as usize {
-        let came = client.next(Duration::from_secs(20))?;
-        let (number, block) = came.ok_or_else(|| anyhow::anyhow!("nothing for 20 s"))?;
+        let came = client.next(PATIENCE)?;
+        let (number, block) = came.ok_or_else(|| anyhow::anyhow!("nothing came"))?;
         ensure!(block.whole().as_deref() == Some(Known::block(number).as_slice()), "{number}");
         ensure!(!has.contains(&number), "{number} was not wanted");
         client.written();
@@ -54,16 +54,21 @@ fn client(server: &Server, has: &[u32], room: u32) -> Result<Duration> {
 }
 
 const BLOCKS: u32 = 32;
+/// How long nothing may come; no figure, only the end of a test that hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// 20 MB of a second: two cores have time for it.
 const RATE: u64 = 20_000_000;
+
+/// Symbols of all blocks.
+fn image() -> usize {
+    Known(BLOCKS).lengths().iter().map(|len| (*len as usize).div_ceil(SYMBOL)).sum()
+}
 
 #[test]
 fn net_every_client_gets_every_block() -> Result<()> {
     network::own()?;
     run!("ip", "route", "add", "239.0.0.0/8", "dev", "lo")?;
     let server = Server::start(Arc::new(Known(BLOCKS)), Ipv4Addr::LOCALHOST, RATE)?;
-    let image: usize =
-        Known(BLOCKS).lengths().iter().map(|len| (*len as usize).div_ceil(SYMBOL)).sum();
     let times = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..8)
             .map(|number| {
@@ -85,7 +90,7 @@ fn net_every_client_gets_every_block() -> Result<()> {
             .map(|client| client.join().map_err(|_| anyhow::anyhow!("a client panicked"))?)
             .collect::<Result<Vec<_>>>()
     })?;
-    let sent = server.sent().packets as f64 / image as f64;
+    let sent = server.sent().packets as f64 / image() as f64;
     println!("{sent:.3} of the image, {times:.2?}");
     ensure!(sent < 1.8, "{sent}");
     let began = Instant::now();
@@ -94,4 +99,105 @@ fn net_every_client_gets_every_block() -> Result<()> {
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())
+}
+
+mod only_all {
+    use keiki_tests::network::{HERE, Neighbour};
+    use keiki_tests::simulator::{Machine, Outcome, SOUND, Scene, play};
+
+    use super::*;
+
+    /// What the cable carries in a second, in bytes: so little that two cores are no limit for 32 clients.
+    const CABLE: u64 = 50_000_000 / 8;
+    /// What a packet with a symbol takes of it, the gap behind it included.
+    const PACKET: u64 = 1538;
+    /// Blocks for which a client has memory.
+    const ROOM: u32 = 64;
+
+    /// A room by its name: how many clients there are, how many of a thousand packets they lose, and how many of them come how
+    /// late, in milliseconds.
+    const ROOMS: [(&str, usize, u32, (usize, u64)); 7] = [
+        ("8", 8, 0, (0, 0)),
+        ("16", 16, 0, (0, 0)),
+        ("32", 32, 0, (0, 0)),
+        ("8, 1 % lost", 8, 10, (0, 0)),
+        ("8, 5 % lost", 8, 50, (0, 0)),
+        ("32, 1 % lost", 32, 10, (0, 0)),
+        ("8, 1 % lost, two come when half is over", 8, 10, (2, 3000)),
+    ];
+
+    /// What was sent, of the image, and how long each client took, in seconds.
+    fn real(machines: &[Machine], lost: u32) -> Result<(f64, Vec<f64>)> {
+        network::own()?;
+        network::switch()?;
+        let neighbours = (0..machines.len())
+            .map(|number| {
+                let neighbour = Neighbour::plugged(&format!("port{number}"))?;
+                neighbour.address(u8::try_from(number + 100)?)?;
+                if lost > 0 {
+                    neighbour.lose(lost)?;
+                }
+                Ok(neighbour)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let server = Server::start(Arc::new(Known(BLOCKS)), HERE, CABLE)?;
+        let times = std::thread::scope(|scope| {
+            let clients: Vec<_> = machines
+                .iter()
+                .zip(&neighbours)
+                .map(|(machine, neighbour)| {
+                    let server = &server;
+                    scope.spawn(move || {
+                        neighbour.enter()?;
+                        std::thread::sleep(Duration::from_secs_f64(machine.joins));
+                        client(server, &[], ROOM)
+                    })
+                })
+                .collect();
+            clients
+                .into_iter()
+                .map(|client| client.join().map_err(|_| anyhow::anyhow!("a client panicked"))?)
+                .collect::<Result<Vec<_>>>()
+        })?;
+        let sent = server.sent().packets as f64 / image() as f64;
+        Ok((sent, times.iter().map(Duration::as_secs_f64).collect()))
+    }
+
+    fn mean(of: impl ExactSizeIterator<Item = f64>) -> f64 {
+        let count = of.len() as f64;
+        of.sum::<f64>() / count
+    }
+
+    /// What is simulated is what happens: bytes within a hundredth, times within a twentieth.
+    #[test]
+    fn net_sessions_are_as_the_simulator_says() -> Result<()> {
+        println!(
+            "| clients | sent, simulated | real | time, simulated | real |\n|---|---|---|---|---|"
+        );
+        let mut wrong = Vec::new();
+        for (name, count, lost, (late, joins)) in ROOMS {
+            let machine = |at: usize| Machine {
+                loss: f64::from(lost) / 1000.0,
+                joins: if at + late < count { 0.0 } else { joins as f64 / 1000.0 },
+                ..SOUND
+            };
+            let machines: Vec<Machine> = (0..count).map(machine).collect();
+            let rate = CABLE as f64 / PACKET as f64;
+            let scene = |seed| Scene { blocks: BLOCKS, rate, room: ROOM, seed };
+            let played: Vec<Outcome> = (0..9).map(|seed| play(&scene(seed), &machines)).collect();
+            let sent = mean(played.iter().map(|outcome| outcome.sent));
+            let one = |outcome: &Outcome| {
+                mean(outcome.times.iter().map(|time| time.unwrap_or(f64::INFINITY)))
+            };
+            let time = mean(played.iter().map(one)) * scene(0).ideal();
+            let (really_sent, times) = real(&machines, lost)?;
+            let really = mean(times.into_iter());
+            println!("| {name} | {sent:.3} | {really_sent:.3} | {time:.2} s | {really:.2} s |");
+            if (really_sent / sent - 1.0).abs() > 0.01 || (really / time - 1.0).abs() > 0.05 {
+                wrong.push(name);
+            }
+        }
+        ensure!(wrong.is_empty(), "{wrong:?}");
+        Ok(())
+    }
 }

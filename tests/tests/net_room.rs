@@ -57,7 +57,7 @@ mod only_all {
             ("16, 1 % lost", vec![lossy(10); 16]),
             (
                 "7, and one on a cable of a tenth",
-                with(Client { port: Some(RATE as u32 / 10), ..usual }, 7),
+                with(Client { port: Some(RATE as u32 / 10), may_fetch: true, ..usual }, 7),
             ),
             ("7, and one that dies", with(Client { killed: Some(3000), ..usual }, 7)),
             ("7, and one that comes when half is over", with(Client { late: 3000, ..usual }, 7)),

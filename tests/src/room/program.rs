@@ -128,6 +128,10 @@ impl Program {
             ),
             (Self::Uftp, _) => {
                 let folder = folder(&target);
+                // What an earlier session left would look like the end of this one.
+                if folder.exists() {
+                    fs::remove_dir_all(&folder)?;
+                }
                 fs::create_dir_all(&folder)?;
                 let script = folder.join("script");
                 fs::write(&script, format!("#!/bin/sh\ntouch {}/done\n", folder.display()))?;
