@@ -1,4 +1,9 @@
 //! The machines that a site knows, and what each is told. Pure: who calls has the clock, the sockets and the file.
+//!
+//! - `decided` what a person decides. - `starts` who starts from its own disk.
+
+mod decided;
+mod starts;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -351,78 +356,6 @@ impl List {
             hostname,
         }))
     }
-
-    /// Lets a machine be restored, once more where it was already; `false` where it is not known, or at work.
-    pub fn call(&mut self, id: &str, hostname: Option<String>, image: Option<String>) -> bool {
-        let Some(known) = self.machines.get_mut(id) else { return false };
-        let is_at_work = matches!(known.now, Some(Now { doing: Doing::Works { .. }, .. }));
-        if known.state == State::Works && is_at_work {
-            return false;
-        }
-        if known.state != State::Called {
-            known.number += 1;
-        }
-        known.state = State::Called;
-        known.hostname = hostname.or(known.hostname.take());
-        known.image = image.or(known.image.take());
-        known.held = None;
-        self.changed = true;
-        true
-    }
-
-    /// Lets those of `ids` be restored that wait for a person's word, or all that do where none are given; how many these are.
-    pub fn call_all(&mut self, ids: Option<&[String]>) -> usize {
-        let waits = |(id, known): &(&String, &Known)| {
-            let is_meant = ids.is_none_or(|ids| ids.contains(id));
-            is_meant && known.state == State::Waits && known.held.is_none() && known.now.is_some()
-        };
-        let ids: Vec<String> =
-            self.machines.iter().filter(waits).map(|(id, _)| id.clone()).collect();
-        ids.iter().filter(|id| self.call(id, None, None)).count()
-    }
-
-    /// Takes back what was said of a machine: it waits; one that works is told to stop. `false` where there is none, and of
-    /// one that was restored.
-    pub fn stop(&mut self, id: &str) -> bool {
-        let known = self.machines.get_mut(id);
-        let Some(known) = known.filter(|known| !matches!(known.state, State::Done { .. })) else {
-            return false;
-        };
-        known.state = State::Waits;
-        known.held = Some("somebody stopped it".to_owned());
-        self.changed = true;
-        true
-    }
-
-    /// Forgets a machine; `false` where there is none, and of one that works.
-    pub fn forget(&mut self, id: &str) -> bool {
-        if self.machines.get(id).is_none_or(|known| known.state == State::Works) {
-            return false;
-        }
-        self.changed = true;
-        self.machines.remove(id).is_some()
-    }
-
-    /// Whether the machine with this adapter, and this UUID where one is told, was restored and is to start by itself.
-    pub fn starts_itself(&self, mac: &str, uuid: Option<&[u8; 16]>, policy: &dyn Policy) -> bool {
-        self.machines.values().any(|known| {
-            let machine = &known.machine;
-            let is_it = match (uuid, machine.uuid.as_deref().and_then(raw)) {
-                (Some(told), Some(own)) => *told == own || *told == swapped(own),
-                _ => true,
-            };
-            let has = match &known.state {
-                State::Done { image, .. } => image,
-                _ => return false,
-            };
-            // Where everyone gets what is sent now, that may be another image than it has.
-            let is_newer = || {
-                let choice = policy.choose(machine, known.image.as_deref());
-                policy.everyone() && choice.is_ok_and(|choice| choice.image != *has)
-            };
-            is_it && machine.macs.iter().any(|own| own == mac) && !is_newer()
-        })
-    }
 }
 
 impl Known {
@@ -460,17 +393,6 @@ impl Doing {
             Self::Failed { why } => Self::Failed { why: short(why) },
         }
     }
-}
-
-/// The bytes of a UUID.
-fn raw(text: &str) -> Option<[u8; 16]> {
-    crate::secret::unhex(&text.replace('-', ""))
-}
-
-/// As SMBIOS stores them, and most firmware tells them: the first three numbers are little-endian (section 7.2.1).
-fn swapped([a, b, c, d, e, f, g, h, rest @ ..]: [u8; 16]) -> [u8; 16] {
-    let [i, j, k, l, m, n, o, p] = rest;
-    [d, c, b, a, f, e, h, g, i, j, k, l, m, n, o, p]
 }
 
 #[cfg(test)]

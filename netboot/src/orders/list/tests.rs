@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use super::starts::swapped;
 use super::*;
 
 #[derive(Clone, Default, Debug)]
