@@ -19,6 +19,7 @@ use self::rows::Row;
 use crate::event::{Event, Kind, What};
 use crate::files::{Answers, Made, Question};
 use crate::interface::Interface;
+use crate::orders::list::Group;
 use crate::orders::site::Site;
 use crate::room::server::Room;
 use crate::wake;
@@ -94,8 +95,17 @@ impl Board {
         }
     }
 
-    /// All that is known now.
-    fn told(&self) -> Told<'_> {
+    /// Does what is to be done at this time. Whoever calls it a few times a second is in time for everything.
+    ///
+    /// # Errors
+    /// The interface is gone.
+    pub fn tick(&self) -> Result<()> {
+        let woken = self.site.as_ref().and_then(|site| site.woken());
+        woken.map_or(Ok(()), |macs| self.wake(&macs))
+    }
+
+    /// All that is known now, of the machines of one group where one is given.
+    fn told(&self, group: Option<&Group>) -> Told<'_> {
         let mut at_address = self.machines().clone();
         let mut elsewhere = Vec::new();
         if let Some(site) = &self.site {
@@ -132,7 +142,9 @@ impl Board {
             Image { name, blocks, sent_bytes: sent.bytes(), unreadable_blocks: sent.unreadable }
         });
         let images = self.site.as_ref().map_or_else(Vec::new, |site| site.policy().images());
-        let machines = at_address.into_values().chain(elsewhere).collect();
+        let is_meant =
+            |row: &Row| group.is_none_or(|group| row.group.as_deref() == Some(group.name()));
+        let machines = at_address.into_values().chain(elsewhere).filter(is_meant).collect();
         Told { image, images, machines }
     }
 

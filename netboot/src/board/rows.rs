@@ -32,6 +32,7 @@ pub struct Row {
     /// In words.
     pub disks: Vec<String>,
     pub hostname: Option<String>,
+    pub group: Option<String>,
     /// The image that it got, or gets.
     pub image: Option<String>,
     /// `waits`, `called`, `works`, `done`, `failed`; none where nobody orders anything.
@@ -60,6 +61,7 @@ impl Row {
         (self.model, self.serial) = (machine.model.clone(), machine.serial.clone());
         self.disks = machine.disks.iter().map(words).collect();
         self.hostname.clone_from(&known.hostname);
+        self.group = known.group().map(|group| group.name().to_owned());
         self.mac = self.mac.take().or_else(|| machine.macs.first().cloned());
         self.image =
             known.told.as_ref().map(|(image, _)| short(image)).or_else(|| known.image.clone());

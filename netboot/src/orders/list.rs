@@ -1,9 +1,12 @@
 //! The machines that a site knows, and what each is told. Pure: who calls has the clock, the sockets and the file.
 //!
-//! - `decided` what a person decides. - `starts` who starts from its own disk.
+//! - `decided` what a person decides. - `group` which machines belong together. - `starts` who starts from its own disk. - `waking` who is
+//!   switched on.
 
 mod decided;
+mod group;
 mod starts;
+mod waking;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -11,6 +14,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::group::Group;
+use self::waking::Waking;
 use super::machine::{Disk, Machine};
 use super::order::Order;
 use super::talk::{Doing, Said};
@@ -54,6 +59,10 @@ pub struct Expected {
     pub hostname: Option<String>,
     /// The image, where it is not the one that is sent.
     pub image: Option<String>,
+    /// The group that it is in, where nobody has put it into another one.
+    pub group: Option<Group>,
+    /// Whether it is restored without a person's word.
+    pub is_called: bool,
 }
 
 /// What a machine gets.
@@ -104,6 +113,11 @@ pub struct Known {
     pub hostname: Option<String>,
     /// The image that it gets, where somebody chose one.
     pub image: Option<String>,
+    /// The group that somebody has put it into.
+    put: Option<Group>,
+    /// The one that is written down for it.
+    #[serde(skip)]
+    listed: Option<Group>,
     /// What it was told to take and where, once it was.
     pub told: Option<(String, Vec<Disk>)>,
     /// The nonce that its order is for: nobody else's word of how it goes counts.
@@ -146,6 +160,9 @@ pub enum Decision {
 #[derive(Serialize, Deserialize, Clone, PartialEq, Default, Debug)]
 pub struct List {
     machines: BTreeMap<String, Known>,
+    /// Who is to be switched on.
+    #[serde(skip)]
+    waking: Waking,
     /// Whether it is another one than was written down.
     #[serde(skip)]
     changed: bool,
@@ -187,7 +204,7 @@ impl List {
                 return Decision::Wait("this site knows too many machines".to_owned());
             }
             self.changed = true;
-            self.machines.insert(id.clone(), Known::new(said.machine.clone()));
+            self.machines.insert(id.clone(), Known::new(said.machine.clone(), policy));
         }
         let Some(known) = self.machines.get_mut(&id) else { return Decision::Known };
         let other = known
@@ -275,12 +292,11 @@ impl List {
                 self.call(id, None, None);
             }
             State::Waits => {
-                let expected = policy.expected(&known.machine);
-                if expected.is_none() && !policy.everyone() || known.held.is_some() {
+                let expected = policy.expected(&known.machine).unwrap_or_default();
+                if !(expected.is_called || policy.everyone()) || known.held.is_some() {
                     let why = "somebody has to say that it may be restored";
                     return Decision::Wait(known.held.clone().unwrap_or_else(|| why.to_owned()));
                 }
-                let expected = expected.unwrap_or_default();
                 if let Some(why) = self.doubt(id, &expected) {
                     return self.held(id, why);
                 }
@@ -359,7 +375,8 @@ impl List {
 }
 
 impl Known {
-    fn new(machine: Machine) -> Self {
+    fn new(machine: Machine, policy: &dyn Policy) -> Self {
+        let listed = policy.expected(&machine).and_then(|expected| expected.group);
         Self {
             machine,
             state: State::Waits,
@@ -367,6 +384,8 @@ impl Known {
             number: fastrand::u64(..1 << 40),
             hostname: None,
             image: None,
+            put: None,
+            listed,
             told: None,
             ordered: None,
             held: None,

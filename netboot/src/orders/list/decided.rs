@@ -1,6 +1,6 @@
 //! What a person decides of machines.
 
-use super::{Doing, List, Now, State};
+use super::{Doing, Known, List, Now, State};
 
 impl List {
     /// Lets a machine be restored, once more where it was already; `false` where it is not known, or at work.
@@ -22,14 +22,14 @@ impl List {
     }
 
     /// Lets those of `ids` be restored that wait for a person's word, or all that do where none are given; how many these are.
-    pub fn call_all(&mut self, ids: Option<&[String]>) -> usize {
+    pub fn call_all(&mut self, ids: Option<&[String]>, image: Option<&str>) -> usize {
         let waits = |(id, known): &(&String, &Known)| {
             let is_meant = ids.is_none_or(|ids| ids.contains(id));
             is_meant && known.state == State::Waits && known.held.is_none() && known.now.is_some()
         };
         let ids: Vec<String> =
             self.machines.iter().filter(waits).map(|(id, _)| id.clone()).collect();
-        ids.iter().filter(|id| self.call(id, None, None)).count()
+        ids.iter().filter(|id| self.call(id, None, image.map(str::to_owned))).count()
     }
 
     /// Takes back what was said of a machine: it waits; one that works is told to stop. `false` where there is none, and of
@@ -41,6 +41,7 @@ impl List {
         };
         known.state = State::Waits;
         known.held = Some("somebody stopped it".to_owned());
+        self.waking.remove(id);
         self.changed = true;
         true
     }
