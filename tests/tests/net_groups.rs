@@ -1,15 +1,68 @@
-//! Machines of a group, and a word for all of them: real processes, each in its own network at one switch.
+//! Machines of a group, and a word for all of them, now or for later: real processes, each in its own network at one switch.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use image_core::image::time::Timestamp;
 use keiki_tests::site::{self, World, are};
 use keiki_tests::{keiki, tool};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 /// A field of a machine, as text.
 fn field(machine: &Value, name: &str) -> Result<String> {
     Ok(machine[name].as_str().with_context(|| format!("{name} of {machine}"))?.to_owned())
+}
+
+/// A time so many seconds ahead, as RFC 3339 writes it.
+fn ahead(seconds: u64) -> String {
+    Timestamp::now().later(seconds).to_string()
+}
+
+/// Off, called for later, taken back and called again; a server that is started again wakes it, and it gets its order.
+#[test]
+fn net_a_machine_that_is_off_is_woken_at_its_time() -> Result<()> {
+    let world = World::new(1, &[])?;
+    let agent = world.agent(0, &world.site.key)?;
+    let told = world.site.until(are(1, "waits"))?;
+    let (id, mac) = (field(&told[0], "id")?, field(&told[0], "mac")?);
+    let one = format!("api/machines/{id}");
+    for at in ["2020-01-01T00:00:00Z", "tomorrow", "2026-11-23T02:00"] {
+        for path in ["api/restore", &format!("{one}/restore"), "api/groups/room-1/restore"] {
+            let wish = json!({"at": at}).to_string();
+            let (status, said) = world.site.ask(path, world.site.token(), Some(&wish))?;
+            let why = if at == "2020-01-01T00:00:00Z" { "in the past" } else { "no time" };
+            ensure!(status == 400 && said.contains(why), "{path} {at}: {status} {said}");
+        }
+    }
+    world.site.post("api/restore", &json!({"at": ahead(7200)}).to_string())?;
+    let told = world.site.until(|machines| !machines[0]["later"].is_null())?;
+    ensure!(told[0]["state"] == "waits" && told[0]["stage"] == "waits for its time", "{told:?}");
+    world.site.conforms()?;
+    let metrics = world.site.ask("metrics", world.site.token(), None)?.1;
+    ensure!(metrics.contains("keiki_scheduled_machines 1"), "{metrics}");
+    std::thread::sleep(Duration::from_secs(5));
+    let pid = i32::try_from(agent.id()).ok().and_then(Pid::from_raw).context("pid")?;
+    kill_process(pid, Signal::TERM)?;
+    let (_, screen) = site::end(agent)?;
+    ensure!(screen.contains("it is restored at"), "{screen}");
+    world.site.post(&format!("{one}/stop"), "")?;
+    world.site.until(|machines| machines[0]["later"].is_null())?;
+
+    // In time for the server to end and to start again.
+    let at = Instant::now();
+    world.site.post(&format!("{one}/restore"), &json!({"at": ahead(40)}).to_string())?;
+    let heard = world.hears(0, &mac)?;
+    let answers = world.bench.path("answers.toml").display().to_string();
+    let world = world.again(&["--answers", &answers])?;
+    heard.join().map_err(|_| anyhow!("a thread panicked"))??;
+    ensure!(at.elapsed() > Duration::from_secs(38), "it was woken after {:?}", at.elapsed());
+    let told = world.site.until(are(1, "called"))?;
+    ensure!(told[0]["later"].is_null(), "{told:?}");
+    let (code, said) = site::end(world.agent(0, &world.site.key)?)?;
+    ensure!(code == Some(0) && world.is_restored(0)?, "{code:?} {said}");
+    world.site.until(are(1, "done")).map(drop)
 }
 
 #[test]
@@ -89,7 +142,7 @@ fn net_a_group_is_restored_by_one_word() -> Result<()> {
 
     // Off, and woken by one word; and once more restored, where that is said and not taken back.
     let macs = machines.iter().map(|one| field(one, "mac")).collect::<Result<Vec<_>>>()?;
-    std::thread::sleep(std::time::Duration::from_secs(21));
+    std::thread::sleep(Duration::from_secs(21));
     let heard = [world.hears(0, &macs[0])?, world.hears(1, &macs[1])?];
     let (_, said) = server.ask("api/groups/room-1/wake", server.token(), Some(""))?;
     ensure!(said == r#"{"machines":2}"#, "{said}");

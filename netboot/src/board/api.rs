@@ -6,23 +6,14 @@ use std::fmt::Write;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Board, Told};
+use super::{Board, Told, clock};
 use crate::files::{Made, Question};
-use crate::orders::list::{Group, Known};
+use crate::orders::list::{Group, Known, Wish};
+use crate::orders::moment::Moment;
 use crate::orders::site::Site;
 
 /// The description of all this (OpenAPI 3.1).
 const DESCRIPTION: &[u8] = include_bytes!("openapi.json");
-
-/// How a machine is to be restored.
-#[derive(Deserialize, Default, Debug)]
-#[serde(deny_unknown_fields)]
-struct Wish {
-    /// The name that it gets.
-    hostname: Option<String>,
-    /// The image, where it is not the one that is sent.
-    image: Option<String>,
-}
 
 /// How several machines are to be restored.
 #[derive(Deserialize, Default, Debug)]
@@ -30,8 +21,10 @@ struct Wish {
 struct Wishes {
     /// The ids of those that are meant, of all that wait.
     machines: Option<Vec<String>>,
-    /// The image, where it is not the one that is sent, or that was chosen for each.
+    /// See [`Wish`].
     image: Option<String>,
+    /// See [`Wish`].
+    at: Option<Moment>,
 }
 
 /// Which machines are put into a group.
@@ -86,8 +79,8 @@ fn read<T: DeserializeOwned + Default>(posted: &[u8]) -> Result<T, Made> {
 fn decided(board: &Board, site: &Site, (name, posted): (&str, &[u8])) -> Made {
     let parts: Vec<&str> = name.split('/').collect();
     let done = match parts.as_slice() {
-        ["api", "restore"] => wished(site, posted).map(|Wishes { machines, image }| {
-            counted(site.change(|list| list.call_all(machines.as_deref(), image.as_deref())))
+        ["api", "restore"] => wished(site, posted).map(|(machines, wish)| {
+            counted(site.change(|list| list.call_all(machines.as_deref(), &wish)))
         }),
         ["api", "groups"] => match serde_json::from_slice(posted) {
             Ok(Put { machines, group }) => {
@@ -106,11 +99,20 @@ fn decided(board: &Board, site: &Site, (name, posted): (&str, &[u8])) -> Made {
 }
 
 /// Looks at a wish for several machines before anything is changed by it.
-fn wished(site: &Site, posted: &[u8]) -> Result<Wishes, Made> {
-    let wishes: Wishes = read(posted)?;
-    match wishes.image.as_ref().filter(|image| !site.policy().images().contains(image)) {
-        Some(image) => Err(Made::said(400, &format!("there is no image {image}"))),
-        None => Ok(wishes),
+fn wished(site: &Site, posted: &[u8]) -> Result<(Option<Vec<String>>, Wish), Made> {
+    let Wishes { machines, image, at } = read(posted)?;
+    if let Some(image) = image.as_ref().filter(|image| !site.policy().images().contains(image)) {
+        return Err(Made::said(400, &format!("there is no image {image}")));
+    }
+    is_ahead(at.as_ref()).map_err(|why| Made::said(400, &why))?;
+    Ok((machines, Wish { hostname: None, image, at }))
+}
+
+/// Refuses a time that has been.
+fn is_ahead(at: Option<&Moment>) -> Result<(), String> {
+    match at.filter(|at| at.seconds <= clock()) {
+        Some(at) => Err(format!("{at} is in the past, by the clock of this server")),
+        None => Ok(()),
     }
 }
 
@@ -130,11 +132,11 @@ fn counted(count: image_core::error::Result<usize>) -> Made {
 fn of_group(site: &Site, group: &Group, (what, posted): (&str, &[u8])) -> Result<Made, Made> {
     let count = match what {
         "restore" => {
-            let Wishes { machines, image } = wished(site, posted)?;
+            let (machines, wish) = wished(site, posted)?;
             if machines.is_some() {
                 return Err(Made::said(400, "machines: all of the group are meant"));
             }
-            site.change(|list| list.call_group(group, image.as_deref()))
+            site.change(|list| list.call_group(group, &wish))
         }
         "stop" => site.change(|list| list.stop_group(group)),
         "wake" => Ok(site.wake(|list| list.of(group))),
@@ -153,7 +155,7 @@ fn of_machine(
     let done = match what {
         "restore" => {
             let wish = allowed(site, id, read(posted)?).map_err(|why| Made::said(400, &why))?;
-            site.change(|list| list.call(id, wish.hostname, wish.image))
+            site.change(|list| list.let_in(id, &wish))
         }
         "stop" => site.change(|list| list.stop(id)),
         "forget" => site.change(|list| list.forget(id)),
@@ -178,6 +180,7 @@ fn allowed(site: &Site, id: &str, wish: Wish) -> Result<Wish, String> {
             "{name:?} is no host name: letters, digits and hyphens, 63 at most between dots"
         ));
     }
+    is_ahead(wish.at.as_ref())?;
     let chosen = site.look(|list, _| {
         list.machine(id).map(|known| {
             let image = wish.image.as_deref().or(known.image.as_deref());
@@ -224,6 +227,9 @@ fn metrics(told: &Told<'_>) -> String {
         .into_iter()
         .map(|((group, state), count)| (format!("{{group=\"{group}\",state=\"{state}\"}}"), count))
         .collect();
+    let later = told.machines.iter().filter(|row| row.later.is_some()).count();
+    let later = [(String::new(), later as f64)];
+    say("keiki_scheduled_machines", "gauge", "Machines that are restored later.", &later);
     say("keiki_group_machines", "gauge", "Those that are in a group, by it and the same.", &groups);
     if let Some(image) = &told.image {
         let one = |value: f64| [(String::new(), value)];

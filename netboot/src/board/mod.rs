@@ -11,6 +11,7 @@ mod rows;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use image_core::error::Result;
 use serde::Serialize;
@@ -98,10 +99,11 @@ impl Board {
     /// Does what is to be done at this time. Whoever calls it a few times a second is in time for everything.
     ///
     /// # Errors
-    /// The interface is gone.
+    /// The interface is gone, or what happens cannot be written down.
     pub fn tick(&self) -> Result<()> {
-        let woken = self.site.as_ref().and_then(|site| site.woken());
-        woken.map_or(Ok(()), |macs| self.wake(&macs))
+        let Some(site) = &self.site else { return Ok(()) };
+        site.begin(clock())?;
+        site.woken().map_or(Ok(()), |macs| self.wake(&macs))
     }
 
     /// All that is known now, of the machines of one group where one is given.
@@ -155,6 +157,12 @@ impl Board {
             .filter_map(|mac| mac.parse().ok())
             .try_for_each(|mac| wake::send(interface, mac))
     }
+}
+
+/// This machine's clock, in seconds since 1970.
+fn clock() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// A machine of which only the address is known.

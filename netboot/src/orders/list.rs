@@ -1,10 +1,11 @@
 //! The machines that a site knows, and what each is told. Pure: who calls has the clock, the sockets and the file.
 //!
-//! - `decided` what a person decides. - `group` which machines belong together. - `starts` who starts from its own disk. - `waking` who is
-//!   switched on.
+//! - `decided` what a person decides. - `later` what he decides for later. - `group` which machines belong together.
+//! - `starts` who starts from its own disk. - `waking` who is switched on.
 
 mod decided;
 mod group;
+mod later;
 mod starts;
 mod waking;
 
@@ -15,6 +16,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::group::Group;
+use self::later::Later;
+pub use self::later::Wish;
 use self::waking::Waking;
 use super::machine::{Disk, Machine};
 use super::order::Order;
@@ -30,6 +33,10 @@ const FORGOTTEN: Duration = Duration::from_secs(600);
 const LONGEST: usize = 400;
 /// For so long an order may be begun, in seconds: a countdown, and a person who thinks.
 const VALID: u64 = 3600;
+/// What a machine is told that nobody let in.
+const ASKED: &str = "somebody has to say that it may be restored";
+/// What one is told that somebody let in, and that is perhaps not the one which he saw.
+const OTHERS: &str = "it has other disks than when it was let in; is it the same machine?";
 
 /// What is decided by who has the images.
 pub trait Policy: Send + Sync + std::fmt::Debug {
@@ -118,6 +125,8 @@ pub struct Known {
     /// The one that is written down for it.
     #[serde(skip)]
     listed: Option<Group>,
+    /// What was said for later.
+    later: Option<Later>,
     /// What it was told to take and where, once it was.
     pub told: Option<(String, Vec<Disk>)>,
     /// The nonce that its order is for: nobody else's word of how it goes counts.
@@ -286,16 +295,22 @@ impl List {
                     );
                 }
                 let gets = || policy.choose(&known.machine, known.image.as_deref());
-                if !(policy.everyone() && gets().is_ok_and(|choice| choice.image != *has)) {
+                let may = policy.everyone() && known.later.is_none();
+                if !(may && gets().is_ok_and(|choice| choice.image != *has)) {
                     return Decision::Start(has.clone());
                 }
                 self.call(id, None, None);
             }
             State::Waits => {
+                if let Some(why) = known.not_now().filter(|_| known.held.is_none()) {
+                    let choice = policy.choose(&known.machine, known.image.as_deref());
+                    let had = before.zip(choice.ok()).is_none_or(|(had, is)| had.has(&is.disks));
+                    return if had { Decision::Wait(why) } else { self.held(id, OTHERS) };
+                }
                 let expected = policy.expected(&known.machine).unwrap_or_default();
                 if !(expected.is_called || policy.everyone()) || known.held.is_some() {
-                    let why = "somebody has to say that it may be restored";
-                    return Decision::Wait(known.held.clone().unwrap_or_else(|| why.to_owned()));
+                    let why = || ASKED.to_owned();
+                    return Decision::Wait(known.held.clone().unwrap_or_else(why));
                 }
                 if let Some(why) = self.doubt(id, &expected) {
                     return self.held(id, why);
@@ -319,8 +334,7 @@ impl List {
         };
         if are_others {
             self.is(id, State::Waits);
-            return self
-                .held(id, "it has other disks than when it was let in; is it the same machine?");
+            return self.held(id, OTHERS);
         }
         self.ordered(id, nonce, choice, policy)
     }
@@ -361,6 +375,7 @@ impl List {
         known.hostname.clone_from(&hostname);
         known.told = Some((choice.image.clone(), choice.disks.clone()));
         (known.ordered, known.state, known.held) = (Some(nonce.to_owned()), State::Works, None);
+        known.later = None;
         Decision::Do(Box::new(Order {
             machine: id.to_owned(),
             nonce: nonce.to_owned(),
@@ -386,6 +401,7 @@ impl Known {
             image: None,
             put: None,
             listed,
+            later: None,
             told: None,
             ordered: None,
             held: None,

@@ -102,6 +102,18 @@ impl Site {
         Ok(done)
     }
 
+    /// Begins what somebody wanted at a time that has come by this clock, in seconds since 1970.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: it cannot be written down, and does not begin.
+    pub fn begin(&self, clock: i64) -> Result<()> {
+        let now = self.began.elapsed();
+        match self.look(|list, _| list.is_due(clock)) {
+            true => self.change(|list| list.begin(clock, now)),
+            false => Ok(()),
+        }
+    }
+
     /// The adapters of a machine that is to be switched on now, if any.
     pub fn woken(&self) -> Option<Vec<String>> {
         self.list().woken(self.began.elapsed())

@@ -69,12 +69,14 @@ pub fn run(global: &Global, args: &Status) -> Result<Exit> {
             }
             _ => String::new(),
         };
+        let later = row["later"].as_str().map(|at| format!("; is restored at {at}"));
+        let later = later.unwrap_or_default();
         table.row([
             text("tag"),
             text("hostname"),
             text("group"),
             text("address"),
-            text("stage") + &percent,
+            text("stage") + &percent + &later,
             text("limit"),
         ]);
     }

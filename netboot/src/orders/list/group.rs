@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Known, List, Policy, State};
+use super::{Known, List, Policy, State, Wish};
 
 /// A name is no longer, in bytes.
 const LONGEST: usize = 64;
@@ -83,16 +83,18 @@ impl List {
     }
 
     /// Lets all of a group be restored that are neither at work nor held, once more where they were already; how many these are.
-    pub fn call_group(&mut self, group: &Group, image: Option<&str>) -> usize {
+    pub fn call_group(&mut self, group: &Group, wish: &Wish) -> usize {
         let mut ids = self.of(group);
         ids.retain(|id| self.machines.get(id).is_some_and(Known::is_ready));
-        ids.iter().filter(|id| self.call(id, None, image.map(str::to_owned))).count()
+        ids.iter().filter(|id| self.let_in(id, wish)).count()
     }
 
-    /// Takes back what was said of those of a group that are called or at work; how many these are.
+    /// Takes back what was said of those of a group that are called, now or for later, or at work; how many these are.
     pub fn stop_group(&mut self, group: &Group) -> usize {
         let mut ids = self.of(group);
-        let is_meant = |known: &Known| matches!(known.state, State::Called | State::Works);
+        let is_meant = |known: &Known| {
+            matches!(known.state, State::Called | State::Works) || known.is_restored_at().is_some()
+        };
         ids.retain(|id| self.machines.get(id).is_some_and(is_meant));
         ids.iter().filter(|id| self.stop(id)).count()
     }

@@ -18,7 +18,9 @@ impl List {
             // Where everyone gets what is sent now, that may be another image than it has.
             let is_newer = || {
                 let choice = policy.choose(machine, known.image.as_deref());
-                policy.everyone() && choice.is_ok_and(|choice| choice.image != *has)
+                policy.everyone()
+                    && known.later.is_none()
+                    && choice.is_ok_and(|choice| choice.image != *has)
             };
             is_it && machine.macs.iter().any(|own| own == mac) && !is_newer()
         })

@@ -6,6 +6,8 @@ use std::time::Duration;
 use super::starts::swapped;
 use super::*;
 
+mod later;
+
 #[derive(Clone, Default, Debug)]
 struct Rules {
     everyone: bool,
@@ -148,7 +150,10 @@ fn who_is_written_down_needs_no_word() {
     room.rules.listed = Some("a");
     assert_eq!(order(room.asks(&one, "n")).hostname.as_deref(), Some("written-down"));
     waits(room.asks(&two, "n"));
-    assert_eq!((room.list.call_all(None, None), room.list.call_all(None, None)), (1, 0));
+    assert_eq!(
+        (room.list.call_all(None, &Wish::default()), room.list.call_all(None, &Wish::default())),
+        (1, 0)
+    );
     order(room.asks(&two, "n"));
 }
 
@@ -165,7 +170,7 @@ fn two_that_say_to_be_one_are_held() {
     assert!(waits(room.says(&other, "m", 2, Doing::Waits)).contains("other disks"));
     assert!(waits(room.says(&other, "m", 2, Doing::Waits)).contains("other disks"));
     // Only a person can say so.
-    assert_eq!(room.list.call_all(None, None), 0);
+    assert_eq!(room.list.call_all(None, &Wish::default()), 0);
     assert!(room.list.call(&one.id(), None, None));
     assert_eq!(order(room.says(&other, "m", 2, Doing::Waits)).disks, other.disks);
 }
@@ -178,7 +183,7 @@ fn two_that_say_to_be_one_that_was_called_both_wait() {
     assert!(waits(room.says(&one, "m", 2, Doing::Waits)).contains("two machines"));
     room.now += 60;
     assert!(waits(room.asks(&one, "n")).contains("two machines"));
-    assert_eq!(room.list.call_all(None, None), 0);
+    assert_eq!(room.list.call_all(None, &Wish::default()), 0);
 }
 
 #[test]
@@ -271,7 +276,7 @@ fn other_disks_than_those_that_were_let_in_wait_for_a_person() {
         let other = Machine { disks: machine("b").disks, ..one.clone() };
         assert!(waits(room.asks(&other, "m")).contains("other disks"));
         assert!(waits(room.asks(&other, "m")).contains("other disks"));
-        assert_eq!(room.list.call_all(None, None), 0);
+        assert_eq!(room.list.call_all(None, &Wish::default()), 0);
     }
 }
 
@@ -349,9 +354,13 @@ fn a_word_for_a_group_is_one_for_all_that_it_can_be() {
     room.list.stop(&waits_.id());
     room.list.stop(&held.id());
     assert!(room.list.call(&waits_.id(), None, None));
+    let new = Wish { image: Some("new@2".to_owned()), ..Wish::default() };
     let other: Group = "room-2".parse().unwrap();
-    assert_eq!((room.list.call_group(&other, None), room.list.stop_group(&other)), (0, 0));
-    assert_eq!(room.list.call_group(&group, Some("new@2")), 3);
+    assert_eq!(
+        (room.list.call_group(&other, &Wish::default()), room.list.stop_group(&other)),
+        (0, 0)
+    );
+    assert_eq!(room.list.call_group(&group, &new), 3);
     for one in [&waits_, &done, &failed] {
         assert_eq!(order(room.asks(one, "m")).image, "new@2");
     }
