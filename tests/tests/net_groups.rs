@@ -54,8 +54,10 @@ fn net_a_machine_that_is_off_is_woken_at_its_time() -> Result<()> {
     let at = Instant::now();
     world.site.post(&format!("{one}/restore"), &json!({"at": ahead(40)}).to_string())?;
     let heard = world.hears(0, &mac)?;
-    let answers = world.bench.path("answers.toml").display().to_string();
-    let world = world.again(&["--answers", &answers])?;
+    // Its options stand in a file, and the answers beside it.
+    let config = world.bench.path("serve.toml");
+    fs::write(&config, "answers = \"answers.toml\"\nimage = \"another\"\n")?;
+    let world = world.again(&["--config", &config.display().to_string()])?;
     heard.join().map_err(|_| anyhow!("a thread panicked"))??;
     ensure!(at.elapsed() > Duration::from_secs(38), "it was woken after {:?}", at.elapsed());
     let told = world.site.until(are(1, "called"))?;

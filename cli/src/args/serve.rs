@@ -34,6 +34,9 @@ pub struct Serve {
     /// What else there is to do
     #[command(subcommand)]
     pub also: Option<Also>,
+    /// Options of this command, and --repo, that stand in a file (TOML): image = "lab", no-boot = true; what is typed wins
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// The network interface; needs no name where there is only one
     #[arg(long, value_name = "IF")]
     pub interface: Option<String>,
