@@ -1,7 +1,7 @@
 //! `keiki serve` with an image, as an administrator sees it: its page's answers, and what is decided there.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -207,11 +207,34 @@ impl World {
     /// # Errors
     /// It cannot be started.
     pub fn agent(&self, number: usize, key: &str) -> Result<Beside> {
+        Ok(Machine.spawn(&self.machines[number].call(&self.agent_call(number, key)?))?)
+    }
+
+    /// The same, watched by strace, which writes calls of these names into files in a folder.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn traced(
+        &self,
+        number: usize,
+        (key, calls): (&str, &str),
+        folder: &Path,
+    ) -> Result<Beside> {
+        let call = self.agent_call(number, key)?;
+        fs::create_dir(folder)?;
+        let calls = format!("trace={calls}");
+        let mut traced = call!("strace", "-ff", "-y", "-e", calls, "-o", folder.join("thread"));
+        traced.args.push(call.program);
+        traced.args.extend(call.args);
+        Ok(Machine.spawn(&self.machines[number].call(&traced))?)
+    }
+
+    fn agent_call(&self, number: usize, key: &str) -> Result<Call> {
         let target = self.target(number);
         if !target.exists() {
             sparse::create(&target, SIZE)?;
         }
-        let call = keiki!(
+        Ok(keiki!(
             "--progress",
             "none",
             "agent",
@@ -220,8 +243,7 @@ impl World {
             key,
             "--disk",
             &target
-        );
-        Ok(Machine.spawn(&self.machines[number].call(&call))?)
+        ))
     }
 
     /// The machine with this number, of those that are listed.

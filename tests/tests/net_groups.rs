@@ -1,6 +1,7 @@
 //! Machines of a group, and a word for all of them, now or for later: real processes, each in its own network at one switch.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -65,6 +66,67 @@ fn net_a_machine_that_is_off_is_woken_at_its_time() -> Result<()> {
     let (code, said) = site::end(world.agent(0, &world.site.key)?)?;
     ensure!(code == Some(0) && world.is_restored(0)?, "{code:?} {said}");
     world.site.until(are(1, "done")).map(drop)
+}
+
+/// Bytes that were written into a file, as strace's files in `traces` tell it.
+fn written(traces: &Path, target: &Path) -> Result<u64> {
+    let target = format!("<{}>", target.canonicalize()?.display());
+    let mut sum = 0;
+    for thread in fs::read_dir(traces)? {
+        let text = fs::read_to_string(thread?.path())?;
+        for line in text.lines().filter(|line| line.contains(&target)) {
+            sum += line
+                .rsplit("= ")
+                .next()
+                .and_then(|text| text.trim().parse::<u64>().ok())
+                .unwrap_or(0);
+        }
+    }
+    Ok(sum)
+}
+
+/// A room that holds last month's image gets this month's: what differs is written, and all of it is what was saved.
+#[test]
+fn net_only_what_changed_is_written_where_the_answers_say_so() -> Result<()> {
+    let world = World::new(1, &[])?;
+    let key = world.site.key.clone();
+    let [first, again] = ["first", "again"].map(|name| world.bench.path(name));
+    let calls = "pwrite64,pwritev,write,writev";
+    let restored = |world: &World, traces: &Path, is_known: bool| -> Result<u64> {
+        let call = |machines: &[Value]| -> Result<()> {
+            world.site.post(&format!("api/machines/{}/restore", field(&machines[0], "id")?), "")
+        };
+        if is_known {
+            call(&world.site.until(are(1, "done"))?)?;
+        }
+        let agent = world.traced(0, (&key, calls), traces)?;
+        if !is_known {
+            call(&world.site.until(are(1, "waits"))?)?;
+        }
+        let (code, said) = site::end(agent)?;
+        ensure!(code == Some(0) && said.contains("read back and equal"), "{code:?} {said}");
+        ensure!(world.is_restored(0)?);
+        written(traces, &world.target(0))
+    };
+    let all = restored(&world, &first, false)?;
+    ensure!(all > 12 << 20, "strace saw {all} bytes only");
+
+    // A block of the file is another one.
+    let (disk, file) = (world.bench.path("disk"), fs::read(world.bench.path("files/file"))?);
+    let mut bytes = fs::read(&disk)?;
+    let block = file.get(5 << 20..(5 << 20) + 4096).context("block")?;
+    let at = bytes.chunks(4096).position(|one| one == block).context("its block")? * 4096;
+    bytes.get_mut(at..at + 4096).context("block")?.fill(7);
+    fs::write(&disk, bytes)?;
+    world.bench.save("lab", std::slice::from_ref(&disk))?;
+    let answers = world.bench.path("answers.toml");
+    let text = fs::read_to_string(&answers)?;
+    fs::write(&answers, format!("only_changed = true\n{text}"))?;
+    let world = world.again(&["--answers", &answers.display().to_string()])?;
+    let changed = restored(&world, &again, true)?;
+    ensure!(changed < 4 << 20, "{changed} of {all} bytes were written");
+    ensure!(changed >= 4096, "nothing was written");
+    Ok(())
 }
 
 #[test]
