@@ -29,6 +29,9 @@ pub struct Answers {
     /// As `--use-free`.
     #[serde(default)]
     pub use_free: bool,
+    /// As `--only-changed`: for disks that hold an older state.
+    #[serde(default)]
+    pub only_changed: bool,
     /// As `--verify`: `full`, `sample` or `none`.
     #[serde(default = "full")]
     pub verify: String,
@@ -128,6 +131,9 @@ impl Answers {
         words.extend(self.grow.iter().map(|wish| format!("--grow={wish}")));
         if self.use_free {
             words.push("--use-free".to_owned());
+        }
+        if self.only_changed {
+            words.push("--only-changed".to_owned());
         }
         words.push(format!("--verify={}", self.verify));
         words.extend(confirmed(targets));
@@ -320,13 +326,14 @@ mod tests {
 
     #[test]
     fn the_commands_are_what_a_person_would_type() {
-        let answers =
-            Answers::parse("image = \"lab\"\ngrow = [\"none\"]\nuse_free = true\n[[disk]]")
-                .unwrap();
+        let answers = Answers::parse(
+            "image = \"lab\"\ngrow = [\"none\"]\nuse_free = true\nonly_changed = true\n[[disk]]",
+        )
+        .unwrap();
         let targets = [("/dev/sda".to_owned(), "S1".to_owned())];
         assert_eq!(
             answers.restore(&targets).join(" "),
-            "restore lab /dev/sda --grow=none --use-free --verify=full --confirm=S1"
+            "restore lab /dev/sda --grow=none --use-free --only-changed --verify=full --confirm=S1"
         );
         assert_eq!(Answers::repair(&targets, None).join(" "), "repair /dev/sda --confirm=S1");
         let named = "repair /dev/sda --hostname=pc-1 --confirm=S1";

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 
 use args::{Cli, Verb};
 use exit::Exit;
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     if std::env::args_os().len() < 2 {
         return if tui::usable() { ExitCode::from(tui::run().code()) } else { short_help() };
     }
-    let cli = match Cli::try_parse() {
+    let cli = match args::config::parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };

@@ -2,14 +2,19 @@
 //! from then on is in it; it ends with the thread. A [`Neighbour`] is another machine at the same cable.
 
 use std::fs::File;
+use std::io::Read;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::mpsc::channel;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use image_core::exec::Call;
 use image_core::exec::real::{Beside, Machine};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{call, run, tool};
 
@@ -18,6 +23,9 @@ pub const HERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
 /// The address of a [`Neighbour`] that hands out addresses.
 pub const THERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+
+/// All protocols (linux/if_ether.h), as the kernel wants it.
+const ALL: i32 = 0x0003_u16.to_be() as i32;
 
 /// QEMU's options for a network adapter at the other end of [`cable`], without firmware of its own: UEFI has a driver.
 pub const ADAPTER: &str = "-netdev tap,id=net,ifname=tap0,script=no,downscript=no \
@@ -174,6 +182,35 @@ impl Neighbour {
     /// The caller is not root.
     pub fn enter(&self) -> Result<()> {
         enter(&self.pid)
+    }
+
+    /// Listens, as its adapter does while it is off, from now on: the first frame that ends so, of any that come.
+    ///
+    /// # Errors
+    /// The caller is not root.
+    pub fn hears(
+        &self,
+        ending: Vec<u8>,
+        patience: Duration,
+    ) -> Result<JoinHandle<Result<Vec<u8>>>> {
+        let (pid, (ready, is_ready)) = (self.pid.clone(), channel());
+        let heard = thread::spawn(move || {
+            enter(&pid)?;
+            let mut socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(ALL)))?;
+            socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+            ready.send(())?;
+            let (began, mut frame) = (Instant::now(), [0; 2048]);
+            while began.elapsed() < patience {
+                let length = socket.read(&mut frame).unwrap_or(0);
+                let frame = frame.get(..length).unwrap_or_default();
+                if frame.ends_with(&ending) {
+                    return Ok(frame.to_vec());
+                }
+            }
+            bail!("nothing came");
+        });
+        is_ready.recv().context("it does not listen")?;
+        Ok(heard)
     }
 
     /// The same call, in its network.

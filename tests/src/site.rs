@@ -1,7 +1,8 @@
 //! `keiki serve` with an image, as an administrator sees it: its page's answers, and what is decided there.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -9,7 +10,8 @@ use image_core::exec::Call;
 use image_core::exec::real::{Beside, Machine};
 use image_core::extent::Extent;
 use image_core::units::Bytes;
-use serde_json::Value;
+use netboot::event::Mac;
+use serde_json::{Value, json};
 
 use crate::bench::Bench;
 use crate::network::{self, HERE, Neighbour};
@@ -83,6 +85,23 @@ impl Site {
     pub fn post(&self, path: &str, wish: &str) -> Result<()> {
         let (status, said) = self.ask(path, self.token(), Some(wish))?;
         ensure!(status == 200, "{path}: {status}: {said}");
+        Ok(())
+    }
+
+    /// Whether the answers are as the description says that they are.
+    ///
+    /// # Errors
+    /// They are not.
+    pub fn conforms(&self) -> Result<()> {
+        let (status, description) = self.ask("api/openapi.json", "", None)?;
+        ensure!(status == 200);
+        let description: Value = serde_json::from_str(&description)?;
+        let schema =
+            json!({"$ref": "#/components/schemas/board", "components": description["components"]});
+        let told = serde_json::from_str(&self.ask("api/machines", self.token(), None)?.1)?;
+        if let Err(why) = jsonschema::validator_for(&schema)?.validate(&told) {
+            anyhow::bail!("{why}: {told}");
+        }
         Ok(())
     }
 
@@ -188,11 +207,34 @@ impl World {
     /// # Errors
     /// It cannot be started.
     pub fn agent(&self, number: usize, key: &str) -> Result<Beside> {
+        Ok(Machine.spawn(&self.machines[number].call(&self.agent_call(number, key)?))?)
+    }
+
+    /// The same, watched by strace, which writes calls of these names into files in a folder.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn traced(
+        &self,
+        number: usize,
+        (key, calls): (&str, &str),
+        folder: &Path,
+    ) -> Result<Beside> {
+        let call = self.agent_call(number, key)?;
+        fs::create_dir(folder)?;
+        let calls = format!("trace={calls}");
+        let mut traced = call!("strace", "-ff", "-y", "-e", calls, "-o", folder.join("thread"));
+        traced.args.push(call.program);
+        traced.args.extend(call.args);
+        Ok(Machine.spawn(&self.machines[number].call(&traced))?)
+    }
+
+    fn agent_call(&self, number: usize, key: &str) -> Result<Call> {
         let target = self.target(number);
         if !target.exists() {
             sparse::create(&target, SIZE)?;
         }
-        let call = keiki!(
+        Ok(keiki!(
             "--progress",
             "none",
             "agent",
@@ -201,8 +243,7 @@ impl World {
             key,
             "--disk",
             &target
-        );
-        Ok(Machine.spawn(&self.machines[number].call(&call))?)
+        ))
     }
 
     /// The machine with this number, of those that are listed.
@@ -214,6 +255,15 @@ impl World {
         let is_it =
             |one: &&Value| one["disks"][0].as_str().is_some_and(|disk| disk.starts_with(&path));
         Ok(machines.iter().find(is_it).with_context(|| format!("{machines:?}"))?.clone())
+    }
+
+    /// Listens at a machine's adapter for the packet that wakes it: it has this address.
+    ///
+    /// # Errors
+    /// `mac` is none.
+    pub fn hears(&self, number: usize, mac: &str) -> Result<JoinHandle<Result<Vec<u8>>>> {
+        let Mac(mac) = mac.parse().map_err(anyhow::Error::msg)?;
+        self.machines[number].hears([vec![0xff; 6], mac.repeat(16)].concat(), PATIENCE)
     }
 
     /// Whether a machine has the files of the image; the other thing that it may have is nothing at all.

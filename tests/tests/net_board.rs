@@ -98,6 +98,64 @@ fn net_an_administrator_lets_machines_in_and_watches_them() -> Result<()> {
     Ok(())
 }
 
+/// An administrator puts machines into a group, and has it restored at a time that he chooses.
+#[test]
+fn net_an_administrator_restores_a_group_later() -> Result<()> {
+    let world = World::new(3, &[])?;
+    let browser = Browser::new()?;
+    browser.open(&world.site.board)?;
+    let key = world.site.key.as_str();
+    let _agents = (0..3).map(|number| world.agent(number, key)).collect::<Result<Vec<_>>>()?;
+    let waiting =
+        |count: usize| move |text: &str| text.matches("waits for your word").count() == count;
+    browser.wait("#machines", PATIENCE, waiting(3))?;
+    for row in ["10.77.0.100", "10.77.0.101"] {
+        let script = "const row = [...document.querySelectorAll('#machines tr')].find(one => one.innerText.includes(arguments[0]));\
+                      row.querySelector('input').click()";
+        browser.run(script, &json!([row]))?;
+    }
+    browser.wait("#count", PATIENCE, |text| text == "2 chosen")?;
+    let click = |css: &str| browser.click(&browser.first(css)?);
+    click("#put")?;
+    browser.write(&browser.first("#into")?, "room-1")?;
+    pictures(&browser, "group")?;
+    click("#putyes")?;
+    browser.wait("#machines", PATIENCE, |text| text.matches("room-1").count() == 2)?;
+    browser.run(
+        "const list = document.querySelector('#group'); list.value = 'room-1'; list.onchange()",
+        &json!([]),
+    )?;
+    browser.wait("#machines", PATIENCE, waiting(2))?;
+
+    let restore_at = |time: &str| {
+        click("#grestore")?;
+        browser.wait("#ask", PATIENCE, |text| text.contains("its 2 machines is lost"))?;
+        browser.run("document.querySelector('#when').value = arguments[0]", &json!([time]))?;
+        pictures(&browser, "later")?;
+        click("#yes")
+    };
+    restore_at("2020-11-23T02:00")?;
+    browser.wait("#note", PATIENCE, |text| text.contains("is in the past"))?;
+    restore_at("2036-11-23T02:00")?;
+    let scheduled = |count: usize| {
+        move |text: &str| {
+            text.matches("waits for its time").count() == count
+                && text.matches("is restored Nov 23, 2036").count() == count
+        }
+    };
+    browser.wait("#machines", PATIENCE, scheduled(2))?;
+    browser.wait("#sum", PATIENCE, |text| text == "2 wait for their time")?;
+    pictures(&browser, "scheduled")?;
+    press(&browser, "10.77.0.100", "Take back")?;
+    browser.wait("#machines", PATIENCE, scheduled(1))?;
+    let told = world.site.status()?;
+    let machines = told["machines"].as_array().context("machines")?;
+    let mut later = machines.iter().filter_map(|one| one["later"].as_str());
+    let at = later.next().context("none is restored later")?;
+    ensure!(at.starts_with("2036-11-23T02:00:00") && later.next().is_none(), "{told}");
+    Ok(())
+}
+
 /// What a test does with a page that takes input.
 #[test]
 fn net_a_browser_types_and_clicks() -> Result<()> {

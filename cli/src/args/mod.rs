@@ -10,6 +10,7 @@ use image_core::repo::Location;
 pub mod agent;
 pub mod check;
 pub mod clone;
+pub mod config;
 pub mod copy;
 pub mod images;
 pub mod inspect;

@@ -7,6 +7,7 @@ use clap::Args;
 use clap::Subcommand;
 use netboot::board::is_hostname;
 use netboot::dhcp::leases::Range;
+use netboot::orders::list::Group;
 
 use super::iso::{LiveSystem, Packages};
 
@@ -33,6 +34,9 @@ pub struct Serve {
     /// What else there is to do
     #[command(subcommand)]
     pub also: Option<Also>,
+    /// Options of this command, and --repo, that stand in a file (TOML): image = "lab", no-boot = true; what is typed wins
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// The network interface; needs no name where there is only one
     #[arg(long, value_name = "IF")]
     pub interface: Option<String>,
@@ -48,8 +52,8 @@ pub struct Serve {
     /// The rules by which machines are restored that somebody said may be: an answer file [default: onto their only disk]
     #[arg(long, value_name = "FILE", requires = "image", conflicts_with = "unattended")]
     pub answers: Option<PathBuf>,
-    /// Machines that are restored without asking: CSV with the columns mac, uuid, serial (one of them is enough), hostname
-    /// and image
+    /// Machines that are restored without asking: CSV with the columns mac, uuid, serial (one of them is enough), hostname,
+    /// image and group; a line with a group alone only says where a machine stands
     #[arg(long, value_name = "FILE", requires = "image")]
     pub machines: Option<PathBuf>,
     /// What machines are called that nobody named: 'lab-%02d' is lab-01, lab-02 and so on, in the order in which they come
@@ -86,6 +90,9 @@ pub struct Status {
     /// The network interface that is served; needs no name where there is only one
     #[arg(long, value_name = "IF")]
     pub interface: Option<String>,
+    /// Only the machines of this group
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<Group>,
     /// Where the site's key is kept
     #[arg(long, value_name = "FOLDER", env = "KEIKI_STATE", default_value = STATE, hide_env_values = true)]
     pub state: PathBuf,

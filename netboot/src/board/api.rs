@@ -1,33 +1,39 @@
 //! What a person, or a program of theirs, may ask and decide: `openapi.json` beside this file is the description.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
-use super::{Board, Told};
+use super::{Board, Told, clock};
 use crate::files::{Made, Question};
-use crate::orders::list::Known;
+use crate::orders::list::{Group, Known, Wish};
+use crate::orders::moment::Moment;
 use crate::orders::site::Site;
 
 /// The description of all this (OpenAPI 3.1).
 const DESCRIPTION: &[u8] = include_bytes!("openapi.json");
 
-/// How a machine is to be restored.
+/// How several machines are to be restored.
 #[derive(Deserialize, Default, Debug)]
 #[serde(deny_unknown_fields)]
-struct Wish {
-    /// The name that it gets.
-    hostname: Option<String>,
-    /// The image, where it is not the one that is sent.
+struct Wishes {
+    /// The ids of those that are meant, of all that wait.
+    machines: Option<Vec<String>>,
+    /// See [`Wish`].
     image: Option<String>,
+    /// See [`Wish`].
+    at: Option<Moment>,
 }
 
-/// Which machines are to be restored.
-#[derive(Deserialize, Default, Debug)]
+/// Which machines are put into a group.
+#[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
-struct Meant {
-    /// Their ids; all that wait where they are not given.
-    machines: Option<Vec<String>>,
+struct Put {
+    machines: Vec<String>,
+    /// None: into none.
+    group: Option<Group>,
 }
 
 /// Answers what stands behind `api/`, and `metrics`.
@@ -47,58 +53,124 @@ pub(super) fn answer(board: &Board, question: &Question<'_>) -> Option<Made> {
         return Some(Made::said(401, why));
     }
     match (name, question.posted) {
-        ("board.json" | "api/machines", None) => Some(Made::json(&board.told())),
-        ("metrics", None) => Some(Made::new("text/plain; version=0.0.4", metrics(&board.told()))),
+        ("board.json" | "api/machines", None) => Some(Made::json(&board.told(None))),
+        ("metrics", None) => {
+            Some(Made::new("text/plain; version=0.0.4", metrics(&board.told(None))))
+        }
+        (name, None) => {
+            let group = name.strip_prefix("api/groups/")?.parse().ok()?;
+            Some(Made::json(&board.told(Some(&group))))
+        }
         (name, Some(posted)) => Some(decided(board, board.site.as_deref()?, (name, posted))),
-        _ => None,
+    }
+}
+
+/// What is posted, or what is meant by nothing.
+fn read<T: DeserializeOwned + Default>(posted: &[u8]) -> Result<T, Made> {
+    match posted.trim_ascii() {
+        [] => Ok(T::default()),
+        posted => {
+            serde_json::from_slice(posted).map_err(|error| Made::said(400, &error.to_string()))
+        }
     }
 }
 
 /// Does what a person decided.
 fn decided(board: &Board, site: &Site, (name, posted): (&str, &[u8])) -> Made {
-    let unknown = || Made::said(404, "there is nothing of that name");
     let parts: Vec<&str> = name.split('/').collect();
     let done = match parts.as_slice() {
-        ["api", "restore"] => {
-            let meant = match posted.trim_ascii() {
-                [] => Ok(Meant::default()),
-                posted => serde_json::from_slice(posted),
-            };
-            let Meant { machines } = match meant {
-                Ok(meant) => meant,
-                Err(error) => return Made::said(400, &error.to_string()),
-            };
-            return match site.change(|list| list.call_all(machines.as_deref())) {
-                Ok(count) => Made::json(&serde_json::json!({"machines": count})),
-                Err(error) => Made::said(500, &error.to_string()),
-            };
-        }
-        ["api", "machines", id, "restore"] => {
-            let wish = match posted.trim_ascii() {
-                [] => Ok(Wish::default()),
-                posted => serde_json::from_slice(posted).map_err(|error| error.to_string()),
-            };
-            match wish.and_then(|wish| allowed(site, id, wish)) {
-                Ok(Wish { hostname, image }) => site.change(|list| list.call(id, hostname, image)),
-                Err(why) => return Made::said(400, &why),
+        ["api", "restore"] => wished(site, posted).map(|(machines, wish)| {
+            counted(site.change(|list| list.call_all(machines.as_deref(), &wish)))
+        }),
+        ["api", "groups"] => match serde_json::from_slice(posted) {
+            Ok(Put { machines, group }) => {
+                Ok(counted(site.change(|list| list.put(&machines, group.as_ref()))))
             }
-        }
-        ["api", "machines", id, "stop"] => site.change(|list| list.stop(id)),
-        ["api", "machines", id, "forget"] => site.change(|list| list.forget(id)),
-        ["api", "machines", id, "wake"] => {
-            let macs = |known: &Known| known.machine.macs.clone();
-            match site.look(|list, _| list.machine(id).map(macs)) {
-                Some(macs) => board.wake(&macs).map(|()| true),
-                None => return unknown(),
-            }
-        }
-        _ => return unknown(),
+            Err(error) => Err(Made::said(400, &error.to_string())),
+        },
+        ["api", "groups", group, what] => match group.parse() {
+            Ok(group) => of_group(site, &group, (what, posted)),
+            Err(why) => Err(Made::said(400, &why)),
+        },
+        ["api", "machines", id, what] => of_machine(board, site, id, (what, posted)),
+        _ => Err(unknown()),
     };
-    match done {
+    done.unwrap_or_else(|why| why)
+}
+
+/// Looks at a wish for several machines before anything is changed by it.
+fn wished(site: &Site, posted: &[u8]) -> Result<(Option<Vec<String>>, Wish), Made> {
+    let Wishes { machines, image, at } = read(posted)?;
+    if let Some(image) = image.as_ref().filter(|image| !site.policy().images().contains(image)) {
+        return Err(Made::said(400, &format!("there is no image {image}")));
+    }
+    is_ahead(at.as_ref()).map_err(|why| Made::said(400, &why))?;
+    Ok((machines, Wish { hostname: None, image, at }))
+}
+
+/// Refuses a time that has been.
+fn is_ahead(at: Option<&Moment>) -> Result<(), String> {
+    match at.filter(|at| at.seconds <= clock()) {
+        Some(at) => Err(format!("{at} is in the past, by the clock of this server")),
+        None => Ok(()),
+    }
+}
+
+fn unknown() -> Made {
+    Made::said(404, "there is nothing of that name")
+}
+
+/// For how many machines something was done.
+fn counted(count: image_core::error::Result<usize>) -> Made {
+    match count {
+        Ok(count) => Made::json(&serde_json::json!({"machines": count})),
+        Err(error) => Made::said(500, &error.to_string()),
+    }
+}
+
+/// Does what a person decided for all of a group.
+fn of_group(site: &Site, group: &Group, (what, posted): (&str, &[u8])) -> Result<Made, Made> {
+    let count = match what {
+        "restore" => {
+            let (machines, wish) = wished(site, posted)?;
+            if machines.is_some() {
+                return Err(Made::said(400, "machines: all of the group are meant"));
+            }
+            site.change(|list| list.call_group(group, &wish))
+        }
+        "stop" => site.change(|list| list.stop_group(group)),
+        "wake" => Ok(site.wake(|list| list.of(group))),
+        _ => return Err(unknown()),
+    };
+    Ok(counted(count))
+}
+
+/// Does what a person decided for one machine.
+fn of_machine(
+    board: &Board,
+    site: &Site,
+    id: &str,
+    (what, posted): (&str, &[u8]),
+) -> Result<Made, Made> {
+    let done = match what {
+        "restore" => {
+            let wish = allowed(site, id, read(posted)?).map_err(|why| Made::said(400, &why))?;
+            site.change(|list| list.let_in(id, &wish))
+        }
+        "stop" => site.change(|list| list.stop(id)),
+        "forget" => site.change(|list| list.forget(id)),
+        "wake" => {
+            let macs = |known: &Known| known.machine.macs.clone();
+            let macs = site.look(|list, _| list.machine(id).map(macs)).ok_or_else(unknown)?;
+            board.wake(&macs).map(|()| true)
+        }
+        _ => return Err(unknown()),
+    };
+    Ok(match done {
         Ok(true) => Made::json(&serde_json::json!({})),
         Ok(false) => Made::said(409, "there is no such machine, or it is at work"),
         Err(error) => Made::said(500, &error.to_string()),
-    }
+    })
 }
 
 /// Looks at a wish before anything is changed by it.
@@ -108,6 +180,7 @@ fn allowed(site: &Site, id: &str, wish: Wish) -> Result<Wish, String> {
             "{name:?} is no host name: letters, digits and hyphens, 63 at most between dots"
         ));
     }
+    is_ahead(wish.at.as_ref())?;
     let chosen = site.look(|list, _| {
         list.machine(id).map(|known| {
             let image = wish.image.as_deref().or(known.image.as_deref());
@@ -144,6 +217,20 @@ fn metrics(told: &Told<'_>) -> String {
         (format!("{{state=\"{state}\"}}"), count as f64)
     });
     say("keiki_machines", "gauge", "Machines by what is to become of them.", &states);
+    let mut groups: BTreeMap<(&str, &str), f64> = BTreeMap::new();
+    for row in &told.machines {
+        if let (Some(group), Some(state)) = (&row.group, row.state) {
+            *groups.entry((group, state)).or_default() += 1.0;
+        }
+    }
+    let groups: Vec<_> = groups
+        .into_iter()
+        .map(|((group, state), count)| (format!("{{group=\"{group}\",state=\"{state}\"}}"), count))
+        .collect();
+    let later = told.machines.iter().filter(|row| row.later.is_some()).count();
+    let later = [(String::new(), later as f64)];
+    say("keiki_scheduled_machines", "gauge", "Machines that are restored later.", &later);
+    say("keiki_group_machines", "gauge", "Those that are in a group, by it and the same.", &groups);
     if let Some(image) = &told.image {
         let one = |value: f64| [(String::new(), value)];
         say(

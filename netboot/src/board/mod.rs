@@ -11,6 +11,7 @@ mod rows;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use image_core::error::Result;
 use serde::Serialize;
@@ -19,6 +20,7 @@ use self::rows::Row;
 use crate::event::{Event, Kind, What};
 use crate::files::{Answers, Made, Question};
 use crate::interface::Interface;
+use crate::orders::list::Group;
 use crate::orders::site::Site;
 use crate::room::server::Room;
 use crate::wake;
@@ -94,8 +96,18 @@ impl Board {
         }
     }
 
-    /// All that is known now.
-    fn told(&self) -> Told<'_> {
+    /// Does what is to be done at this time. Whoever calls it a few times a second is in time for everything.
+    ///
+    /// # Errors
+    /// The interface is gone, or what happens cannot be written down.
+    pub fn tick(&self) -> Result<()> {
+        let Some(site) = &self.site else { return Ok(()) };
+        site.begin(clock())?;
+        site.woken().map_or(Ok(()), |macs| self.wake(&macs))
+    }
+
+    /// All that is known now, of the machines of one group where one is given.
+    fn told(&self, group: Option<&Group>) -> Told<'_> {
         let mut at_address = self.machines().clone();
         let mut elsewhere = Vec::new();
         if let Some(site) = &self.site {
@@ -132,7 +144,9 @@ impl Board {
             Image { name, blocks, sent_bytes: sent.bytes(), unreadable_blocks: sent.unreadable }
         });
         let images = self.site.as_ref().map_or_else(Vec::new, |site| site.policy().images());
-        let machines = at_address.into_values().chain(elsewhere).collect();
+        let is_meant =
+            |row: &Row| group.is_none_or(|group| row.group.as_deref() == Some(group.name()));
+        let machines = at_address.into_values().chain(elsewhere).filter(is_meant).collect();
         Told { image, images, machines }
     }
 
@@ -143,6 +157,12 @@ impl Board {
             .filter_map(|mac| mac.parse().ok())
             .try_for_each(|mac| wake::send(interface, mac))
     }
+}
+
+/// This machine's clock, in seconds since 1970.
+fn clock() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// A machine of which only the address is known.

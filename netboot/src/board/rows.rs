@@ -32,10 +32,13 @@ pub struct Row {
     /// In words.
     pub disks: Vec<String>,
     pub hostname: Option<String>,
+    pub group: Option<String>,
     /// The image that it got, or gets.
     pub image: Option<String>,
     /// `waits`, `called`, `works`, `done`, `failed`; none where nobody orders anything.
     pub state: Option<&'static str>,
+    /// When it is restored, where that was said for later: as RFC 3339 writes it.
+    pub later: Option<String>,
     /// The last thing that is known of it, in words.
     pub stage: String,
     /// Bytes of that.
@@ -60,13 +63,17 @@ impl Row {
         (self.model, self.serial) = (machine.model.clone(), machine.serial.clone());
         self.disks = machine.disks.iter().map(words).collect();
         self.hostname.clone_from(&known.hostname);
+        self.group = known.group().map(|group| group.name().to_owned());
         self.mac = self.mac.take().or_else(|| machine.macs.first().cloned());
         self.image =
             known.told.as_ref().map(|(image, _)| short(image)).or_else(|| known.image.clone());
+        let later = known.is_restored_at();
+        self.later = later.cloned().map(String::from);
         let heard = known.now.as_ref();
         self.address = heard.map(|heard| heard.address).or(self.address);
         let (state, stage) = match &known.state {
             State::Waits if known.held.is_some() => ("waits", "is held".to_owned()),
+            State::Waits if later.is_some() => ("waits", "waits for its time".to_owned()),
             State::Waits => ("waits", "waits for your word".to_owned()),
             State::Called if heard.is_none() => ("called", "is restored when it starts".to_owned()),
             State::Called => ("called", "is called".to_owned()),
@@ -84,16 +91,14 @@ impl Row {
         let silent = heard.map(|heard| now.saturating_sub(heard.at));
         self.limit = match &known.state {
             State::Failed { why } => Some(why.clone()),
-            State::Done { remains, .. } => {
-                remains.as_ref().map(|remains| format!("by hand: {remains}"))
-            }
+            State::Done { remains: Some(remains), .. } => Some(format!("by hand: {remains}")),
             State::Works | State::Called if silent.is_some_and(|silent| silent > SILENT) => {
                 Some(mute(silent))
             }
             State::Works if heard.is_none() => {
                 Some("was not heard of since this program started".to_owned())
             }
-            _ => known.held.clone(),
+            _ => known.held.clone().or_else(|| known.missed()),
         };
     }
 

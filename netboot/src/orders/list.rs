@@ -1,4 +1,13 @@
 //! The machines that a site knows, and what each is told. Pure: who calls has the clock, the sockets and the file.
+//!
+//! - `decided` what a person decides. - `later` what he decides for later. - `group` which machines belong together.
+//! - `starts` who starts from its own disk. - `waking` who is switched on.
+
+mod decided;
+mod group;
+mod later;
+mod starts;
+mod waking;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -6,6 +15,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::group::Group;
+use self::later::Later;
+pub use self::later::Wish;
+use self::waking::Waking;
 use super::machine::{Disk, Machine};
 use super::order::Order;
 use super::talk::{Doing, Said};
@@ -20,6 +33,10 @@ const FORGOTTEN: Duration = Duration::from_secs(600);
 const LONGEST: usize = 400;
 /// For so long an order may be begun, in seconds: a countdown, and a person who thinks.
 const VALID: u64 = 3600;
+/// What a machine is told that nobody let in.
+const ASKED: &str = "somebody has to say that it may be restored";
+/// What one is told that somebody let in, and that is perhaps not the one which he saw.
+const OTHERS: &str = "it has other disks than when it was let in; is it the same machine?";
 
 /// What is decided by who has the images.
 pub trait Policy: Send + Sync + std::fmt::Debug {
@@ -49,6 +66,10 @@ pub struct Expected {
     pub hostname: Option<String>,
     /// The image, where it is not the one that is sent.
     pub image: Option<String>,
+    /// The group that it is in, where nobody has put it into another one.
+    pub group: Option<Group>,
+    /// Whether it is restored without a person's word.
+    pub is_called: bool,
 }
 
 /// What a machine gets.
@@ -99,6 +120,13 @@ pub struct Known {
     pub hostname: Option<String>,
     /// The image that it gets, where somebody chose one.
     pub image: Option<String>,
+    /// The group that somebody has put it into.
+    put: Option<Group>,
+    /// The one that is written down for it.
+    #[serde(skip)]
+    listed: Option<Group>,
+    /// What was said for later.
+    later: Option<Later>,
     /// What it was told to take and where, once it was.
     pub told: Option<(String, Vec<Disk>)>,
     /// The nonce that its order is for: nobody else's word of how it goes counts.
@@ -141,6 +169,9 @@ pub enum Decision {
 #[derive(Serialize, Deserialize, Clone, PartialEq, Default, Debug)]
 pub struct List {
     machines: BTreeMap<String, Known>,
+    /// Who is to be switched on.
+    #[serde(skip)]
+    waking: Waking,
     /// Whether it is another one than was written down.
     #[serde(skip)]
     changed: bool,
@@ -182,7 +213,7 @@ impl List {
                 return Decision::Wait("this site knows too many machines".to_owned());
             }
             self.changed = true;
-            self.machines.insert(id.clone(), Known::new(said.machine.clone()));
+            self.machines.insert(id.clone(), Known::new(said.machine.clone(), policy));
         }
         let Some(known) = self.machines.get_mut(&id) else { return Decision::Known };
         let other = known
@@ -264,18 +295,23 @@ impl List {
                     );
                 }
                 let gets = || policy.choose(&known.machine, known.image.as_deref());
-                if !(policy.everyone() && gets().is_ok_and(|choice| choice.image != *has)) {
+                let may = policy.everyone() && known.later.is_none();
+                if !(may && gets().is_ok_and(|choice| choice.image != *has)) {
                     return Decision::Start(has.clone());
                 }
                 self.call(id, None, None);
             }
             State::Waits => {
-                let expected = policy.expected(&known.machine);
-                if expected.is_none() && !policy.everyone() || known.held.is_some() {
-                    let why = "somebody has to say that it may be restored";
-                    return Decision::Wait(known.held.clone().unwrap_or_else(|| why.to_owned()));
+                if let Some(why) = known.not_now().filter(|_| known.held.is_none()) {
+                    let choice = policy.choose(&known.machine, known.image.as_deref());
+                    let had = before.zip(choice.ok()).is_none_or(|(had, is)| had.has(&is.disks));
+                    return if had { Decision::Wait(why) } else { self.held(id, OTHERS) };
                 }
-                let expected = expected.unwrap_or_default();
+                let expected = policy.expected(&known.machine).unwrap_or_default();
+                if !(expected.is_called || policy.everyone()) || known.held.is_some() {
+                    let why = || ASKED.to_owned();
+                    return Decision::Wait(known.held.clone().unwrap_or_else(why));
+                }
                 if let Some(why) = self.doubt(id, &expected) {
                     return self.held(id, why);
                 }
@@ -298,8 +334,7 @@ impl List {
         };
         if are_others {
             self.is(id, State::Waits);
-            return self
-                .held(id, "it has other disks than when it was let in; is it the same machine?");
+            return self.held(id, OTHERS);
         }
         self.ordered(id, nonce, choice, policy)
     }
@@ -340,6 +375,7 @@ impl List {
         known.hostname.clone_from(&hostname);
         known.told = Some((choice.image.clone(), choice.disks.clone()));
         (known.ordered, known.state, known.held) = (Some(nonce.to_owned()), State::Works, None);
+        known.later = None;
         Decision::Do(Box::new(Order {
             machine: id.to_owned(),
             nonce: nonce.to_owned(),
@@ -351,82 +387,11 @@ impl List {
             hostname,
         }))
     }
-
-    /// Lets a machine be restored, once more where it was already; `false` where it is not known, or at work.
-    pub fn call(&mut self, id: &str, hostname: Option<String>, image: Option<String>) -> bool {
-        let Some(known) = self.machines.get_mut(id) else { return false };
-        let is_at_work = matches!(known.now, Some(Now { doing: Doing::Works { .. }, .. }));
-        if known.state == State::Works && is_at_work {
-            return false;
-        }
-        if known.state != State::Called {
-            known.number += 1;
-        }
-        known.state = State::Called;
-        known.hostname = hostname.or(known.hostname.take());
-        known.image = image.or(known.image.take());
-        known.held = None;
-        self.changed = true;
-        true
-    }
-
-    /// Lets those of `ids` be restored that wait for a person's word, or all that do where none are given; how many these are.
-    pub fn call_all(&mut self, ids: Option<&[String]>) -> usize {
-        let waits = |(id, known): &(&String, &Known)| {
-            let is_meant = ids.is_none_or(|ids| ids.contains(id));
-            is_meant && known.state == State::Waits && known.held.is_none() && known.now.is_some()
-        };
-        let ids: Vec<String> =
-            self.machines.iter().filter(waits).map(|(id, _)| id.clone()).collect();
-        ids.iter().filter(|id| self.call(id, None, None)).count()
-    }
-
-    /// Takes back what was said of a machine: it waits; one that works is told to stop. `false` where there is none, and of
-    /// one that was restored.
-    pub fn stop(&mut self, id: &str) -> bool {
-        let known = self.machines.get_mut(id);
-        let Some(known) = known.filter(|known| !matches!(known.state, State::Done { .. })) else {
-            return false;
-        };
-        known.state = State::Waits;
-        known.held = Some("somebody stopped it".to_owned());
-        self.changed = true;
-        true
-    }
-
-    /// Forgets a machine; `false` where there is none, and of one that works.
-    pub fn forget(&mut self, id: &str) -> bool {
-        if self.machines.get(id).is_none_or(|known| known.state == State::Works) {
-            return false;
-        }
-        self.changed = true;
-        self.machines.remove(id).is_some()
-    }
-
-    /// Whether the machine with this adapter, and this UUID where one is told, was restored and is to start by itself.
-    pub fn starts_itself(&self, mac: &str, uuid: Option<&[u8; 16]>, policy: &dyn Policy) -> bool {
-        self.machines.values().any(|known| {
-            let machine = &known.machine;
-            let is_it = match (uuid, machine.uuid.as_deref().and_then(raw)) {
-                (Some(told), Some(own)) => *told == own || *told == swapped(own),
-                _ => true,
-            };
-            let has = match &known.state {
-                State::Done { image, .. } => image,
-                _ => return false,
-            };
-            // Where everyone gets what is sent now, that may be another image than it has.
-            let is_newer = || {
-                let choice = policy.choose(machine, known.image.as_deref());
-                policy.everyone() && choice.is_ok_and(|choice| choice.image != *has)
-            };
-            is_it && machine.macs.iter().any(|own| own == mac) && !is_newer()
-        })
-    }
 }
 
 impl Known {
-    fn new(machine: Machine) -> Self {
+    fn new(machine: Machine, policy: &dyn Policy) -> Self {
+        let listed = policy.expected(&machine).and_then(|expected| expected.group);
         Self {
             machine,
             state: State::Waits,
@@ -434,6 +399,9 @@ impl Known {
             number: fastrand::u64(..1 << 40),
             hostname: None,
             image: None,
+            put: None,
+            listed,
+            later: None,
             told: None,
             ordered: None,
             held: None,
@@ -460,17 +428,6 @@ impl Doing {
             Self::Failed { why } => Self::Failed { why: short(why) },
         }
     }
-}
-
-/// The bytes of a UUID.
-fn raw(text: &str) -> Option<[u8; 16]> {
-    crate::secret::unhex(&text.replace('-', ""))
-}
-
-/// As SMBIOS stores them, and most firmware tells them: the first three numbers are little-endian (section 7.2.1).
-fn swapped([a, b, c, d, e, f, g, h, rest @ ..]: [u8; 16]) -> [u8; 16] {
-    let [i, j, k, l, m, n, o, p] = rest;
-    [d, c, b, a, f, e, h, g, i, j, k, l, m, n, o, p]
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@
 //! that is not certainly the one which was meant.
 //!
 //! - `machine` what a machine says of itself. - `talk` what it says and is told. - `order` what it is to do, and the site's key.
-//! - `list` the machines that are known: pure, without clock and sockets. - `site` the list with its file, and its answers.
+//! - `moment` when somebody wants something. - `list` the machines that are known: pure, without clock and sockets. - `site` the list with its file, and its answers.
 
 pub mod list;
 pub mod machine;
+pub mod moment;
 pub mod order;
 pub mod site;
 pub mod talk;

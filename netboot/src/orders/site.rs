@@ -47,13 +47,14 @@ impl Site {
         let file = folder.join(MACHINES);
         let alone = alone(folder)?;
         let key = SiteKey::open(&folder.join(KEY))?;
-        let list = match read(&file)? {
+        let mut list = match read(&file)? {
             None => List::default(),
-            Some(text) => serde_json::from_str(&text).map_err(|error| {
+            Some(text) => serde_json::from_str::<List>(&text).map_err(|error| {
                 let name = file.display();
                 Error::refused(format!("{name} is no list of machines ({error}); move it away"))
             })?,
         };
+        list.look_up(policy.as_ref());
         let (list, began) = (Mutex::new(list), Instant::now());
         Ok(Self { key, token: token(folder)?, file, list, policy, began, _alone: alone })
     }
@@ -99,6 +100,30 @@ impl Site {
         let done = change(&mut list);
         self.write(&mut list).inspect_err(|_| *list = before)?;
         Ok(done)
+    }
+
+    /// Begins what somebody wanted at a time that has come by this clock, in seconds since 1970.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: it cannot be written down, and does not begin.
+    pub fn begin(&self, clock: i64) -> Result<()> {
+        let now = self.began.elapsed();
+        match self.look(|list, _| list.is_due(clock)) {
+            true => self.change(|list| list.begin(clock, now)),
+            false => Ok(()),
+        }
+    }
+
+    /// The adapters of a machine that is to be switched on now, if any.
+    pub fn woken(&self) -> Option<Vec<String>> {
+        self.list().woken(self.began.elapsed())
+    }
+
+    /// Has those of these machines switched on that are off, one after the other; how many these are.
+    pub fn wake(&self, choose: impl FnOnce(&List) -> Vec<String>) -> usize {
+        let mut list = self.list();
+        let ids = choose(&list);
+        list.wake(&ids, self.began.elapsed())
     }
 
     fn write(&self, list: &mut List) -> Result<()> {

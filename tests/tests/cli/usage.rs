@@ -51,6 +51,22 @@ fn mistakes_on_the_command_line_end_with_2() {
 }
 
 #[test]
+fn mistakes_in_a_file_of_options_end_with_2() {
+    let world = World::empty();
+    let file = world.text("serve.toml");
+    for (text, words) in [
+        ("image = \"lab\"\nrats = 5\n", "serve.toml, line 2: rats"),
+        ("image = \"lab\"\n\nrate = true\n", "serve.toml, line 3: rate"),
+        ("image = \"lab\"\nrate = 0\n", "serve.toml, line 2: rate"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let args = ["serve", "--config", &file];
+        world.says(2, &args, &[words]);
+        assert_eq!(world.json(2, &args)["error"]["kind"], "usage");
+    }
+}
+
+#[test]
 fn images_are_named_in_three_ways() {
     let world = World::saved();
     let disk = world.text("disk.img");

@@ -254,7 +254,13 @@ fn follow(
     progress: &Progress,
 ) -> Result<()> {
     let mut roster = Roster::default();
+    let mut failed = String::new();
     while !progress.interrupted() {
+        // Once each, though it is tried again and again.
+        let why = board.tick().err().map(|error| error.to_string()).unwrap_or_default();
+        if why != std::mem::replace(&mut failed, why.clone()) && !why.is_empty() {
+            progress.warning(&why);
+        }
         if let Some(sending) = sending.as_mut() {
             sending.tell(!global.json && !global.quiet)?;
         }

@@ -9,7 +9,7 @@ use image_core::repo::{ImageInfo, Repository};
 use image_core::units::Bytes;
 use netboot::board::is_hostname;
 use netboot::event::Mac;
-use netboot::orders::list::{Choice, Expected, Policy};
+use netboot::orders::list::{Choice, Expected, Group, Policy};
 use netboot::orders::machine::{Disk, Machine};
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -45,6 +45,7 @@ struct Line {
     serial: Option<String>,
     hostname: Option<String>,
     image: Option<String>,
+    group: Option<Group>,
 }
 
 /// Reads the answer file and the list of machines: what is wrong with them is to be known before anything is built.
@@ -170,8 +171,10 @@ impl Policy for Rules {
                 && is(&line.serial, &machine.serial)
                 && line.mac.as_ref().is_none_or(|mac| machine.macs.contains(mac))
         };
-        let Line { hostname, image, .. } = self.listed.iter().find(fits)?.clone();
-        Some(Expected { hostname, image })
+        let Line { hostname, image, group, .. } = self.listed.iter().find(fits)?.clone();
+        // A line that only says where a machine stands wishes nothing for it.
+        let is_called = group.is_none() || hostname.is_some() || image.is_some();
+        Some(Expected { hostname, image, group, is_called })
     }
 
     fn name(&self, taken: &dyn Fn(&str) -> bool) -> Option<String> {
@@ -264,7 +267,24 @@ mod tests {
         let rules = rules(vec![line]);
         assert_eq!(rules.expected(&machine()).unwrap().hostname.as_deref(), Some("pc-01"));
         assert_eq!(rules.expected(&Machine::default()), None);
+        assert!(rules.expected(&machine()).unwrap().is_called);
         assert_eq!(rules.name(&|name| name == "pc-02").as_deref(), Some("pc-03"));
+    }
+
+    #[test]
+    fn a_line_with_a_group_only_calls_nobody() {
+        let group: Group = "room-1".parse().unwrap();
+        let line =
+            Line { mac: machine().macs.pop(), group: Some(group.clone()), ..Line::default() };
+        let expected = |line: &Line| rules(vec![line.clone()]).expected(&machine()).unwrap();
+        assert_eq!(expected(&line), Expected { group: Some(group), ..Expected::default() });
+        for wish in [
+            Line { hostname: Some("pc-1".to_owned()), ..line.clone() },
+            Line { image: Some("lab".to_owned()), ..line.clone() },
+            Line { group: None, ..line },
+        ] {
+            assert!(expected(&wish).is_called, "{wish:?}");
+        }
     }
 
     #[test]
@@ -284,6 +304,7 @@ mod tests {
             ("mac,hostname\n52:54:00:00:00:01,a_b\n", "no host name"),
             ("hostname\na\n", "needs a mac"),
             ("mac,image\n52:54:00:00:00:01,a/b\n", "line 2"),
+            ("mac,group\n52:54:00:00:00:01,a/b\n", "no name of a group"),
         ] {
             let said = read(text).unwrap_err();
             assert!(said.contains(why), "{said}");

@@ -23,7 +23,10 @@ pub fn run(global: &Global, args: &Status) -> Result<Exit> {
     let token = token_of(&args.state)?;
     let token = token.with_context(|| format!("no site is kept in {}", args.state.display()))?;
     let address = interface::choose(args.interface.as_deref())?.address;
-    let url = format!("http://{address}/api/machines");
+    let url = match &args.group {
+        Some(group) => format!("http://{address}/api/groups/{}", group.name()),
+        None => format!("http://{address}/api/machines"),
+    };
     let config = Agent::config_builder()
         .timeout_global(Some(Duration::from_secs(10)))
         .http_status_as_error(false)
@@ -56,7 +59,8 @@ pub fn run(global: &Global, args: &Status) -> Result<Exit> {
         let sent = Bytes::new(told["image"]["sent_bytes"].as_u64().unwrap_or(0));
         output::say(&format!("{name}: {sent} sent in all"))?;
     }
-    let mut table = Table::new(&["machine", "name", "address", "what it does", "what hinders it"]);
+    let mut table =
+        Table::new(&["machine", "name", "group", "address", "what it does", "what hinders it"]);
     for row in told["machines"].as_array().into_iter().flatten() {
         let text = |name: &str| row[name].as_str().unwrap_or("-").to_owned();
         let percent = match (row["done"].as_u64(), row["total"].as_u64()) {
@@ -65,11 +69,14 @@ pub fn run(global: &Global, args: &Status) -> Result<Exit> {
             }
             _ => String::new(),
         };
+        let later = row["later"].as_str().map(|at| format!("; is restored at {at}"));
+        let later = later.unwrap_or_default();
         table.row([
             text("tag"),
             text("hostname"),
+            text("group"),
             text("address"),
-            text("stage") + &percent,
+            text("stage") + &percent + &later,
             text("limit"),
         ]);
     }

@@ -3,7 +3,10 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use super::starts::swapped;
 use super::*;
+
+mod later;
 
 #[derive(Clone, Default, Debug)]
 struct Rules {
@@ -11,6 +14,8 @@ struct Rules {
     image: String,
     /// The machine with this adapter is expected.
     listed: Option<&'static str>,
+    /// The group of all machines that is written down.
+    group: Option<Group>,
 }
 
 impl Policy for Rules {
@@ -21,9 +26,11 @@ impl Policy for Rules {
     }
 
     fn expected(&self, machine: &Machine) -> Option<Expected> {
-        let hostname = Some("written-down".to_owned());
-        (machine.macs.first().map(String::as_str) == self.listed && self.listed.is_some())
-            .then_some(Expected { hostname, image: None })
+        let (hostname, group) = (Some("written-down".to_owned()), self.group.clone());
+        if machine.macs.first().map(String::as_str) == self.listed && self.listed.is_some() {
+            return Some(Expected { hostname, image: None, group, is_called: true });
+        }
+        group.map(|group| Expected { group: Some(group), ..Expected::default() })
     }
 
     fn name(&self, taken: &dyn Fn(&str) -> bool) -> Option<String> {
@@ -48,7 +55,7 @@ struct Room {
 
 impl Room {
     fn new(everyone: bool) -> Self {
-        let rules = Rules { everyone, image: "lab@1".to_owned(), listed: None };
+        let rules = Rules { everyone, image: "lab@1".to_owned(), ..Rules::default() };
         Self { list: List::default(), rules, now: 0 }
     }
 
@@ -143,7 +150,10 @@ fn who_is_written_down_needs_no_word() {
     room.rules.listed = Some("a");
     assert_eq!(order(room.asks(&one, "n")).hostname.as_deref(), Some("written-down"));
     waits(room.asks(&two, "n"));
-    assert_eq!((room.list.call_all(None), room.list.call_all(None)), (1, 0));
+    assert_eq!(
+        (room.list.call_all(None, &Wish::default()), room.list.call_all(None, &Wish::default())),
+        (1, 0)
+    );
     order(room.asks(&two, "n"));
 }
 
@@ -160,7 +170,7 @@ fn two_that_say_to_be_one_are_held() {
     assert!(waits(room.says(&other, "m", 2, Doing::Waits)).contains("other disks"));
     assert!(waits(room.says(&other, "m", 2, Doing::Waits)).contains("other disks"));
     // Only a person can say so.
-    assert_eq!(room.list.call_all(None), 0);
+    assert_eq!(room.list.call_all(None, &Wish::default()), 0);
     assert!(room.list.call(&one.id(), None, None));
     assert_eq!(order(room.says(&other, "m", 2, Doing::Waits)).disks, other.disks);
 }
@@ -173,7 +183,7 @@ fn two_that_say_to_be_one_that_was_called_both_wait() {
     assert!(waits(room.says(&one, "m", 2, Doing::Waits)).contains("two machines"));
     room.now += 60;
     assert!(waits(room.asks(&one, "n")).contains("two machines"));
-    assert_eq!(room.list.call_all(None), 0);
+    assert_eq!(room.list.call_all(None, &Wish::default()), 0);
 }
 
 #[test]
@@ -266,7 +276,7 @@ fn other_disks_than_those_that_were_let_in_wait_for_a_person() {
         let other = Machine { disks: machine("b").disks, ..one.clone() };
         assert!(waits(room.asks(&other, "m")).contains("other disks"));
         assert!(waits(room.asks(&other, "m")).contains("other disks"));
-        assert_eq!(room.list.call_all(None), 0);
+        assert_eq!(room.list.call_all(None, &Wish::default()), 0);
     }
 }
 
@@ -285,6 +295,112 @@ fn a_disk_that_was_restored_elsewhere_is_not_restored_unasked() {
     let mut twin = machine("d");
     twin.macs.insert(0, "c".to_owned());
     assert!(waits(room.says(&twin, "n", 7, Doing::Waits)).contains("another machine has the name"));
+}
+
+#[test]
+fn a_group_is_what_is_written_down_or_what_somebody_said() {
+    let (mut room, one) = (Room::new(false), machine("a"));
+    let [first, second] = ["room-1", "Raum.2"].map(|name| name.parse::<Group>().unwrap());
+    for wrong in ["", "a b", "a/b", "a\n", "\"", "..", "Büro", &"x".repeat(65)] {
+        assert!(wrong.parse::<Group>().is_err(), "{wrong}");
+    }
+    room.rules.group = Some(first.clone());
+    // To be in a group alone lets nobody in.
+    waits(room.asks(&one, "n"));
+    assert_eq!((room.list.of(&first), room.list.of(&second)), (vec![one.id()], vec![]));
+    room.list.take_changed();
+    assert_eq!(room.list.put(&[one.id(), "nobody".to_owned()], Some(&second)), 1);
+    assert!(room.list.take_changed());
+    // It is kept, and another list is looked at when the program starts again.
+    let written = serde_json::to_string(&room.list).unwrap();
+    room.list = serde_json::from_str(&written).unwrap();
+    assert_eq!(room.list.of(&second), [one.id()]);
+    room.list.put(&[one.id()], None);
+    assert_eq!(room.list.of(&second), [""; 0]);
+    room.list.look_up(&room.rules);
+    assert_eq!(room.list.of(&first), [one.id()]);
+    room.rules.group = None;
+    room.list.look_up(&room.rules);
+    assert_eq!(room.list.of(&first), [""; 0]);
+}
+
+#[test]
+fn a_list_that_an_older_program_wrote_is_read() {
+    let written = r#"{"machines": {"0123456789abcdef": {
+        "machine": {"uuid": null, "serial": "S", "model": null, "macs": [], "memory": 1, "disks": []},
+        "state": {"done": {"image": "lab@1", "remains": null}}, "number": 7, "hostname": "pc-1",
+        "image": null, "told": ["lab@1", []], "ordered": "n", "held": null}}}"#;
+    let list: List = serde_json::from_str(written).unwrap();
+    let (_, known) = list.machines().next().unwrap();
+    assert_eq!((known.number, known.group()), (7, None));
+}
+
+#[test]
+fn a_word_for_a_group_is_one_for_all_that_it_can_be() {
+    let mut room = Room::new(false);
+    let group: Group = "room-1".parse().unwrap();
+    room.rules.group = Some(group.clone());
+    let [waits_, done, failed, works_, held] = ["a", "b", "c", "d", "e"].map(machine);
+    for one in [&waits_, &done, &failed, &works_, &held] {
+        room.asks(one, "n");
+        room.list.call(&one.id(), None, None);
+    }
+    for one in [&done, &failed, &works_] {
+        order(room.asks(one, "n"));
+        room.says(one, "n", 1, works());
+    }
+    room.says(&done, "n", 1, DONE);
+    room.says(&failed, "n", 1, Doing::Failed { why: "x".to_owned() });
+    room.list.stop(&waits_.id());
+    room.list.stop(&held.id());
+    assert!(room.list.call(&waits_.id(), None, None));
+    let new = Wish { image: Some("new@2".to_owned()), ..Wish::default() };
+    let other: Group = "room-2".parse().unwrap();
+    assert_eq!(
+        (room.list.call_group(&other, &Wish::default()), room.list.stop_group(&other)),
+        (0, 0)
+    );
+    assert_eq!(room.list.call_group(&group, &new), 3);
+    for one in [&waits_, &done, &failed] {
+        assert_eq!(order(room.asks(one, "m")).image, "new@2");
+    }
+    assert_eq!((room.state(&works_), room.state(&held)), (&State::Works, &State::Waits));
+    room.says(&done, "m", 1, DONE);
+    assert_eq!(room.list.stop_group(&group), 3);
+    assert_eq!(room.says(&works_, "n", 1, works()), Decision::Stop);
+    assert!(matches!(room.state(&done), State::Done { .. }));
+    assert_eq!(room.list.stop_group(&group), 0);
+}
+
+#[test]
+fn machines_are_woken_one_after_the_other_until_they_come() {
+    let (mut room, one, two) = (Room::new(false), machine("a"), machine("b"));
+    room.asks(&one, "n");
+    room.asks(&two, "n");
+    let ids = [one.id(), two.id(), "nobody".to_owned()];
+    let at = Duration::from_secs;
+    assert_eq!(room.list.wake(&ids, at(room.now)), 0, "they are on");
+    assert_eq!(room.list.wake(&ids, at(100)), 2);
+    let mut woken = Vec::new();
+    for second in 100..600 {
+        if second == 280 {
+            room.now = second;
+            room.asks(&two, "m");
+        }
+        // Twice in a second.
+        for _ in 0..2 {
+            woken.extend(room.list.woken(at(second)).map(|macs| (second, macs[0].clone())));
+        }
+    }
+    let mut seconds = [("a", 100), ("b", 101), ("a", 190), ("b", 191), ("a", 280)].to_vec();
+    for (second, mac) in woken {
+        assert_eq!((mac.as_str(), second), seconds.remove(0));
+    }
+    assert!(seconds.is_empty(), "{seconds:?}");
+    room.list.wake(&ids, at(700));
+    room.list.stop(&one.id());
+    assert_eq!(room.list.woken(at(700)), Some(two.macs));
+    assert_eq!(room.list.woken(at(702)), None, "somebody stopped it");
 }
 
 fn starts(room: &Room, mac: &str, uuid: Option<&[u8; 16]>) -> bool {

@@ -1,0 +1,101 @@
+//! Groups: machines that belong together, such as those of a room.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Known, List, Policy, State, Wish};
+
+/// A name is no longer, in bytes.
+const LONGEST: usize = 64;
+
+/// The name of a group; it stands in addresses and in labels of figures.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[serde(try_from = "String")]
+pub struct Group(String);
+
+impl Group {
+    /// It.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Group {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        let begins = text.starts_with(|letter: char| letter.is_ascii_alphanumeric());
+        if !begins || text.len() > LONGEST || !text.bytes().all(fits) {
+            return Err(format!(
+                "{text:?} is no name of a group: ASCII letters, digits, and behind the first of them - _ . ({LONGEST} at most)"
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Group {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl Known {
+    /// The group that it is in: the one that somebody has put it into, or else the one that is written down.
+    pub fn group(&self) -> Option<&Group> {
+        self.put.as_ref().or(self.listed.as_ref())
+    }
+
+    /// Whether a word for all of a group is one for it. One that is held waits for a word of its own.
+    fn is_ready(&self) -> bool {
+        self.state != State::Works && self.held.is_none()
+    }
+}
+
+impl List {
+    /// Looks up which groups are written down.
+    pub fn look_up(&mut self, policy: &dyn Policy) {
+        for known in self.machines.values_mut() {
+            known.listed = policy.expected(&known.machine).and_then(|expected| expected.group);
+        }
+    }
+
+    /// The ids of the machines in a group.
+    pub fn of(&self, group: &Group) -> Vec<String> {
+        let is_in = |(_, known): &(&String, &Known)| known.group() == Some(group);
+        self.machines.iter().filter(is_in).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Puts machines into a group, or into none: then the one counts that is written down. How many are known.
+    pub fn put(&mut self, ids: &[String], group: Option<&Group>) -> usize {
+        let mut count = 0;
+        for id in ids {
+            let Some(known) = self.machines.get_mut(id) else { continue };
+            count += 1;
+            self.changed |= known.put.as_ref() != group;
+            known.put = group.cloned();
+        }
+        count
+    }
+
+    /// Lets all of a group be restored that are neither at work nor held, once more where they were already; how many these are.
+    pub fn call_group(&mut self, group: &Group, wish: &Wish) -> usize {
+        let mut ids = self.of(group);
+        ids.retain(|id| self.machines.get(id).is_some_and(Known::is_ready));
+        ids.iter().filter(|id| self.let_in(id, wish)).count()
+    }
+
+    /// Takes back what was said of those of a group that are called, now or for later, or at work; how many these are.
+    pub fn stop_group(&mut self, group: &Group) -> usize {
+        let mut ids = self.of(group);
+        let is_meant = |known: &Known| {
+            matches!(known.state, State::Called | State::Works) || known.is_restored_at().is_some()
+        };
+        ids.retain(|id| self.machines.get(id).is_some_and(is_meant));
+        ids.iter().filter(|id| self.stop(id)).count()
+    }
+}
