@@ -124,7 +124,12 @@ struct Client {
 
 impl Client {
     fn hears(&self, now: f64) -> bool {
-        self.has_joined && self.machine.dies.is_none_or(|dies| now < dies)
+        self.machine.joins <= now && self.machine.dies.is_none_or(|dies| now < dies)
+    }
+
+    /// How many packets of a train of `count` that ends now are sent after it came.
+    fn rest(&self, count: u16, now: f64, rate: f64) -> u16 {
+        if self.has_joined { count } else { count.min(((now - self.machine.joins) * rate) as u16) }
     }
 
     fn is_waited_for(&self) -> bool {
@@ -218,11 +223,13 @@ impl<'a> Room<'a> {
             client.write(now);
             let wait = if !client.has_joined || restarts.is_some() {
                 client.has_joined = true;
-                client.disk.clear();
-                client.done = None;
-                let has = client.written.clone();
-                client.receiver = Receiver::new(self.symbols.clone(), has.clone(), self.scene.room);
-                self.sender.join(slot, has, self.scene.room, at);
+                if restarts.is_some() {
+                    client.disk.clear();
+                    client.done = None;
+                    let (symbols, has) = (self.symbols.clone(), client.written.clone());
+                    client.receiver = Receiver::new(symbols, has, self.scene.room);
+                }
+                self.sender.join(slot, client.written.clone(), self.scene.room, at);
                 period * self.rng.f64()
             } else if client.hears(now) {
                 let status = client.receiver.status();
@@ -267,7 +274,8 @@ impl<'a> Room<'a> {
             }
             client.write(self.now);
             let burst = if self.rng.f64() < client.machine.bursts { train.count / 4 } else { 0 };
-            let left = train.count - burst;
+            let all = client.rest(train.count, self.now, self.scene.rate);
+            let left = all.saturating_sub(burst);
             let came = left - lost(&mut self.rng, left, client.machine.loss);
             client.receiver.hear(train.last(), train.begun, u32::from(came));
             client.take(train, came, self.now);

@@ -41,8 +41,8 @@ fn client(server: &Server, has: &[u32], room: u32) -> Result<Duration> {
         blocks.add(*block);
     }
     let listener = Listener::new(server.terms().clone())?;
-    let client = listener.start(server.join(), lengths, blocks, room)?;
     let began = Instant::now();
+    let client = listener.start(server.join(), lengths, blocks, room)?;
     for _ in has.len()..BLOCKS as usize {
         let came = client.next(PATIENCE)?;
         let (number, block) = came.ok_or_else(|| anyhow::anyhow!("nothing came"))?;
@@ -126,8 +126,8 @@ mod only_all {
         ("8, 1 % lost, two come when half is over", 8, 10, (2, 3000)),
     ];
 
-    /// What was sent, of the image, and how long each client took, in seconds.
-    fn real(machines: &[Machine], lost: u32) -> Result<(f64, Vec<f64>)> {
+    /// What was sent, of the image, when each client had joined, and how long it took from then, in seconds.
+    fn real(machines: &[Machine], lost: u32) -> Result<(f64, Vec<f64>, Vec<f64>)> {
         network::own()?;
         network::switch()?;
         let neighbours = (0..machines.len())
@@ -141,7 +141,8 @@ mod only_all {
             })
             .collect::<Result<Vec<_>>>()?;
         let server = Server::start(Arc::new(Known(BLOCKS)), HERE, CABLE)?;
-        let times = std::thread::scope(|scope| {
+        let began = Instant::now();
+        let ended = std::thread::scope(|scope| {
             let clients: Vec<_> = machines
                 .iter()
                 .zip(&neighbours)
@@ -150,7 +151,8 @@ mod only_all {
                     scope.spawn(move || {
                         neighbour.enter()?;
                         std::thread::sleep(Duration::from_secs_f64(machine.joins));
-                        client(server, &[], ROOM)
+                        let took = client(server, &[], ROOM)?;
+                        Ok((took, began.elapsed()))
                     })
                 })
                 .collect();
@@ -160,7 +162,12 @@ mod only_all {
                 .collect::<Result<Vec<_>>>()
         })?;
         let sent = server.sent().packets as f64 / image() as f64;
-        Ok((sent, times.iter().map(Duration::as_secs_f64).collect()))
+        let first = ended.iter().map(|(took, end)| *end - *took).min().unwrap_or_default();
+        let one = |(took, end): &(Duration, Duration)| {
+            ((*end - *took - first).as_secs_f64(), took.as_secs_f64())
+        };
+        let (joined, times) = ended.iter().map(one).unzip();
+        Ok((sent, joined, times))
     }
 
     fn mean(of: impl ExactSizeIterator<Item = f64>) -> f64 {
@@ -181,7 +188,12 @@ mod only_all {
                 joins: if at + late < count { 0.0 } else { joins as f64 / 1000.0 },
                 ..SOUND
             };
-            let machines: Vec<Machine> = (0..count).map(machine).collect();
+            let mut machines: Vec<Machine> = (0..count).map(machine).collect();
+            let (really_sent, joined, times) = real(&machines, lost)?;
+            // Threads do not begin at the same moment.
+            for (machine, joined) in machines.iter_mut().zip(joined) {
+                machine.joins = joined;
+            }
             let rate = CABLE as f64 / PACKET as f64;
             let scene = |seed| Scene { blocks: BLOCKS, rate, room: ROOM, seed };
             let played: Vec<Outcome> = (0..9).map(|seed| play(&scene(seed), &machines)).collect();
@@ -190,7 +202,6 @@ mod only_all {
                 mean(outcome.times.iter().map(|time| time.unwrap_or(f64::INFINITY)))
             };
             let time = mean(played.iter().map(one)) * scene(0).ideal();
-            let (really_sent, times) = real(&machines, lost)?;
             let really = mean(times.into_iter());
             println!("| {name} | {sent:.3} | {really_sent:.3} | {time:.2} s | {really:.2} s |");
             if (really_sent / sent - 1.0).abs() > 0.01 || (really / time - 1.0).abs() > 0.05 {
