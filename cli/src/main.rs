@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     if std::env::args_os().len() < 2 {
         return if tui::usable() { ExitCode::from(tui::run().code()) } else { short_help() };
     }
-    let cli = match args::config::parse(std::env::args_os().collect()) {
+    let mut cli = match args::config::parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -43,6 +43,7 @@ fn main() -> ExitCode {
             output::talk("warning: signals are not handled");
         }
     }
+    cli.global.repo = cli.global.repo.take().map(network::known);
     let progress = Progress::new(&cli.global, interrupted);
     let ended = cmd::run(&cli, &progress);
     progress.finish();

@@ -1,22 +1,54 @@
 //! Network interfaces of a machine that the live system runs on, where nobody but us looks after them.
 
 use std::fs;
+use std::io::{self, ErrorKind, IsTerminal};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use image_core::error::Error;
 use image_core::exec::real::Machine;
 use image_core::exec::{Call, Runner};
 use image_core::repo::{Location, Repository};
 use live_iso::boot;
 
+use crate::output;
+
 /// What udhcpc runs when it was given an address.
 const SCRIPT: &str = "/usr/lib/keiki/dhcp";
+
+/// The variable that has the code of a private repository.
+const CODE: &str = "KEIKI_CODE";
 
 /// What the repository of a server is called there.
 pub const REPOSITORY: &str = "repo";
 
 /// How long a server may take to be reached: the port of a switch may say nothing for 50 s after the cable is plugged in.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Whether a server gives nothing to whom it does not know.
+pub fn wants_login(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. }
+        if source.kind() == ErrorKind::PermissionDenied && source.raw_os_error().is_none())
+}
+
+/// A repository as who knows its code reaches it: from KEIKI_CODE, or from a person, where there is one and its server asks for it.
+pub fn known(place: Location) -> Location {
+    let Location::Http(address) = &place else { return place };
+    if address.has_login() {
+        return place;
+    }
+    let asked = || {
+        let is_person = io::stdin().is_terminal() && io::stderr().is_terminal();
+        let files = place.files().ok().filter(|_| is_person)?;
+        Repository::exists(files.as_ref()).err().filter(wants_login)?;
+        output::talk(&format!("{place} is private. Its code (see `keiki serve status`):"));
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).ok()?;
+        Some(line.trim().to_owned()).filter(|code| !code.is_empty())
+    };
+    let code = std::env::var(CODE).ok().or_else(asked);
+    code.map_or_else(|| place.clone(), |code| Location::Http(address.with_login("keiki", &code)))
+}
 
 /// The interfaces, switched on.
 pub fn interfaces() -> Vec<String> {
@@ -77,6 +109,8 @@ pub fn reach() -> Result<Location> {
         }
         let failed = match Repository::exists(server.files()?.as_ref()) {
             Ok(true) => return Ok(server),
+            // It answers, and asks who this is.
+            Err(error) if wants_login(&error) => return Ok(server),
             Ok(false) => "there are no images there".to_owned(),
             Err(error) => error.to_string(),
         };

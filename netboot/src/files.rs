@@ -80,6 +80,51 @@ pub trait Answers: Send + Sync + Debug {
     fn answer(&self, question: &Question<'_>) -> Option<Made>;
 }
 
+/// Why somebody is not let in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Closed {
+    /// He knows no secret.
+    Unknown,
+    /// Too many wrong ones were tried just now.
+    Later,
+}
+
+/// Who may fetch what is below a folder.
+pub trait Door: Send + Sync + Debug {
+    /// Lets in who knows this secret, or not.
+    ///
+    /// # Errors
+    /// Why not.
+    fn open(&self, secret: Option<&str>) -> std::result::Result<(), Closed>;
+}
+
+/// What a client does with a file that it writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change<'a> {
+    /// Adds bytes at its end, which is `at`; none at 0 make it.
+    Append {
+        /// In bytes.
+        at: u64,
+        /// Some more.
+        bytes: &'a [u8],
+    },
+    /// Gives it its place.
+    Finish {
+        /// The name there.
+        to: &'a str,
+    },
+    /// Removes it.
+    Delete,
+}
+
+/// What takes files.
+pub trait Takes: Send + Sync + Debug {
+    /// Whether who knows this secret may write anything; asked before what he sends is read.
+    fn knows(&self, secret: &str) -> bool;
+    /// The answer to who wants to change the file `name`.
+    fn take(&self, secret: &str, name: &str, change: Change<'_>) -> Made;
+}
+
 /// What there is to be fetched. Nothing else exists for a client, whatever path it asks for.
 #[derive(Default, Debug)]
 pub struct Files {
@@ -87,6 +132,8 @@ pub struct Files {
     folders: Vec<Folder>,
     /// Each with what stands before its names.
     answers: Vec<(String, Arc<dyn Answers>)>,
+    doors: Vec<(String, Arc<dyn Door>)>,
+    takes: Vec<(String, Arc<dyn Takes>)>,
 }
 
 impl Files {
@@ -112,6 +159,34 @@ impl Files {
     /// Adds what answers to names below the folder `name`, or to any where that is empty; only HTTP asks for them.
     pub fn add_answers(&mut self, name: &str, answers: Arc<dyn Answers>) {
         self.answers.push((name.to_owned(), answers));
+    }
+
+    /// Puts a door before what is below the folder `name`; over HTTP, and nothing else gives what is there.
+    pub fn add_door(&mut self, name: &str, door: Arc<dyn Door>) {
+        self.doors.push((name.to_owned(), door));
+    }
+
+    /// Adds what takes files below the folder `name`.
+    pub fn add_takes(&mut self, name: &str, takes: Arc<dyn Takes>) {
+        self.takes.push((name.to_owned(), takes));
+    }
+
+    /// Whether who knows this secret may fetch there.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn open(&self, asked: &str, secret: Option<&str>) -> std::result::Result<(), Closed> {
+        let Some(asked) = plain(asked) else { return Ok(()) };
+        let mut doors = self.doors.iter().filter(|(folder, _)| below(&asked, folder).is_some());
+        doors.try_for_each(|(_, door)| door.open(secret))
+    }
+
+    /// What takes files there, and the name in it.
+    pub fn taking(&self, asked: &str) -> Option<(Arc<dyn Takes>, String)> {
+        let asked = plain(asked)?;
+        self.takes.iter().find_map(|(folder, takes)| {
+            Some((Arc::clone(takes), below(&asked, folder)?.to_owned()))
+        })
     }
 
     /// The answer to what a client asked.
@@ -140,14 +215,19 @@ impl Files {
     pub fn opened(&self, asked: &str) -> Option<File> {
         let asked = plain(asked)?;
         let (folder, rest) = self.folders.iter().find_map(|folder| {
-            let rest = asked.strip_prefix(&folder.name)?;
-            let rest = if rest.is_empty() { "." } else { rest.strip_prefix('/')? };
-            Some((folder, rest))
+            let rest = below(&asked, &folder.name)?;
+            Some((folder, if rest.is_empty() { "." } else { rest }))
         })?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         openat2(&folder.descriptor, rest, flags, Mode::empty(), inside).ok().map(File::from)
     }
+}
+
+/// What of a name is below a folder; nothing where it is the folder.
+fn below<'a>(name: &'a str, folder: &str) -> Option<&'a str> {
+    let rest = name.strip_prefix(folder)?;
+    if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') }
 }
 
 /// A path as it is asked for, as a name; none where it leads upwards, which no boot loader asks for.

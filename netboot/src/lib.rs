@@ -1,7 +1,7 @@
 //! Boot services in one process: what a machine asks for between its power button and its kernel.
 //!
 //! Answers: requests of PXE and HTTP boot firmware and of the boot loaders behind it, on one interface, by DHCP or beside
-//! another DHCP server (proxyDHCP), TFTP and HTTP, all from the same [`files::Files`]. Refuses: to write anything, to serve
+//! another DHCP server (proxyDHCP), TFTP and HTTP, all from the same [`files::Files`]. Refuses: to write what no order asked for, to serve
 //! what is not in there, and to hand out addresses where another server does.
 //!
 //! - [`dhcp`] addresses and names of boot files. - [`tftp`], [`http`] the files. - [`files`] what there is to be fetched.

@@ -139,7 +139,8 @@ pub struct World {
     pub bench: Bench,
     /// The server.
     pub site: Site,
-    machines: Vec<Neighbour>,
+    /// The machines.
+    pub machines: Vec<Neighbour>,
 }
 
 /// The call that serves the image of a [`World`], with more options.
@@ -150,6 +151,23 @@ pub fn serve(bench: &Bench, options: &[&str]) -> Call {
     call
 }
 
+/// Makes a disk with a filesystem of this name, whose bytes no other one has.
+///
+/// # Errors
+/// A tool fails.
+pub fn make_disk(bench: &Bench, disk: &Path, name: &str) -> Result<()> {
+    let (part, files) = (bench.path("part"), bench.path(&format!("files-{name}")));
+    fs::create_dir(&files)?;
+    let mut bytes = vec![0; 12 << 20];
+    blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut bytes);
+    fs::write(files.join("file"), bytes)?;
+    filesystem::ext4(&part, SIZE - Bytes::mib(2), [name, &filesystem::uuid()?], &files)?;
+    sparse::create(disk, SIZE)?;
+    run!("sgdisk", format!("-n1:2048:+{}K", (SIZE - Bytes::mib(2)).units(Bytes::KIB)), disk)?;
+    sparse::copy(&part, Extent::first(SIZE - Bytes::mib(2)), disk, Bytes::MIB)?;
+    Ok(())
+}
+
 impl World {
     /// A room with so many machines, which are off.
     ///
@@ -157,16 +175,8 @@ impl World {
     /// A tool fails.
     pub fn new(machines: u8, options: &[&str]) -> Result<Self> {
         let bench = Bench::new()?;
-        let (disk, files) = (bench.path("disk"), bench.path("files"));
-        fs::create_dir(&files)?;
-        let mut bytes = vec![0; 12 << 20];
-        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
-        fs::write(files.join("file"), bytes)?;
-        let part = bench.path("part");
-        filesystem::ext4(&part, SIZE - Bytes::mib(2), ["lab", &filesystem::uuid()?], &files)?;
-        sparse::create(&disk, SIZE)?;
-        run!("sgdisk", format!("-n1:2048:+{}K", (SIZE - Bytes::mib(2)).units(Bytes::KIB)), &disk)?;
-        sparse::copy(&part, Extent::first(SIZE - Bytes::mib(2)), &disk, Bytes::MIB)?;
+        let disk = bench.path("disk");
+        make_disk(&bench, &disk, "lab")?;
         bench.save("lab", std::slice::from_ref(&disk))?;
         let answers =
             "image = \"lab\"\ncountdown = 5\nrepair = false\nthen = \"menu\"\n\n[[disk]]\n";

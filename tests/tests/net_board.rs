@@ -4,7 +4,7 @@
 
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use keiki_tests::browser::Browser;
@@ -173,5 +173,36 @@ fn net_a_browser_types_and_clicks() -> Result<()> {
     ensure!(browser.first("table").is_err(), "there is none");
     let nobody = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     ensure!(browser.open(&format!("http://{nobody}/")).is_err(), "nobody listens there");
+    Ok(())
+}
+
+/// A machine that somebody has set up is saved from the page, and waits again.
+#[test]
+fn net_an_administrator_saves_a_machine() -> Result<()> {
+    let world = World::new(1, &[])?;
+    site::make_disk(&world.bench, &world.target(0), "golden")?;
+    let browser = Browser::new()?;
+    browser.open(&world.site.board)?;
+    let agent = world.agent(0, &world.site.key)?;
+    browser.wait("#machines", PATIENCE, |text| text.contains("waits for your word"))?;
+    let answers = "window.prompt = (text, name) => (window.wasAsked = text, arguments[0])";
+    browser.run(answers, &json!(["not a name"]))?;
+    press(&browser, "10.77.0.100", "Save")?;
+    browser.wait("#note", PATIENCE, |text| text.contains("no name of an image"))?;
+    browser.run(answers, &json!(["golden"]))?;
+    press(&browser, "10.77.0.100", "Save")?;
+    browser.wait("#sum", PATIENCE, |text| text.contains("1 at work"))?;
+    browser.wait("#machines", PATIENCE, |text| text.contains("it was saved as golden"))?;
+    pictures(&browser, "saved")?;
+    let asked = browser.run("return window.wasAsked", &json!([]))?;
+    ensure!(asked.as_str().is_some_and(|text| text.contains("nothing is changed")), "{asked}");
+    let (ended, said) = site::end(agent)?;
+    ensure!(ended == Some(0), "{ended:?} {said}");
+    // The next question has it among the images.
+    let began = Instant::now();
+    while !browser.run("return images.join(' ')", &json!([]))?.to_string().contains("golden@") {
+        ensure!(began.elapsed() < PATIENCE, "it cannot be chosen");
+        std::thread::sleep(Duration::from_millis(300));
+    }
     Ok(())
 }

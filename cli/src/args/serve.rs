@@ -65,6 +65,9 @@ pub struct Serve {
     /// So many Mbit/s, and no more, are sent by multicast [default: 95 % of the interface's speed, 950 at most]
     #[arg(long, value_name = "MBIT", requires = "image", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub rate: Option<u64>,
+    /// Give images only to machines that carry out an order, and to who knows a code, which is printed
+    #[arg(long, requires = "image")]
+    pub private: bool,
     /// Boot no machines: they run the recovery disc, or any Linux with keiki
     #[arg(long, requires = "image", conflicts_with_all = ["dhcp_range", "prepare"])]
     pub no_boot: bool,

@@ -103,7 +103,11 @@ pub fn message(error: &anyhow::Error) -> String {
             break;
         }
     }
-    let denied = |error: &Error| matches!(error, Error::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied);
+    // A server that refuses says so by itself.
+    let denied = |error: &Error| {
+        matches!(error, Error::Io { source, .. }
+            if source.kind() == ErrorKind::PermissionDenied && source.raw_os_error().is_some())
+    };
     let hint = if error.downcast_ref().is_some_and(denied) { "; try it as root" } else { "" };
     parts.join(": ") + hint
 }

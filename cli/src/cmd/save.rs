@@ -8,7 +8,7 @@ use anyhow::Context;
 use image_core::exec::real::Machine;
 use image_core::extent::Extent;
 use image_core::image::manifest::Root;
-use image_core::repo::{ImageInfo, Repository, Saver, host_name};
+use image_core::repo::{ImageInfo, Location, Repository, Saver, host_name};
 use image_core::save::fill::{self, Filled, Old};
 use image_core::save::{self, Firmware, Request, Saved};
 use image_core::survey::Wishes;
@@ -28,10 +28,13 @@ use crate::output::{self, holes, progress::Progress};
 /// Any: then there is no image.
 pub fn run(global: &Global, args: &Save, progress: &Progress) -> anyhow::Result<Exit> {
     let began = Instant::now();
-    let path = repository_location(global)?.writable()?;
+    let place = repository_location(global)?;
+    place.takes_images()?;
+    // A server looks after its own space.
+    let path = place.folder();
     let purpose = match &args.fill {
         Some(_) => source::Purpose::Fill(path),
-        None => source::Purpose::Copy(Some(path)),
+        None => source::Purpose::Copy(path),
     };
     // An image that is not there ends it before a disk is touched.
     let filled =
@@ -44,7 +47,10 @@ pub fn run(global: &Global, args: &Save, progress: &Progress) -> anyhow::Result<
         Some(filling) => filling.repo.clone(),
         None => {
             source::tell(&survey, global, progress);
-            open_or_create(path, global.quiet, progress)?
+            match path {
+                Some(path) => open_or_create(path, global.quiet, progress)?,
+                None => place.open()?,
+            }
         }
     };
     let request = Request {
@@ -58,10 +64,10 @@ pub fn run(global: &Global, args: &Save, progress: &Progress) -> anyhow::Result<
     };
     let (saved, filled) = match &filled {
         Some(filling) => {
-            let (saved, filled) = filling.run(&survey, path, &request, global, progress)?;
+            let (saved, filled) = filling.run(&survey, place, &request, global, progress)?;
             (saved, Some((filling, filled)))
         }
-        None => (whole(&survey, &repo, path, &request, progress)?, None),
+        None => (whole(&survey, &repo, place, &request, progress)?, None),
     };
     progress.finish();
     let seconds = began.elapsed().as_secs_f64();
@@ -103,20 +109,25 @@ fn tell(
 fn whole(
     survey: &Survey,
     repo: &Repository,
-    path: &Path,
+    place: &Location,
     request: &Request,
     progress: &Progress,
 ) -> anyhow::Result<Saved> {
-    let saver = saver(repo, path, progress)?;
+    let saver = saver(repo, place, progress)?;
     let needed =
         save::estimate(survey, &saver, request, progress).context("there is no new image")?;
-    room_for(needed, path)?;
+    room_in(needed, place)?;
     save::save(survey, saver, request, progress)
         .context("there is no new image; the next save uses what was stored")
 }
 
-fn saver(repo: &Repository, path: &Path, progress: &Progress) -> anyhow::Result<Saver> {
-    repo.saver(progress).with_context(|| format!("nothing was saved into {}", path.display()))
+fn saver(repo: &Repository, place: &Location, progress: &Progress) -> anyhow::Result<Saver> {
+    repo.saver(progress).with_context(|| format!("nothing was saved into {place}"))
+}
+
+/// A folder has to have so much space; a server says when it has no more.
+fn room_in(needed: Bytes, place: &Location) -> anyhow::Result<()> {
+    place.folder().map_or(Ok(()), |path| room_for(needed, path))
 }
 
 /// An image with holes that are read again.
@@ -137,7 +148,7 @@ impl Filling {
     fn run(
         &self,
         survey: &Survey,
-        path: &Path,
+        place: &Location,
         request: &Request,
         global: &Global,
         progress: &Progress,
@@ -153,8 +164,8 @@ impl Filling {
                 self.image.record.created
             ));
         }
-        let saver = saver(&self.repo, path, progress)?;
-        room_for(self.root.unreadable_bytes(), path)?;
+        let saver = saver(&self.repo, place, progress)?;
+        room_in(self.root.unreadable_bytes(), place)?;
         save::fill(saver, (old, &sources), request, progress)
             .context("there is no new image; the one that was to be filled is as it was")
     }

@@ -53,10 +53,10 @@ pub fn find(text: &str) -> Result<Named, Error> {
 pub enum Purpose<'a> {
     /// Only to be looked at: they may be in use.
     Look,
-    /// To be copied; into this repository, where there is one.
+    /// To be copied; into this repository, where there is one and it is a folder.
     Copy(Option<&'a Path>),
-    /// To be read where an image in this repository has holes: with more patience.
-    Fill(&'a Path),
+    /// To be read where an image has holes, with more patience; in this repository, where that is a folder.
+    Fill(Option<&'a Path>),
 }
 
 /// Opens the sources for a survey.
@@ -74,8 +74,7 @@ pub fn open(
         let named = find(source)?;
         let into = match purpose {
             Purpose::Look => None,
-            Purpose::Copy(repository) => Some(repository),
-            Purpose::Fill(repository) => Some(Some(repository)),
+            Purpose::Copy(repository) | Purpose::Fill(repository) => Some(repository),
         };
         if let Some(repository) = into {
             claim::source_in_use(&named.path, repository)?;

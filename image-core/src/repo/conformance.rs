@@ -3,11 +3,12 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
+use super::guest::Drafts;
 use super::http::server::Server;
-use super::read::{Read, is_missing};
-use super::write::{Session, Write};
+use super::read::{FileInfo, Read, is_missing};
+use super::write::{Append, Session, Write};
 use super::{Address, Http, ImageInfo, Local, Memory, Repository, sample};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::extent::Extent;
 use crate::report::Quiet;
 use crate::units::Bytes;
@@ -25,6 +26,58 @@ fn on_every_place(test: impl Fn(Arc<dyn Write>, Arc<dyn Read>)) {
     let server = Server::new(folder.path(), |_| None);
     let address = Address::of(&server.address()).unwrap();
     test(Arc::new(Local::new(folder.path())), Arc::new(Http::new(&address).unwrap()));
+    let folder = tempfile::tempdir().unwrap();
+    let local = Local::new(folder.path());
+    let server = Server::new(folder.path(), |_| None);
+    server.take(Drafts::new(Arc::new(local.clone())));
+    let address = Address::of(&server.address()).unwrap();
+    let written = Arc::new(Written(local, Http::new(&address).unwrap()));
+    test(written.clone(), written);
+}
+
+/// What a server takes, but for its folders: a repository is made where it is kept.
+struct Written(Local, Http);
+
+impl Read for Written {
+    fn location(&self) -> String {
+        self.1.location()
+    }
+
+    fn get(&self, path: &str, max: Bytes) -> Result<Vec<u8>> {
+        self.1.get(path, max)
+    }
+
+    fn range(&self, path: &str, range: Extent) -> Result<Vec<u8>> {
+        self.1.range(path, range)
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<FileInfo>> {
+        // Without the file that makes it a repository the list of a web server is not believed.
+        if self.0.get("keiki", MAX).is_ok() { self.1.list(folder) } else { self.0.list(folder) }
+    }
+}
+
+impl Write for Written {
+    fn create(&self, path: &str) -> Result<Box<dyn Append>> {
+        self.1.create(path)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        self.1.rename(from, to)
+    }
+
+    fn delete(&self, path: &str) -> Result<()> {
+        self.1.delete(path)
+    }
+
+    fn make_folder(&self, folder: &str) -> Result<()> {
+        assert!(matches!(self.1.make_folder(folder), Err(Error::Refused(_))));
+        self.0.make_folder(folder)
+    }
+
+    fn flush_folder(&self, folder: &str) -> Result<()> {
+        self.1.flush_folder(folder)
+    }
 }
 
 fn with_folders(files: &Arc<dyn Write>) -> Session {

@@ -246,10 +246,13 @@ pub(super) fn list_packs(files: &dyn Read) -> Result<Vec<PackFile>> {
 
 /// Reads and checks a pack's trailer; errors name the pack.
 pub(super) fn read_trailer(files: &dyn Read, pack: PackFile) -> Result<Trailer> {
-    let path = pack_path(pack.name);
-    let last = |length: Bytes| {
-        files.range(&path, Extent::new(pack.size.saturating_sub(length), pack.size))
-    };
+    read_trailer_at(files, &pack_path(pack.name), pack)
+}
+
+/// The same where the pack has another path.
+pub(super) fn read_trailer_at(files: &dyn Read, path: &str, pack: PackFile) -> Result<Trailer> {
+    let last =
+        |length: Bytes| files.range(path, Extent::new(pack.size.saturating_sub(length), pack.size));
     let read = || {
         let mut tail = last(TAIL)?;
         if let Some((_, footer)) = tail.split_last_chunk::<FOOTER>() {
@@ -260,7 +263,7 @@ pub(super) fn read_trailer(files: &dyn Read, pack: PackFile) -> Result<Trailer> 
         }
         parse_tail(pack.name, &tail, pack.size)
     };
-    read().map_err(|error| error.on(&path))
+    read().map_err(|error| error.on(path))
 }
 
 /// Whether an error is about these bytes, not about the way to the repository: a file that is gone or too

@@ -13,7 +13,7 @@ use crate::repo::{Address, Http, Local, Read, Repository};
 pub enum Location {
     /// A folder of this machine, which need not exist.
     Folder(PathBuf),
-    /// A folder on a web server, which is only read.
+    /// A folder on a web server, which is only read, unless the server has given an order to write there.
     Http(Address),
 }
 
@@ -38,6 +38,17 @@ impl Location {
         })
     }
 
+    /// Whether images can be saved there: into a folder, and by order of a server.
+    ///
+    /// # Errors
+    /// `Refused` where they cannot.
+    pub fn takes_images(&self) -> Result<()> {
+        match self {
+            Self::Http(address) if address.is_written() => Ok(()),
+            _ => self.writable().map(drop),
+        }
+    }
+
     /// The files there.
     ///
     /// # Errors
@@ -56,6 +67,9 @@ impl Location {
     pub fn open(&self) -> Result<Repository> {
         match self {
             Self::Folder(path) => Repository::open(Arc::new(Local::new(path))),
+            Self::Http(address) if address.is_written() => {
+                Repository::open(Arc::new(Http::new(address)?))
+            }
             Self::Http(_) => Repository::open_read_only(self.files()?),
         }
     }

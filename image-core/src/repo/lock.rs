@@ -33,10 +33,10 @@ const STALE: Duration = Duration::from_secs(30 * 60);
 const TORN: Duration = Duration::from_secs(60);
 
 /// How the name of a lock's draft begins: of a session that has no lock yet.
-const DRAFT: &str = "lock-";
+pub const DRAFT: &str = "lock-";
 
 /// The largest lock that a reader takes.
-const MAX_LOCK: Bytes = Bytes::kib(16);
+pub const MAX_LOCK: Bytes = Bytes::kib(16);
 
 const ATTEMPTS: u64 = 3;
 
@@ -48,6 +48,11 @@ pub enum LockKind {
     Shared,
     /// Removes or rewrites what others may rely on; alone.
     Exclusive,
+}
+
+/// Whether this is a lock that goes together with others like it.
+pub fn is_shared(bytes: &[u8]) -> Result<bool> {
+    Ok(Holder::parse(bytes)?.kind == LockKind::Shared)
 }
 
 /// Who holds a lock; the file's content.

@@ -7,7 +7,8 @@
 //!
 //! - `location.rs` where, as a person names it
 //! - `read.rs` `write.rs` what is asked of a place for files; drafts · `local.rs` `memory.rs` such places ·
-//!   `http/` one that is only read
+//!   `http/` one that is only read, or written by who has an order
+//! - `guest.rs` what somebody else may write here, piece by piece
 //! - `lock.rs` who else works here · `catalog.rs` the list for places that cannot list
 //! - `index.rs` known chunks by the trailers · `locations.rs` where a table's chunks lie
 //! - `images.rs` images by name · `census.rs` `usage.rs` what they need and take · `save.rs` a save's side of it
@@ -23,6 +24,7 @@ mod census;
 mod check;
 mod copy;
 mod feed;
+mod guest;
 mod http;
 mod images;
 mod index;
@@ -65,7 +67,8 @@ use serde::{Deserialize, Serialize};
 pub use check::{CheckOptions, CheckReport};
 pub use copy::{Copied, CopiedImage, Copier, CopyOptions};
 pub use feed::{ChunkFeed, Delivery, Lost, PackFeed, WantSet};
-pub use http::{Address, Http, listed_names};
+pub use guest::{Guest, MAX_PIECE, status as guest_status};
+pub use http::{Address, Http, ORDERED, listed_names};
 pub use images::{ImageInfo, Images};
 pub use local::Local;
 pub use location::Location;

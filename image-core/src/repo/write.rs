@@ -23,6 +23,10 @@ pub trait Write: Read {
     fn make_folder(&self, folder: &str) -> Result<()>;
     /// Makes the names in a folder durable; the empty path is the repository's own folder.
     fn flush_folder(&self, folder: &str) -> Result<()>;
+    /// What the names of sessions begin with that write here.
+    fn prefix(&self) -> String {
+        String::new()
+    }
 }
 
 /// A file that is being written.
@@ -43,7 +47,9 @@ pub struct Session {
 impl Session {
     /// A session with a name of its own.
     pub fn new(files: Arc<dyn Write>) -> Self {
-        Self { files, name: Uuid::new_v4().simple().to_string(), used: AtomicU64::new(0) }
+        let mut name = files.prefix();
+        name.extend(Uuid::new_v4().simple().to_string().chars().skip(name.len()));
+        Self { files, name, used: AtomicU64::new(0) }
     }
 
     /// The place it writes to.
@@ -87,7 +93,7 @@ pub(super) fn session_of(name: &str) -> &str {
     name.split('.').next().unwrap_or_default()
 }
 
-fn folder_of(path: &str) -> &str {
+pub(super) fn folder_of(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 

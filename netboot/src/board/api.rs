@@ -36,6 +36,26 @@ struct Put {
     group: Option<Group>,
 }
 
+/// What a machine is saved as.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    /// The name of the image.
+    name: String,
+}
+
+/// The name that is posted, if an image may be called so (docs/FORMAT.md).
+fn image_name(posted: &[u8]) -> Result<String, String> {
+    let Saved { name } = serde_json::from_slice(posted).map_err(|error| error.to_string())?;
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=64).contains(&name.len()) && name.bytes().all(fits) {
+        return Ok(name);
+    }
+    Err(format!(
+        "{name:?} is no name of an image: 1 to 64 letters, digits, dots, underscores and hyphens"
+    ))
+}
+
 /// Answers what stands behind `api/`, and `metrics`.
 pub(super) fn answer(board: &Board, question: &Question<'_>) -> Option<Made> {
     let name = question.name;
@@ -156,6 +176,10 @@ fn of_machine(
         "restore" => {
             let wish = allowed(site, id, read(posted)?).map_err(|why| Made::said(400, &why))?;
             site.change(|list| list.let_in(id, &wish))
+        }
+        "save" => {
+            let name = image_name(posted).map_err(|why| Made::said(400, &why))?;
+            site.change(|list| list.call_to_save(id, &name))
         }
         "stop" => site.change(|list| list.stop(id)),
         "forget" => site.change(|list| list.forget(id)),

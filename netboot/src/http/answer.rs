@@ -9,6 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
@@ -20,15 +22,15 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_stream::StreamExt;
 use tokio_util::io::ReaderStream;
 
-use super::page;
 use super::range::{self, Part};
+use super::{page, taken};
 use crate::event::{Event, Events, What};
-use crate::files::{Files, Made, Question};
+use crate::files::{Closed, Files, Made, Question};
 
 /// What is read of a file of this machine at once, in bytes.
 const PIECE: usize = 32 << 10;
 
-type Answer = Response<BoxBody<Bytes, io::Error>>;
+pub(super) type Answer = Response<BoxBody<Bytes, io::Error>>;
 
 /// What a request asks for.
 #[derive(Debug)]
@@ -36,12 +38,13 @@ pub(super) struct Asked {
     client: Option<Ipv4Addr>,
     method: Method,
     path: Option<String>,
+    query: Option<String>,
     headers: HeaderMap,
 }
 
 /// The longest that is taken of what a client says, and for how long it may say it.
 const LONGEST: usize = 64 << 10;
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Asked {
     /// Takes it from a request; nothing of its body is read.
@@ -51,6 +54,7 @@ impl Asked {
             client,
             method: request.method().clone(),
             path: path.ok().map(|path| path.into_owned()),
+            query: request.uri().query().map(str::to_owned),
             headers: request.headers().clone(),
         }
     }
@@ -60,6 +64,34 @@ impl Asked {
         let token =
             self.header(header::AUTHORIZATION).and_then(|text| text.strip_prefix("Bearer "));
         Question { name: path, posted, token, client: self.client }
+    }
+
+    pub(super) fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// What stands behind the `?`.
+    pub(super) fn query(&self) -> &str {
+        self.query.as_deref().unwrap_or_default()
+    }
+
+    /// Whether it wants to change a file.
+    fn is_change(&self) -> bool {
+        let is_named = self.method == Method::POST && self.query.is_some();
+        is_named || [Method::PUT, Method::DELETE].contains(&self.method)
+    }
+
+    /// The secret that it knows: a token (RFC 6750), or a password, whoever the user is (RFC 7617).
+    pub(super) fn secret(&self) -> Option<String> {
+        let (scheme, rest) = self.header(header::AUTHORIZATION)?.split_once(' ')?;
+        match scheme {
+            "Bearer" => Some(rest.to_owned()),
+            "Basic" => {
+                let login = String::from_utf8(STANDARD.decode(rest).ok()?).ok()?;
+                login.split_once(':').map(|(_, password)| password.to_owned())
+            }
+            _ => None,
+        }
     }
 
     fn header(&self, name: HeaderName) -> Option<&str> {
@@ -87,6 +119,15 @@ pub(super) async fn answer(
     files: Arc<Files>,
     events: Events,
 ) -> Result<Answer, Infallible> {
+    let path = asked.path.clone().unwrap_or_default();
+    if asked.is_change()
+        && let Some(taking) = files.taking(&path)
+    {
+        return Ok(taken::answer(&asked, body, taking).await);
+    }
+    if let Err(closed) = files.open(&path, asked.secret().as_deref()) {
+        return Ok(refused(closed));
+    }
     if asked.method == Method::POST
         && let Some(answer) = posted(&asked, body, &files).await
     {
@@ -97,7 +138,6 @@ pub(super) async fn answer(
         answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Ok(answer);
     }
-    let path = asked.path.clone().unwrap_or_default();
     let answer = match files.stored(&path) {
         Some(file) => {
             let length = file.bytes.len();
@@ -182,8 +222,22 @@ async fn opened(asked: &Asked, path: &str, files: Arc<Files>) -> io::Result<Answ
     Ok(answer)
 }
 
+/// The answer to who is not let in.
+fn refused(closed: Closed) -> Answer {
+    let made = match closed {
+        Closed::Unknown => {
+            Made::said(401, "this repository is private: its code, or the order of a machine")
+        }
+        Closed::Later => Made::said(403, "too many wrong codes were tried; wait a minute"),
+    };
+    let mut answer = made_now(made).unwrap_or_else(|_| said(StatusCode::INTERNAL_SERVER_ERROR));
+    let realm = HeaderValue::from_static("Basic realm=\"keiki\"");
+    answer.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
+    answer
+}
+
 /// The answer that is another one the next time.
-fn made_now(Made { status, kind, bytes }: Made) -> io::Result<Answer> {
+pub(super) fn made_now(Made { status, kind, bytes }: Made) -> io::Result<Answer> {
     let length = bytes.len();
     let mut answer = Answer::new(whole(bytes));
     *answer.status_mut() = StatusCode::from_u16(status).map_err(io::Error::other)?;
@@ -247,7 +301,7 @@ fn whole(bytes: Bytes) -> BoxBody<Bytes, io::Error> {
 }
 
 /// An answer that has no more to say than its status.
-fn said(status: StatusCode) -> Answer {
+pub(super) fn said(status: StatusCode) -> Answer {
     let mut answer = Answer::new(whole(Bytes::new()));
     *answer.status_mut() = status;
     answer

@@ -1,16 +1,18 @@
 //! Files by HTTP (RFC 9110, RFC 9112), 1.1 and 1.0.
 //!
-//! Answers: `GET` and `HEAD` of files in memory and of folders of this machine, also of parts. Refuses: every other method,
-//! and to send several parts in one answer.
+//! Answers: `GET` and `HEAD` of files in memory and of folders of this machine, also of parts; takes files from who has a
+//! grant. Refuses: every other method, and to send several parts in one answer.
 //!
 //! Only so many connections are open at once, and each one takes little memory, however slowly its client reads. Who comes
 //! when all places are taken waits in the kernel's queue until somebody is done, or was silent for too long.
 //!
 //! - `answer` what a request is answered with. - `range` which part it asks for. - `page` the list of a folder.
+//! - `taken` files that come.
 
 mod answer;
 mod page;
 mod range;
+mod taken;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::sync::Arc;

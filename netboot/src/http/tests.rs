@@ -3,15 +3,15 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
 use super::{LIMITS, Limits, bind, serve_within};
 use crate::event::{Event, Events, What};
-use crate::files::Files;
+use crate::files::{Change, Closed, Door, Files, Made, Takes};
 
 struct Server {
     at: SocketAddr,
@@ -197,4 +197,112 @@ fn who_does_nothing_loses_its_place() {
         }
     }
     assert!(got > 64 << 20, "{got}");
+}
+
+/// Takes files from who knows the word, and gives what is before it to nobody else.
+#[derive(Debug, Default)]
+struct Guests(Mutex<Vec<String>>);
+
+impl Takes for Guests {
+    fn knows(&self, secret: &str) -> bool {
+        secret == "word"
+    }
+
+    fn take(&self, secret: &str, name: &str, change: Change<'_>) -> Made {
+        assert_eq!(secret, "word");
+        self.0.lock().unwrap().push(format!("{name} {change:?}"));
+        Made::json(&"taken")
+    }
+}
+
+impl Door for Guests {
+    fn open(&self, secret: Option<&str>) -> Result<(), Closed> {
+        match secret {
+            Some("word") => Ok(()),
+            Some("late") => Err(Closed::Later),
+            _ => Err(Closed::Unknown),
+        }
+    }
+}
+
+#[test]
+fn files_are_taken_from_who_may_and_given_to_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a"), "x").unwrap();
+    let guests = Arc::new(Guests::default());
+    let mut files = Files::default();
+    files.add("boot/vmlinuz", "y");
+    files.add_folder("repo", folder.path()).unwrap();
+    files.add_door("repo", guests.clone());
+    files.add_takes("repo", guests.clone());
+    let server = Server::new(files);
+    // "order:word", "order:wrong", ":late".
+    let [word, wrong, late] = ["b3JkZXI6d29yZA==", "b3JkZXI6d3Jvbmc=", "OmxhdGU="]
+        .map(|login| format!("Authorization: Basic {login}"));
+    let status = |line: &str, headers: &[&str]| {
+        let (head, _) = server.ask(line, headers);
+        head.split(' ').nth(1).unwrap().to_owned()
+    };
+    for (login, told) in [
+        (word.as_str(), "200"),
+        ("Authorization: Bearer word", "200"),
+        (&wrong, "401"),
+        (&late, "403"),
+        ("X: y", "401"),
+    ] {
+        for path in ["/repo/a", "//repo/./a", "/repo/", "/re%70o/a"] {
+            assert_eq!(status(&format!("GET {path}"), &[login]), told, "{path} {login}");
+            assert_eq!(status(&format!("HEAD {path}"), &[login]), told, "{path} {login}");
+        }
+        assert_eq!(status("GET /boot/vmlinuz", &[login]), "200");
+    }
+    assert!(has(&server.ask("GET /repo/a", &[]).0, "www-authenticate: basic realm=\"keiki\""));
+    for line in ["PUT /repo/tmp/a?at=0", "POST /repo/tmp/a?to=b", "DELETE /repo/a"] {
+        for login in [wrong.as_str(), &late, "X: y"] {
+            assert_eq!(status(line, &[login]), "401", "{line}");
+        }
+        assert_eq!(status(line, &[&word]), "200", "{line}");
+    }
+    for line in [
+        "PUT /repo/tmp/a",
+        "PUT /repo/tmp/a?at=x",
+        "PUT /repo/tmp/a?to=b",
+        "POST /repo/tmp/a?at=0",
+        "DELETE /repo/a?at=0",
+    ] {
+        assert_eq!(status(line, &[&word]), "400", "{line}");
+    }
+    for line in
+        ["PUT /boot/vmlinuz?at=0", "PUT /repo/../a?at=0", "DELETE /repo/%2e%2e/a", "POST /repo/a"]
+    {
+        assert_eq!(status(line, &[&word]), "405", "{line}");
+    }
+    let sends = |length: usize, sent: usize| {
+        let head = format!(
+            "PUT /repo/tmp/a?at=7 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{word}\r\nContent-Length: {length}\r\n\r\n"
+        );
+        let mut stream = TcpStream::connect(server.at).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        // It may hang up while we still talk.
+        drop(stream.write_all(&[head.as_bytes(), &vec![b'z'; sent]].concat()));
+        let mut said = Vec::new();
+        drop(stream.shutdown(std::net::Shutdown::Write));
+        drop(stream.read_to_end(&mut said));
+        String::from_utf8_lossy(&said).into_owned()
+    };
+    assert!(sends(1 << 20, 1 << 20).starts_with("HTTP/1.1 200"));
+    assert!(!sends((1 << 20) + 1, (1 << 20) + 1).starts_with("HTTP/1.1 2"));
+    assert!(!sends(9, 8).starts_with("HTTP/1.1 2"), "a piece that was cut off is none");
+    let taken = guests.0.lock().unwrap();
+    let names: Vec<&str> = taken.iter().map(|one| one.get(..25).unwrap_or(one)).collect();
+    assert_eq!(
+        names,
+        [
+            "tmp/a Append { at: 0, byte",
+            "tmp/a Finish { to: \"b\" }",
+            "a Delete",
+            "tmp/a Append { at: 7, byte"
+        ]
+        .map(|name| name.get(..25).unwrap_or(name))
+    );
 }

@@ -1,11 +1,12 @@
 //! The machines that a site knows, and what each is told. Pure: who calls has the clock, the sockets and the file.
 //!
 //! - `decided` what a person decides. - `later` what he decides for later. - `group` which machines belong together.
-//! - `starts` who starts from its own disk. - `waking` who is switched on.
+//! - `saves` whose disks become an image. - `starts` who starts from its own disk. - `waking` who is switched on.
 
 mod decided;
 mod group;
 mod later;
+mod saves;
 mod starts;
 mod waking;
 
@@ -22,6 +23,7 @@ use self::waking::Waking;
 use super::machine::{Disk, Machine};
 use super::order::Order;
 use super::talk::{Doing, Said};
+use crate::secret::{hex, random};
 
 /// So many machines are known; more would be somebody's joke.
 const MOST: usize = 1 << 12;
@@ -131,6 +133,10 @@ pub struct Known {
     pub told: Option<(String, Vec<Disk>)>,
     /// The nonce that its order is for: nobody else's word of how it goes counts.
     ordered: Option<String>,
+    /// What that order lets it do at the server, as long as it is at work.
+    grant: Option<String>,
+    /// The name under which its disks are saved, where it is called or at work for that.
+    save: Option<String>,
     /// Why it waits, where that is not for a person's first word.
     pub held: Option<String>,
     /// What it said since this program runs.
@@ -243,6 +249,7 @@ impl List {
             }
             // Again and again, until it says that it has ended.
             Doing::Works { .. } if is_ordered && !works => return Decision::Stop,
+            doing if is_ordered && works && known.save.is_some() => self.saved(&id, doing),
             Doing::Done { remains } if is_ordered && works => {
                 let image = known.told.as_ref().map_or("", |(image, _)| image).to_owned();
                 self.is(&id, State::Done { image, remains });
@@ -368,23 +375,34 @@ impl List {
         let taken = |name: &str| {
             self.machines.values().any(|known| known.hostname.as_deref() == Some(name))
         };
-        let named = self.machines.get(id).and_then(|known| known.hostname.clone());
-        let hostname = named.or_else(|| policy.name(&taken));
+        let Some(known) = self.machines.get(id) else { return Decision::Known };
+        let (named, save) = (known.hostname.clone(), known.save.clone());
+        let is_restored = save.is_none();
+        let named = named.or_else(|| policy.name(&taken).filter(|_| is_restored));
+        let grant = match random::<16>() {
+            Ok(bytes) => hex(&bytes),
+            Err(error) => return self.held(id, &error.to_string()),
+        };
         let Some(known) = self.machines.get_mut(id) else { return Decision::Known };
         self.changed = true;
-        known.hostname.clone_from(&hostname);
-        known.told = Some((choice.image.clone(), choice.disks.clone()));
+        known.hostname.clone_from(&named);
+        if is_restored {
+            known.told = Some((choice.image.clone(), choice.disks.clone()));
+        }
         (known.ordered, known.state, known.held) = (Some(nonce.to_owned()), State::Works, None);
         known.later = None;
+        known.grant = Some(grant.clone());
         Decision::Do(Box::new(Order {
             machine: id.to_owned(),
             nonce: nonce.to_owned(),
             seconds: VALID,
             number: known.number,
-            image: choice.image,
+            image: if is_restored { choice.image } else { String::new() },
             disks: choice.disks,
             answers: choice.answers,
-            hostname,
+            hostname: named.filter(|_| is_restored),
+            save,
+            grant,
         }))
     }
 }
@@ -404,6 +422,8 @@ impl Known {
             later: None,
             told: None,
             ordered: None,
+            grant: None,
+            save: None,
             held: None,
             now: None,
         }

@@ -11,7 +11,7 @@ use super::machine::Disk;
 use crate::secret::{hex, keep, random, unhex};
 
 /// What stands before an order where it is signed: so no other signature of the key is one for an order.
-const ABOUT: &[u8] = b"keiki order 1\n";
+const ABOUT: &[u8] = b"keiki order 2\n";
 
 /// A deployment of one machine.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -24,14 +24,18 @@ pub struct Order {
     pub seconds: u64,
     /// One deployment has one number, however often the machine has to begin again.
     pub number: u64,
-    /// The image: `lab@` and its whole id, by which everything that is read is verified.
+    /// The image: `lab@` and its whole id, by which everything that is read is verified; empty where `save` says a name.
     pub image: String,
-    /// The disks that it is restored onto, in the order of the image's.
+    /// The disks that it is restored onto, in the order of the image's, or that are saved.
     pub disks: Vec<Disk>,
     /// How it is restored, and what comes after: an answer file, whose rules these disks fit.
     pub answers: String,
     /// The name that it gets.
     pub hostname: Option<String>,
+    /// The image is not restored: there is none yet, and these disks, of which nothing is changed, are saved under this name.
+    pub save: Option<String>,
+    /// What the server knows who carries this out by, as long as it is at work: hexadecimal digits.
+    pub grant: String,
 }
 
 /// An order with the site's signature.
@@ -126,6 +130,8 @@ mod tests {
             disks: Vec::new(),
             answers: String::new(),
             hostname: None,
+            save: None,
+            grant: String::new(),
         }
     }
 

@@ -55,8 +55,9 @@ impl Site {
             })?,
         };
         list.look_up(policy.as_ref());
+        let token = kept(&folder.join(TOKEN), || Ok(hex(&random::<16>()?)))?;
         let (list, began) = (Mutex::new(list), Instant::now());
-        Ok(Self { key, token: token(folder)?, file, list, policy, began, _alone: alone })
+        Ok(Self { key, token, file, list, policy, began, _alone: alone })
     }
 
     /// By which machines know orders of this site.
@@ -71,9 +72,17 @@ impl Site {
 
     /// Whether somebody knows the token.
     pub fn admits(&self, token: Option<&str>) -> bool {
-        // Of hashes, so that the time it takes tells nothing of the token.
-        let hash = |token: &str| blake3::hash(token.as_bytes());
-        token.is_some_and(|token| hash(token) == hash(&self.token))
+        token.is_some_and(|token| is(token)(&self.token))
+    }
+
+    /// Whether this is the grant of an order that is at work.
+    pub fn has_order(&self, grant: &str) -> bool {
+        self.list().granted(is(grant)).is_some()
+    }
+
+    /// The name under which somebody may save whose order, with this grant, is at work.
+    pub fn saves(&self, grant: &str) -> Option<String> {
+        self.list().granted(is(grant)).flatten().map(str::to_owned)
     }
 
     /// What decides.
@@ -172,6 +181,12 @@ impl Answers for Site {
     }
 }
 
+/// Whether another secret is the same. Of hashes, so that the time it takes tells nothing of it.
+fn is(secret: &str) -> impl Fn(&str) -> bool {
+    let hash = blake3::hash(secret.as_bytes());
+    move |other| hash == blake3::hash(other.as_bytes())
+}
+
 /// Keeps other programs out of a folder.
 fn alone(folder: &Path) -> Result<File> {
     let path = folder.join(LOCK);
@@ -196,15 +211,21 @@ fn read(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// The token of a site, made where there is none.
-fn token(folder: &Path) -> Result<String> {
-    if let Some(token) = token_of(folder)? {
-        return Ok(token);
+/// The same, made where there is none.
+pub(super) fn kept(path: &Path, make: impl FnOnce() -> Result<String>) -> Result<String> {
+    if let Some(text) = secret(path)? {
+        return Ok(text);
     }
-    let (path, token) = (folder.join(TOKEN), hex(&random::<16>()?));
+    let text = make()?;
     let failed = |error| Error::io(path.display().to_string(), "write", error);
-    keep(&path, format!("{token}\n").as_bytes()).map_err(failed)?;
-    Ok(token)
+    keep(path, format!("{text}\n").as_bytes()).map_err(failed)?;
+    Ok(text)
+}
+
+/// What a file holds that only its owner reads, where there is one.
+pub(super) fn secret(path: &Path) -> Result<Option<String>> {
+    let text = read(path)?.map(|text| text.trim().to_owned());
+    Ok(text.filter(|text| !text.is_empty()))
 }
 
 /// The token of the site in this folder, where there is one.
@@ -212,6 +233,5 @@ fn token(folder: &Path) -> Result<String> {
 /// # Errors
 /// [`Error::Io`]: such as where only root may read it.
 pub fn token_of(folder: &Path) -> Result<Option<String>> {
-    let token = read(&folder.join(TOKEN))?.map(|text| text.trim().to_owned());
-    Ok(token.filter(|token| !token.is_empty()))
+    secret(&folder.join(TOKEN))
 }

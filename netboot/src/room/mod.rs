@@ -4,11 +4,13 @@
 //! A room stands beside the files of a repository that is served over HTTP, and is optional: whatever does not come by multicast is
 //! fetched from those files, and every chunk is verified by its id, whichever way it came.
 //!
+//! - [`guests`] takes images from machines that save.
 //! - [`server`] makes the blocks of a session from an image. - [`client`] gives a restore its windows. - [`blocks`] which chunks
 //!   are in which block.
 
 pub mod blocks;
 pub mod client;
+pub mod guests;
 pub mod server;
 
 use std::net::SocketAddrV4;

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use image_core::disk::inventory::DiskInfo;
+use image_core::image::record::ImageName;
+use image_core::repo::{Address, ORDERED};
 use image_core::report::Report;
 use netboot::orders::machine::{Machine, tag};
 use netboot::orders::order::{self, Order, Signed};
@@ -17,8 +19,8 @@ use netboot::secret::{hex, random};
 
 use self::line::Line;
 use super::deploy::consoles::Consoles;
-use super::deploy::{Marks, Onto, after};
-use crate::answers::Answers;
+use super::deploy::{Marks, Onto, after, typed};
+use crate::answers::{Answers, Then};
 use crate::args::Global;
 use crate::args::agent::Agent;
 use crate::exit::Exit;
@@ -111,8 +113,7 @@ fn waiting(args: &Agent, consoles: &mut Consoles, progress: &Progress) -> Result
                 (nonce, made) = (hex(&random::<16>()?), Instant::now());
                 match ended {
                     Ok(Some(exit)) => return Ok(exit),
-                    // A key was pressed.
-                    Ok(None) => return Ok(Exit::Interrupted),
+                    Ok(None) => {}
                     Err(error) if here => {
                         output::talk(&format!("error: {}", super::message(&error)))
                     }
@@ -146,7 +147,7 @@ fn introduction(machine: &Machine) -> String {
     format!("\nThis machine is {}{kind}.{key}", tag(&machine.id()))
 }
 
-/// Carries out an order, and tells the server how it ended; none where a key stopped it before it began.
+/// Carries out an order, and tells the server how it ended; none where this machine waits again then.
 fn ordered(
     site: &Site,
     (machine, nonce, made): (&Machine, &str, Instant),
@@ -155,16 +156,23 @@ fn ordered(
     progress: &Progress,
 ) -> Result<Option<Exit>> {
     let watch = progress.watch();
+    let mut begun = "; a disk that was begun does not start";
     let ended = site.line.while_telling(machine, nonce, &watch, || {
         let (order, answers, disks) = checked(site, (machine, nonce, made), (args, signed))?;
+        if order.save.is_some() {
+            begun = "; there is no new image";
+        }
         carry_out((site, args), (&order, &answers, disks), consoles, progress)
     });
     let ended = ended.map_err(|error| match progress.interrupted() {
-        true => anyhow!("it was stopped; a disk that was begun does not start"),
+        true => anyhow!("it was stopped{begun}"),
         false => error,
     });
     let doing = match &ended {
         Ok(Some((Exit::Done, _))) => Doing::Done { remains: None },
+        Ok(Some((_, None))) => Doing::Done {
+            remains: Some("but not all of it could be read: see keiki show".to_owned()),
+        },
         Ok(Some(_)) => Doing::Done {
             remains: Some(
                 "something remains to be done: see its screen, or run keiki repair".to_owned(),
@@ -175,10 +183,12 @@ fn ordered(
     };
     progress.finish();
     site.line.last(machine, nonce, &doing, FAREWELL);
-    let Some((exit, then)) = ended? else { return Ok(None) };
+    // Where a key was pressed, and where somebody runs this by hand, it ends.
+    let Some((exit, then)) = ended? else { return Ok(Some(Exit::Interrupted)) };
     if !tui::live::is_here() {
         return Ok(Some(exit));
     }
+    let Some(then) = then else { return Ok(None) };
     let seconds = if exit == Exit::Done { after::MOMENT } else { after::WHILE };
     after::end(then, seconds, consoles, progress).map(Some)
 }
@@ -194,13 +204,15 @@ fn checked(
     ensure!(order.nonce == nonce, "the order was for this machine, before it started again");
     ensure!(made.elapsed() < Duration::from_secs(order.seconds), "the order is too old");
     let answers = Answers::parse(&order.answers).map_err(|why| anyhow!("the order: {why}"))?;
-    ensure!(answers.image == order.image, "the order names two images");
+    let restores = order.save.is_none();
+    ensure!(!restores || answers.image == order.image, "the order names two images");
     let disks = own::chosen(args, &answers)?;
     ensure!(own::are(&disks, &order.disks), "other disks fit the rules here than the order names");
     Ok((order, answers, disks))
 }
 
-type Ended = Option<(Exit, crate::answers::Then)>;
+/// None where a key stopped it before it began; a save has nothing that comes after it.
+type Ended = Option<(Exit, Option<Then>)>;
 
 fn carry_out(
     (site, args): (&Site, &Agent),
@@ -208,13 +220,17 @@ fn carry_out(
     consoles: &mut Consoles,
     progress: &Progress,
 ) -> Result<Ended> {
+    let repo = as_ordered(&site.repo, &order.grant);
+    if let Some(name) = &order.save {
+        return save((&repo, name), answers, disks, consoles, progress);
+    }
     let image =
         order.image.get(..order.image.find('@').map_or(0, |at| at + 13)).unwrap_or(&order.image);
     let order_is = (&site.key, &order.machine, order.number, &order.image);
     let marks = Marks::new(&format!("{order_is:?}"));
     if let Some((_, _, exit)) = marks.find(&disks)? {
         output::talk(&format!("It was restored already: {image}."));
-        return Ok(Some((exit, answers.then)));
+        return Ok(Some((exit, Some(answers.then))));
     }
     let onto = Onto::look(disks.clone())?;
     let name = order.hostname.as_ref().map(|name| format!(", as {name},")).unwrap_or_default();
@@ -230,7 +246,7 @@ fn carry_out(
     let fitting = own::chosen(args, answers)?;
     ensure!(fitting == disks, "other disks fit the rules now than before");
     let named = (answers, order.hostname.as_deref());
-    let exit = onto.restore(&site.repo, named, &marks, progress)?;
+    let exit = onto.restore(&repo, named, &marks, progress)?;
     output::talk(&format!("\nThe image {image} is restored."));
     if let [disk, ..] = disks.as_slice()
         && tui::live::is_here()
@@ -240,7 +256,39 @@ fn carry_out(
             "The firmware is not told to start from the disk; it does so by itself where nothing else comes first.",
         );
     }
-    Ok(Some((exit, answers.then)))
+    Ok(Some((exit, Some(answers.then))))
+}
+
+/// The repository, for who carries out an order. The grant is shown nowhere, and in no program's arguments.
+fn as_ordered(repo: &str, grant: &str) -> String {
+    let address = Address::of(repo).map(|address| address.with_login(ORDERED, grant));
+    address.map_or_else(|| repo.to_owned(), |address| address.as_typed())
+}
+
+/// Saves disks, of which nothing is changed.
+fn save(
+    (repo, name): (&str, &str),
+    answers: &Answers,
+    disks: Vec<DiskInfo>,
+    consoles: &mut Consoles,
+    progress: &Progress,
+) -> Result<Ended> {
+    // What is not this name cannot be an option of the command below.
+    let name: ImageName = name.parse()?;
+    let paths: Vec<String> = disks.iter().map(|disk| disk.path.display().to_string()).collect();
+    output::talk(&format!(
+        "\nThe server saves what is on this machine as {name}; nothing is changed here:\n\n  {}\n\nPress any key to stop it.",
+        paths.join("\n  ")
+    ));
+    if after::counted("It begins in", answers.countdown, consoles, progress)? {
+        output::talk("Stopped; nothing was done.");
+        return Ok(None);
+    }
+    let mut words = vec!["save".to_owned(), format!("--name={name}")];
+    words.extend(paths);
+    let exit = typed(repo, words, progress)?;
+    output::talk(&format!("\nIt is saved as {name}."));
+    Ok(Some((exit, None)))
 }
 
 /// Says that nothing is to be done, and starts the machine from its disk.
@@ -258,7 +306,7 @@ fn was_done(
     }
     for disk in &own::offered(&args.disks)? {
         if after::start_next(disk)? {
-            return after::end(crate::answers::Then::Reboot, after::MOMENT, consoles, progress);
+            return after::end(Then::Reboot, after::MOMENT, consoles, progress);
         }
     }
     bail!("let the firmware start it from its disk: it has its own system");

@@ -14,6 +14,7 @@ use image_core::extent::ExtentSet;
 use image_core::image::hash::Hash;
 use image_core::image::time::Timestamp;
 use image_core::io::device::Device;
+use image_core::repo::Location;
 use image_core::restore::mark;
 use image_core::units::Bytes;
 
@@ -136,7 +137,7 @@ pub fn chosen(answers: &Answers, patience: Duration) -> Result<Vec<DiskInfo>> {
 
 /// Carries out a command as if a person had typed it.
 pub fn typed(repo: &str, words: Vec<String>, progress: &Progress) -> Result<Exit> {
-    output::talk(&format!("\nkeiki --repo {repo} {}\n", words.join(" ")));
+    output::talk(&format!("\nkeiki --repo {} {}\n", Location::from(repo), words.join(" ")));
     super::run(&parsed(repo, words)?, progress)
 }
 

@@ -2,6 +2,7 @@
 
 mod room;
 mod rules;
+mod shelf;
 mod status;
 
 use std::net::Ipv4Addr;
@@ -90,13 +91,16 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
     let sent = sending.as_ref().map(|sending| (sending.name.clone(), sending.room.clone()));
     let board = Arc::new(Board::new(sent, site.clone().map(|site| (site, interface.clone()))));
     files.add_answers("", board.clone());
-    if let Some(site) = &site {
+    let mut code = None;
+    if let (Some(site), Some(found)) = (&site, &found) {
         files.add_answers("", site.clone());
+        code = found.guard(args, site, &mut files)?;
     }
     let (running, events) = bound.serve(files)?;
     progress.finish();
     let watched = board_at(interface.address, site.as_ref().map(|site| site.token()));
-    tell(global, args, (&interface, size, &watched), sending.as_ref())?;
+    let told = (&interface, size, watched.as_str(), code.as_deref());
+    tell(global, args, told, sending.as_ref())?;
     follow(global, (&events, &board), sending.as_mut(), progress)?;
     drop(running);
     Ok(sending.map_or(Exit::Done, |sending| sending.exit()))
@@ -205,7 +209,7 @@ fn prepared(global: &Global, size: Bytes) -> Result<()> {
 fn tell(
     global: &Global,
     args: &Serve,
-    (interface, size, board): (&Interface, Bytes, &str),
+    (interface, size, board, code): (&Interface, Bytes, &str, Option<&str>),
     sending: Option<&Sending>,
 ) -> Result<()> {
     let Interface { name, address, .. } = interface;
@@ -216,7 +220,7 @@ fn tell(
             (false, None) => "proxy",
         };
         return output::json(&json!({"interface": name, "address": address, "dhcp": mode,
-            "bytes": size, "image": args.image, "board": board}));
+            "bytes": size, "image": args.image, "board": board, "code": code}));
     }
     if global.quiet {
         return Ok(());
@@ -234,6 +238,11 @@ fn tell(
         (Some(_), None) => format!("Say which machines may be restored, and watch them: {board}"),
         _ => format!("Watch it in a browser: {board}"),
     });
+    if let Some(code) = code {
+        lines.push(format!(
+            "The repository is private. Whoever fetches from it by hand types the code {code}."
+        ));
+    }
     if args.unattended.is_some() {
         lines.push(
             "EVERY machine that boots from here is restored, once, without asking.".to_owned(),

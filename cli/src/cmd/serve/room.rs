@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use image_core::error::Error;
-use image_core::repo::{ImageInfo, Repository};
+use image_core::repo::{ImageInfo, Local, Repository};
 use image_core::units::Bytes;
 use netboot::files::Files;
 use netboot::interface::Interface;
+use netboot::orders::door::Door;
+use netboot::orders::site::Site;
+use netboot::room::guests::Guests;
 use netboot::room::server::Room;
 
 use super::super::{location, repository};
@@ -87,6 +90,27 @@ impl Found {
             .into());
         }
         Ok(())
+    }
+
+    /// Lets machines save there by orders of `site`, and others fetch only with its code where it is private; the code.
+    ///
+    /// # Errors
+    /// The code cannot be kept.
+    pub fn guard(
+        &self,
+        args: &Serve,
+        site: &Arc<Site>,
+        files: &mut Files,
+    ) -> Result<Option<String>> {
+        let local = Arc::new(Local::new(&self.folder));
+        files.add_takes(REPOSITORY, Arc::new(Guests::new(local, Arc::clone(site))));
+        if !args.private {
+            return Ok(None);
+        }
+        let door = Door::open(&args.state, Arc::clone(site))?;
+        let code = door.code().to_owned();
+        files.add_door(REPOSITORY, Arc::new(door));
+        Ok(Some(code))
     }
 
     /// Opens its room, and adds it and its repository to what is served.

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::super::Usage;
+use super::shelf::{Named, Shelf, whole};
 use crate::answers::Answers;
 use crate::args::image as is_image;
 use crate::args::serve::{Pattern, Serve};
@@ -29,8 +30,10 @@ pub struct Rules {
     answers: Table,
     /// The image that is sent: `lab@` and its whole id.
     sent: String,
-    /// Those that can be chosen, as people write them, and with their whole ids.
-    images: Vec<(String, String)>,
+    /// Those that somebody named: the one that is sent, and those of the list.
+    images: Vec<Named>,
+    /// All others that can be chosen.
+    shelf: Option<Shelf>,
     everyone: bool,
     listed: Vec<Line>,
     pattern: Option<Pattern>,
@@ -72,7 +75,15 @@ pub fn read(args: &Serve) -> Result<Rules> {
         .map_err(|why| Usage(format!("{name}: {why}")))?;
     let listed = args.machines.as_deref().map(listed).transpose()?.unwrap_or_default();
     let (everyone, pattern) = (args.unattended.is_some(), args.hostname.clone());
-    Ok(Rules { answers, sent: String::new(), images: Vec::new(), everyone, listed, pattern })
+    Ok(Rules {
+        answers,
+        sent: String::new(),
+        images: Vec::new(),
+        shelf: None,
+        everyone,
+        listed,
+        pattern,
+    })
 }
 
 fn written(answers: &Table) -> Result<String, String> {
@@ -121,9 +132,7 @@ impl Rules {
     ) -> Result<Self> {
         self.sent = whole(sent);
         self.images = vec![(crate::output::image(sent), whole(sent))];
-        for image in repo.images()?.intact.iter().rev().filter(|image| image.id != sent.id) {
-            self.images.push((crate::output::image(image), whole(image)));
-        }
+        self.shelf = Some(Shelf::new(repo.clone()));
         for line in &self.listed {
             if let Some(image) = &line.image {
                 let image = repo.resolve(image, progress)?;
@@ -134,18 +143,25 @@ impl Rules {
     }
 }
 
-/// Its name and its whole id.
-fn whole(image: &ImageInfo) -> String {
-    format!("{}@{}", image.record.name, image.id)
+impl Rules {
+    /// The images that there are; the one that is sent is the first.
+    fn known(&self) -> Vec<Named> {
+        let mut known = self.images.clone();
+        let more = self.shelf.as_ref().map(Shelf::images).unwrap_or_default();
+        known.extend(
+            more.into_iter().filter(|(name, _)| self.images.iter().all(|(one, _)| one != name)),
+        );
+        known
+    }
 }
 
 impl Policy for Rules {
     fn choose(&self, machine: &Machine, image: Option<&str>) -> Result<Choice, String> {
         let image = match image {
-            None => &self.sent,
+            None => self.sent.clone(),
             Some(image) => {
-                let known = self.images.iter().find(|(name, _)| name == image);
-                &known.ok_or_else(|| format!("there is no image {image}"))?.1
+                let known = self.known().into_iter().find(|(name, _)| name == image);
+                known.ok_or_else(|| format!("there is no image {image}"))?.1
             }
         };
         let mut answers = self.answers.clone();
@@ -160,7 +176,7 @@ impl Policy for Rules {
         let disks = chosen
             .iter()
             .filter_map(|path| machine.disks.iter().find(|disk| Path::new(&disk.path) == path));
-        Ok(Choice { image: image.clone(), disks: disks.cloned().collect(), answers })
+        Ok(Choice { image, disks: disks.cloned().collect(), answers })
     }
 
     fn expected(&self, machine: &Machine) -> Option<Expected> {
@@ -191,7 +207,7 @@ impl Policy for Rules {
     }
 
     fn images(&self) -> Vec<String> {
-        self.images.iter().map(|(name, _)| name.clone()).collect()
+        self.known().into_iter().map(|(name, _)| name).collect()
     }
 }
 
@@ -226,6 +242,7 @@ mod tests {
                 ("lab@1".to_owned(), "lab@12".to_owned()),
                 ("old@3".to_owned(), "old@34".to_owned()),
             ],
+            shelf: None,
             everyone: false,
             listed,
             pattern: Some("pc-%02d".parse().unwrap()),

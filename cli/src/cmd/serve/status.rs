@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use image_core::units::Bytes;
 use netboot::interface;
+use netboot::orders::door::code_of;
 use netboot::orders::order::SiteKey;
 use netboot::orders::site::{KEY, token_of};
 use serde_json::Value;
@@ -48,13 +49,18 @@ pub fn run(global: &Global, args: &Status) -> Result<Exit> {
     let file = args.state.join(KEY);
     let key = SiteKey::read(&file)?.with_context(|| format!("{} is missing", file.display()))?;
     let (page, key) = (super::board_at(address, Some(&token)), key.public());
+    let code = code_of(&args.state)?;
     if global.json {
+        told["code"] = code.into();
         told["board"] = page.into();
         told["site_key"] = key.into();
         output::json(&told)?;
         return Ok(Exit::Done);
     }
     output::say(&format!("{page}\nthe key of this site: {key}"))?;
+    if let Some(code) = code {
+        output::say(&format!("the code of its repository, where that is private: {code}"))?;
+    }
     if let Some(name) = told["image"]["name"].as_str() {
         let sent = Bytes::new(told["image"]["sent_bytes"].as_u64().unwrap_or(0));
         output::say(&format!("{name}: {sent} sent in all"))?;

@@ -4,7 +4,9 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{
+    AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode,
+};
 use ureq::http::Uri;
 
 use crate::error::{Error, Result};
@@ -21,6 +23,9 @@ const NOT_IN_PATHS: &AsciiSet = &CONTROLS
     .add(b'{')
     .add(b'|')
     .add(b'}');
+
+/// The user that a machine is which carries out an order of the server; the password is the order's grant.
+pub const ORDERED: &str = "order";
 
 /// `http://[USER[:PASSWORD]@]HOST[:PORT]/PATH`, not checked yet.
 #[derive(Clone, PartialEq, Eq)]
@@ -50,6 +55,30 @@ impl Address {
     pub fn as_typed(&self) -> String {
         let login = self.login.iter().map(|login| format!("{login}@")).collect::<String>();
         format!("{}://{login}{}", self.scheme, self.place)
+    }
+
+    /// The same address for somebody else, whose user and password these are.
+    #[must_use]
+    pub fn with_login(&self, user: &str, password: &str) -> Self {
+        let [user, password] =
+            [user, password].map(|text| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string());
+        Self { login: Some(format!("{user}:{password}")), ..self.clone() }
+    }
+
+    /// The password of who logs in.
+    pub(super) fn password(&self) -> Option<String> {
+        let (_, password) = self.login.as_deref()?.split_once(':')?;
+        percent_decode_str(password).decode_utf8().ok().map(|password| password.into_owned())
+    }
+
+    /// Whether somebody logs in there.
+    pub fn has_login(&self) -> bool {
+        self.login.is_some()
+    }
+
+    /// Whether the server takes files from who logs in so: who carries out an order of its own.
+    pub fn is_written(&self) -> bool {
+        self.login.as_deref().is_some_and(|login| login.split(':').next() == Some(ORDERED))
     }
 
     /// The URL of the folder, with a slash at its end and without a login.
@@ -163,5 +192,14 @@ mod tests {
         );
         assert_eq!(header("http://a@x").as_deref(), Some("Basic YTo="));
         assert_eq!(header("http://x/"), None);
+        let ordered = Address::of("http://x/r").unwrap().with_login(super::ORDERED, "a/b");
+        assert_eq!(
+            (ordered.to_string(), ordered.is_written()),
+            ("http://order:***@x/r".into(), true)
+        );
+        assert_eq!(ordered.authorization().as_deref(), Some("Basic b3JkZXI6YS9i"));
+        assert!(
+            !address.is_written() && address.has_login() && folder(&ordered.as_typed()).is_ok()
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! A repository behind a web server, which is only read.
+//! A repository behind a web server, which is only read; but `keiki serve` takes images from who has its order.
 //!
 //! Answers: files, parts and lists of them from any server that sends parts of files (RFC 9110, section 14) and lists
 //! folders; where it does not list them, images and packs from the catalog. Refuses: servers that send whole files
@@ -6,7 +6,7 @@
 //! kept. Nothing here is damage but a file that is missing, too long or too short: the way to the server is none.
 //!
 //! - `address.rs` the address as it is typed · `transfer.rs` one answer, and the next attempt · `listing.rs` the page
-//!   of a folder
+//!   of a folder · `write.rs` what an order lets one write
 
 mod address;
 mod listing;
@@ -15,18 +15,20 @@ pub(super) mod server;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod write;
 
 use std::cmp;
 use std::io;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::header::{AUTHORIZATION, CACHE_CONTROL, RANGE};
+use ureq::http::request::Builder;
 use ureq::http::{Method, Request, Response, StatusCode, Uri};
-use ureq::{Agent, Body, ResponseExt};
+use ureq::{Agent, AsSendBody, Body, ResponseExt};
 
 use crate::error::{Error, Result};
 use crate::extent::Extent;
@@ -36,7 +38,7 @@ use crate::repo::read::{FileInfo, Read, check_path, is_missing, too_long};
 use crate::units::Bytes;
 use transfer::{Failure, PAUSES, accepted, append, length, part, retried, whole};
 
-pub use address::Address;
+pub use address::{Address, ORDERED};
 pub use listing::names as listed_names;
 
 /// Until there is a connection.
@@ -52,7 +54,8 @@ const LONGEST: Bytes = Bytes::new(1 << 60);
 const HOW_TO_LIST: &str = "switch that on: `autoindex on` (nginx), `Options +Indexes` (Apache), \
                            `dir-listing.activate = \"enable\"` (lighttpd), `file_server browse` (Caddy)";
 
-/// A folder on a web server.
+/// A folder on a web server; clones share what is known of it.
+#[derive(Clone)]
 pub struct Http {
     address: Address,
     /// Its URL with a slash at the end.
@@ -62,8 +65,8 @@ pub struct Http {
     agent: Agent,
     pauses: &'static [Duration],
     /// Whether the server ever did: a mistyped address is not tried again and again.
-    answered: AtomicBool,
-    lists: OnceLock<bool>,
+    answered: Arc<AtomicBool>,
+    lists: Arc<OnceLock<bool>>,
 }
 
 /// What a server says to the wish for a folder's page.
@@ -104,8 +107,8 @@ impl Http {
             url,
             agent: config.new_agent(),
             pauses: PAUSES,
-            answered: AtomicBool::new(false),
-            lists: OnceLock::new(),
+            answered: Arc::default(),
+            lists: Arc::default(),
         })
     }
 
@@ -116,11 +119,8 @@ impl Http {
         path: &str,
         range: Option<Extent>,
     ) -> Result<Response<Body>, Failure> {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url));
-        if let Some(authorization) = &self.authorization {
-            request = request.header(AUTHORIZATION, authorization);
-        }
-        request = match range {
+        let request = self.request(method, path);
+        let request = match range {
             Some(range) => {
                 let last = range.end.saturating_sub(Bytes::new(1)).get();
                 request.header(RANGE, format!("bytes={}-{last}", range.start.get()))
@@ -128,7 +128,20 @@ impl Http {
             // What is read in parts never changes; a page or the catalog may have.
             None => request.header(CACHE_CONTROL, "no-cache"),
         };
-        let request = request.body(()).map_err(ureq::Error::from)?;
+        self.run(request.body(()).map_err(ureq::Error::from)?)
+    }
+
+    /// A request from who this is.
+    fn request(&self, method: Method, path: &str) -> Builder {
+        let request = Request::builder().method(method).uri(format!("{}{path}", self.url));
+        match &self.authorization {
+            Some(authorization) => request.header(AUTHORIZATION, authorization),
+            None => request,
+        }
+    }
+
+    /// Any answer of the server to a request.
+    fn run(&self, request: Request<impl AsSendBody>) -> Result<Response<Body>, Failure> {
         let response = self.agent.run(request)?;
         self.answered.store(true, Ordering::Relaxed);
         if response.get_uri().host() != self.host.as_deref() {

@@ -1,13 +1,16 @@
 //! A web server for tests, of a folder: as the usual ones answer, and as bad ones do.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use crate::error::Result;
+use crate::repo::guest::{self, Drafts, Guest};
 
 /// What goes wrong with an answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,11 +48,39 @@ pub struct Asked {
     pub number: usize,
 }
 
+/// What takes files.
+pub trait Takes: Send {
+    fn append(&mut self, path: &str, at: u64, bytes: &[u8]) -> Result<()>;
+    fn finish(&mut self, from: &str, to: &str) -> Result<()>;
+    fn delete(&mut self, path: &str) -> Result<()>;
+}
+
+macro_rules! takes {
+    ($($kind:ty),*) => {$(
+        impl Takes for $kind {
+            fn append(&mut self, path: &str, at: u64, bytes: &[u8]) -> Result<()> {
+                self.append(path, at, bytes)
+            }
+
+            fn finish(&mut self, from: &str, to: &str) -> Result<()> {
+                self.finish(from, to)
+            }
+
+            fn delete(&mut self, path: &str) -> Result<()> {
+                self.delete(path)
+            }
+        }
+    )*};
+}
+
+takes!(Drafts, Guest);
+
 type Faults = dyn Fn(&Asked) -> Option<Fault> + Send + Sync;
 
 struct Shared {
     root: PathBuf,
     faults: Box<Faults>,
+    takes: Mutex<Option<Box<dyn Takes>>>,
     asked: Mutex<Vec<Asked>>,
     connections: AtomicUsize,
     ends: AtomicBool,
@@ -72,6 +103,7 @@ impl Server {
         let shared = Arc::new(Shared {
             root: root.to_owned(),
             faults: Box::new(faults),
+            takes: Mutex::default(),
             asked: Mutex::default(),
             connections: AtomicUsize::new(0),
             ends: AtomicBool::new(false),
@@ -88,6 +120,11 @@ impl Server {
             }
         };
         Self { shared, at, listener: Some(thread::spawn(listen)) }
+    }
+
+    /// Takes files from now on.
+    pub fn take(&self, takes: impl Takes + 'static) {
+        *self.shared.takes.lock().unwrap() = Some(Box::new(takes));
     }
 
     pub fn address(&self) -> String {
@@ -115,9 +152,10 @@ impl Shared {
     /// Answers one request after another, until the connection ends.
     fn serve(&self, mut stream: TcpStream) {
         stream.set_nodelay(true).unwrap();
-        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-        while let Some(first) = lines.next() {
-            let headers: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        while let Some(Ok(first)) = reader.by_ref().lines().next() {
+            let lines = reader.by_ref().lines().map_while(Result::ok);
+            let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
             let header = |name: &str| {
                 let named = |line: &String| {
                     let (found, value) = line.split_once(": ")?;
@@ -125,6 +163,9 @@ impl Shared {
                 };
                 headers.iter().find_map(named)
             };
+            let length = header("content-length").map_or(0, |length| length.parse().unwrap());
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
             let range = header("range").map(|range| {
                 let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
                 (first.parse().unwrap(), last.parse::<usize>().unwrap() + 1)
@@ -137,10 +178,42 @@ impl Shared {
             asked.push(Asked { method, path, range, authorization, number });
             let one = asked.last().unwrap().clone();
             drop(asked);
-            if self.ends.load(Ordering::Relaxed) || !self.answer(&mut stream, &one) {
+            let goes_on = || match one.method.as_str() {
+                "GET" | "HEAD" => self.answer(&mut stream, &one),
+                _ => self.change(&mut stream, &one, &body),
+            };
+            if self.ends.load(Ordering::Relaxed) || !{ goes_on }() {
                 return;
             }
         }
+    }
+
+    /// Takes a file or a piece of one, as [`super::write`] sends it; whether the connection goes on.
+    fn change(&self, stream: &mut TcpStream, asked: &Asked, body: &[u8]) -> bool {
+        let (path, wish) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
+        let mut takes = self.takes.lock().unwrap();
+        let Some(takes) = takes.as_mut() else {
+            return stream.write_all(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n").is_ok();
+        };
+        let done = match (asked.method.as_str(), wish.split_once('=')) {
+            ("PUT", Some(("at", at))) => takes.append(path, at.parse().unwrap(), body),
+            ("POST", Some(("to", to))) => takes.finish(path, to),
+            ("DELETE", None) => takes.delete(path),
+            other => panic!("{other:?}"),
+        };
+        let (status, said) = match done {
+            Ok(()) => (200, "{}".to_owned()),
+            Err(error) => {
+                let words = serde_json::json!({"error": error.to_string()});
+                (guest::status(&error), words.to_string())
+            }
+        };
+        if (self.faults)(asked) == Some(Fault::Silent) {
+            return false;
+        }
+        let length = said.len();
+        let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n\r\n{said}");
+        stream.write_all(answer.as_bytes()).is_ok()
     }
 
     /// Whether the connection goes on.

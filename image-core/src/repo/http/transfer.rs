@@ -89,9 +89,10 @@ pub fn accepted(response: Response<Body>) -> Result<Response<Body>, Failure> {
         StatusCode::RANGE_NOT_SATISFIABLE => {
             Failure::Told(io::Error::from(io::ErrorKind::UnexpectedEof))
         }
-        StatusCode::UNAUTHORIZED => Failure::told(
+        StatusCode::UNAUTHORIZED => Failure::Told(io::Error::new(
+            io::ErrorKind::PermissionDenied,
             "the server wants another user or password; name it as http://USER:PASSWORD@HOST/PATH",
-        ),
+        )),
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
             Failure::Passing(says(status))
         }

@@ -21,7 +21,7 @@ impl List {
         known.state = State::Called;
         known.hostname = hostname.or(known.hostname.take());
         known.image = image.or(known.image.take());
-        (known.held, known.later) = (None, None);
+        (known.save, known.held, known.later) = (None, None, None);
         self.changed = true;
         true
     }
@@ -46,7 +46,7 @@ impl List {
             if matches!(known.state, State::Done { .. }) {
                 return false;
             }
-            (known.state, known.later) = (State::Waits, None);
+            (known.state, known.save, known.later) = (State::Waits, None, None);
             known.held = Some("somebody stopped it".to_owned());
         }
         self.waking.remove(id);

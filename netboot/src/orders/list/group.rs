@@ -50,9 +50,10 @@ impl Known {
         self.put.as_ref().or(self.listed.as_ref())
     }
 
-    /// Whether a word for all of a group is one for it. One that is held waits for a word of its own.
+    /// Whether a word for all of a group is one for it. One that is held waits for a word of its own, and one that is to be saved
+    /// has got it.
     fn is_ready(&self) -> bool {
-        self.state != State::Works && self.held.is_none()
+        self.state != State::Works && self.held.is_none() && self.save.is_none()
     }
 }
 

@@ -113,7 +113,8 @@ fn a_machine_waits_for_a_word_and_is_restored_once() {
     assert_eq!(room.says(&one, "n", 1, works()), Decision::Known);
     // It lost its power: the same deployment, for the machine that it is now.
     let again = order(room.asks(&one, "m"));
-    assert_eq!(again, Order { nonce: "m".to_owned(), ..first.clone() });
+    let grant = again.grant.clone();
+    assert_eq!(again, Order { nonce: "m".to_owned(), grant, ..first.clone() });
     // What it said before, or somebody else, is of no account.
     for doing in [DONE, works(), Doing::Failed { why: "x".to_owned() }] {
         assert_eq!(room.says(&one, "other", 1, doing), Decision::Known);
@@ -448,4 +449,56 @@ fn there_is_an_end_to_how_many_are_known() {
     }
     room.now = 0;
     assert_eq!(room.list.machines.len(), MOST);
+}
+
+#[test]
+fn a_machine_is_saved_and_waits_again() {
+    let (mut room, one) = (Room::new(false), machine("a"));
+    room.asks(&one, "n");
+    let group: Group = "room-1".parse().unwrap();
+    room.list.put(&[one.id()], Some(&group));
+    assert!(room.list.call_to_save(&one.id(), "golden") && !room.list.call_to_save("x", "golden"));
+    // Whoever means all others does not mean it.
+    assert_eq!(room.list.call_group(&group, &Wish::default()), 0);
+    let first = order(room.asks(&one, "n"));
+    assert_eq!((first.save.as_deref(), first.image.as_str()), (Some("golden"), ""));
+    assert_eq!((first.disks.as_slice(), &first.hostname), (one.disks.as_slice(), &None));
+    let saves = |room: &Room, grant: &str| {
+        room.list.granted(|other| other == grant).map(|name| name.map(str::to_owned))
+    };
+    assert_eq!(saves(&room, &first.grant), Some(Some("golden".to_owned())));
+    // It lost its power: what the old order let it do is over.
+    let again = order(room.asks(&one, "m"));
+    assert_eq!((again.save.as_deref(), saves(&room, &first.grant)), (Some("golden"), None));
+    room.list = serde_json::from_str(&serde_json::to_string(&room.list).unwrap()).unwrap();
+    assert_eq!(saves(&room, &again.grant), Some(Some("golden".to_owned())));
+    assert_eq!(room.says(&one, "m", 1, works()), Decision::Known);
+    assert_eq!(room.says(&one, "m", 1, DONE), Decision::Known);
+    assert_eq!(saves(&room, &again.grant), None);
+    assert_eq!(waits(room.asks(&one, "o")), "it was saved as golden");
+    assert!(!room.list.starts_itself("a", None, &room.rules));
+    assert_eq!(room.list.call_all(None, &Wish::default()), 0);
+    assert_eq!(room.list.call_group(&group, &Wish::default()), 0);
+    assert!(room.list.call(&one.id(), None, None));
+    let restored = order(room.asks(&one, "o"));
+    assert_eq!((restored.save, restored.image.as_str()), (None, "lab@1"));
+    assert_eq!(saves(&room, &restored.grant), Some(None));
+}
+
+#[test]
+fn a_save_that_fails_or_is_stopped_says_so() {
+    let (mut room, one) = (Room::new(true), machine("a"));
+    order(room.asks(&one, "n"));
+    room.says(&one, "n", 1, DONE);
+    assert!(room.list.call_to_save(&one.id(), "golden"));
+    let first = order(room.asks(&one, "m"));
+    room.says(&one, "m", 1, Doing::Failed { why: "the disk is full".to_owned() });
+    assert_eq!(waits(room.asks(&one, "o")), "it was not saved: the disk is full");
+    assert!(room.list.granted(|grant| grant == first.grant).is_none());
+    assert!(room.list.call_to_save(&one.id(), "golden"));
+    let second = order(room.asks(&one, "o"));
+    assert!(room.list.stop(&one.id()));
+    assert_eq!(room.says(&one, "o", 1, works()), Decision::Stop);
+    assert!(room.list.granted(|grant| grant == second.grant).is_none());
+    assert_eq!(waits(room.asks(&one, "p")), "somebody stopped it");
 }

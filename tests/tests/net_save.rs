@@ -1,0 +1,254 @@
+//! Machines whose disks are saved into the repository of the server that they wait for, and who may read there: real processes,
+//! each in its own network at one switch.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use keiki_tests::binary::keiki;
+use keiki_tests::site::{self, Site, World, are, make_disk};
+use keiki_tests::{call, keiki, tool, volumes};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const URL: &str = "http://10.77.0.1/repo";
+
+/// All files of a folder, by their names.
+fn files(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        match path.is_dir() {
+            true => files.extend(self::files(&path)?),
+            false => drop(files.insert(path.display().to_string(), fs::read(&path)?)),
+        }
+    }
+    Ok(files)
+}
+
+fn count(repo: &Path, folder: &str) -> usize {
+    fs::read_dir(repo.join(folder)).map(Iterator::count).unwrap_or(0)
+}
+
+/// Nothing is left but the lock of the server, which reads the image that it sends.
+fn is_tidy(repo: &Path) -> Result<()> {
+    let left = [count(repo, "tmp"), count(repo, "locks")];
+    ensure!(left == [0, 1], "drafts and locks: {left:?}");
+    Ok(())
+}
+
+/// The id of a machine that waits.
+fn id(world: &World, number: usize) -> Result<String> {
+    let there = |machines: &[Value]| world.machine(machines, number).is_ok();
+    let machines = world.site.until(there)?;
+    Ok(world.machine(&machines, number)?["id"].as_str().context("id")?.to_owned())
+}
+
+fn check(repo: &Path) -> Result<()> {
+    let checked = tool::run(&keiki!("--repo", repo, "--json", "check", "--read-data"))?;
+    let checked: Value = serde_json::from_str(&checked)?;
+    ensure!(checked["damaged"].as_array().is_some_and(Vec::is_empty), "{checked}");
+    Ok(())
+}
+
+/// Asks as a program of somebody at the cable; the status.
+fn status(options: &[&str], path: &str) -> Result<String> {
+    let url = format!("http://10.77.0.1/{path}");
+    let mut curl = call!("curl", "-sS", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}");
+    curl.args.extend(["--path-as-is", "--url", &url].map(Into::into));
+    curl.args.extend(options.iter().map(Into::into));
+    tool::run(&curl)
+}
+
+#[test]
+fn net_a_machine_is_saved_and_another_gets_its_image() -> Result<()> {
+    let world = World::new(2, &["--private"])?;
+    let (server, repo) = (&world.site, world.bench.path("repo"));
+    make_disk(&world.bench, &world.target(0), "golden")?;
+    let before = fs::read(world.target(0))?;
+    let golden = world.agent(0, &server.key)?;
+    let machine = id(&world, 0)?;
+    for (wish, status) in [(r#"{"name": "../x"}"#, 400), ("{}", 400), (r#"{"name": ""}"#, 400)] {
+        let (told, said) =
+            server.ask(&format!("api/machines/{machine}/save"), server.token(), Some(wish))?;
+        ensure!(told == status, "{wish}: {told} {said}");
+    }
+    server.post(&format!("api/machines/{machine}/save"), r#"{"name": "golden"}"#)?;
+    let (code, said) = site::end(golden)?;
+    ensure!(code == Some(0) && said.contains("It is saved as golden"), "{code:?} {said}");
+    let told = server.until(are(1, "waits"))?;
+    let words = told[0]["limit"].as_str().unwrap_or_default().to_owned();
+    ensure!(words == "it was saved as golden", "{told:?}");
+    ensure!(fs::read(world.target(0))? == before, "the disk was changed");
+    let grant = grant(&world)?;
+    ensure!(!said.contains(&grant), "the grant was shown");
+    check(&repo)?;
+    is_tidy(&repo)?;
+
+    // It can be chosen at once.
+    let images = || -> Result<Option<String>> {
+        let told: Value =
+            serde_json::from_str(&server.ask("api/machines", server.token(), None)?.1)?;
+        let images = told["images"].as_array().context("images")?.iter().filter_map(Value::as_str);
+        Ok(images.map(str::to_owned).find(|image| image.starts_with("golden@")))
+    };
+    let began = Instant::now();
+    let image = loop {
+        if let Some(image) = images()? {
+            break image;
+        }
+        ensure!(began.elapsed() < PATIENCE, "the image cannot be chosen");
+    };
+    let other = world.agent(1, &server.key)?;
+    let machine = id(&world, 1)?;
+    let wish = serde_json::json!({"image": image}).to_string();
+    server.post(&format!("api/machines/{machine}/restore"), &wish)?;
+    let (code, said) = site::end(other)?;
+    ensure!(code == Some(0), "{code:?} {said}");
+    let trees = |number| volumes::trees(&[world.target(number)]);
+    volumes::expect_same(&trees(0)?, &trees(1)?)?;
+
+    // What they were let do is over, and nobody else may do anything.
+    let all = files(&repo)?;
+    let token = format!("order:{}", server.token());
+    let old = format!("order:{grant}");
+    for login in [&["-u", &old][..], &["-u", &token], &["-u", "order:"], &[]] {
+        for what in [&["-X", "PUT", "-d", "x"][..], &["-X", "DELETE"]] {
+            let told = status(&[login, what].concat(), "repo/keiki")?;
+            ensure!(told == "401", "{login:?} {what:?}: {told}");
+        }
+    }
+    ensure!(files(&repo)? == all);
+    private(&world)
+}
+
+/// The grant of the last order of the first machine, as the server has written it down.
+fn grant(world: &World) -> Result<String> {
+    let list: Value = serde_json::from_slice(&fs::read(world.bench.path("state/machines.json"))?)?;
+    let machines = list["machines"].as_object().context("machines")?;
+    let path = world.target(0).display().to_string();
+    let known = machines.values().find(|known| known["machine"]["disks"][0]["path"] == *path);
+    let grant = known.and_then(|known| known["grant"].as_str());
+    Ok(grant.context("no grant")?.to_owned())
+}
+
+/// Nobody reads images without the code, the token or an order.
+fn private(world: &World) -> Result<()> {
+    let told = world.site.status()?;
+    let code = told["code"].as_str().context("code")?.to_owned();
+    ensure!(code.len() == 8 && code.bytes().all(|byte| byte.is_ascii_digit()), "{code}");
+    let images = |code: &str| {
+        world.machines[1].call(&keiki!("--repo", URL, "images")).env("KEIKI_CODE", code)
+    };
+    let refused = |code: &str, why: &str| {
+        let said =
+            tool::run(&images(code)).err().map(|error| error.to_string()).unwrap_or_default();
+        ensure!(said.contains(why), "{code}: {said}");
+        Ok(())
+    };
+    let token = world.site.token();
+    ensure!(status(&[], "repo/keiki")? == "401" && status(&[], "repo/catalog")? == "401");
+    ensure!(status(&[], "repo/")? == "401" && status(&[], "board")? == "200");
+    ensure!(tool::run(&images(&code))?.contains("golden"));
+    ensure!(tool::run(&images(token))?.contains("golden"));
+    // A person is asked for it; a program is not.
+    let typed = format!("{} --repo {URL} images", keiki().display());
+    let mut person = world.machines[1].call(&call!("script", "-qec", typed, "/dev/null"));
+    person.stdin = format!("{code}\n").into_bytes();
+    let said = tool::run(&person)?;
+    ensure!(said.contains("is private. Its code") && said.contains("golden"), "{said}");
+    for _ in 0..10 {
+        refused("00000000x", "wants another user or password")?;
+    }
+    refused(&code, "says 403")?;
+    ensure!(tool::run(&images(token))?.contains("golden"));
+    Ok(())
+}
+
+/// A save over a slow cable that loses its power begins again, and ends; meanwhile its grant opens nothing but its own.
+#[test]
+fn net_a_save_that_is_killed_begins_again() -> Result<()> {
+    let world = World::new(1, &[])?;
+    let (server, repo) = (&world.site, world.bench.path("repo"));
+    make_disk(&world.bench, &world.target(0), "golden")?;
+    let slow = call!(
+        "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "16mbit", "burst", "64kb",
+        "latency", "400ms"
+    );
+    world.machines[0].run(&slow)?;
+    let one = world.agent(0, &server.key)?;
+    let machine = id(&world, 0)?;
+    let before = files(&repo)?;
+    server.post(&format!("api/machines/{machine}/save"), r#"{"name": "golden"}"#)?;
+    let began = Instant::now();
+    let is_written = || {
+        let drafts = fs::read_dir(repo.join("tmp")).into_iter().flatten().flatten();
+        drafts.filter_map(|draft| draft.metadata().ok()).any(|draft| draft.len() > 2 << 20)
+    };
+    while !is_written() {
+        ensure!(began.elapsed() < PATIENCE, "nothing is written");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let login = format!("order:{}", grant(&world)?);
+    for (what, path, told) in [
+        ("PUT", "repo/tmp/00000000000000000000000000000000.7?at=0", "403"),
+        ("PUT", "repo/tmp/../keiki?at=0", "405"),
+        ("PUT", "repo/tmp/%2e%2e/keiki?at=0", "405"),
+        ("PUT", "repo/keiki?at=0", "403"),
+        ("PUT", "repo/../x?at=0", "405"),
+        ("PUT", "repo/keiki", "400"),
+        ("POST", "repo/keiki?to=x", "403"),
+        ("DELETE", "repo/keiki", "403"),
+        ("DELETE", "repo/catalog", "403"),
+    ] {
+        let said = status(&["-u", &login, "-X", what, "-d", ""], path)?;
+        ensure!(said == told, "{what} {path}: {said}");
+    }
+    let now = files(&repo)?;
+    ensure!(before.iter().all(|(name, bytes)| now.get(name) == Some(bytes)));
+    drop(one);
+    ensure!(count(&repo, "images") == 1, "a half image is none");
+
+    let again = world.agent(0, &server.key)?;
+    let (code, said) = site::end(again)?;
+    ensure!(code == Some(0) && said.contains("It is saved as golden"), "{code:?} {said}");
+    server.until(are(1, "waits"))?;
+    ensure!(count(&repo, "images") == 2);
+    is_tidy(&repo)?;
+    check(&repo)
+}
+
+/// Where the server's disk is full, the save fails and says why; there is no image, and what is there stays whole.
+#[test]
+fn net_a_full_server_is_told() -> Result<()> {
+    let World { bench, site, machines } = World::new(1, &[])?;
+    drop(site);
+    let repo = bench.path("repo");
+    // In the server's own view only: so it ends with it.
+    let script = "cp -a \"$0\" \"$0.copy\" && mount -t tmpfs -o size=20m none \"$0\" && cp -a \"$0.copy/.\" \"$0\" && exec \"$@\"";
+    let answers = bench.path("answers.toml").display().to_string();
+    let serve = site::serve(&bench, &["--answers", &answers]);
+    let mut inside = call!("unshare", "--mount", "sh", "-c", script, &repo, &serve.program);
+    inside.args.extend(serve.args);
+    let site = Site::start(inside, bench.path("state"))?;
+    let world = World { bench, site, machines };
+    make_disk(&world.bench, &world.target(0), "golden")?;
+    let one = world.agent(0, &world.site.key)?;
+    let machine = id(&world, 0)?;
+    world.site.post(&format!("api/machines/{machine}/save"), r#"{"name": "golden"}"#)?;
+    let (code, said) = site::end(one)?;
+    ensure!(code == Some(1) && said.contains("No space left on device"), "{code:?} {said}");
+    let told = world.site.until(are(1, "waits"))?;
+    let why = told[0]["limit"].as_str().unwrap_or_default();
+    ensure!(
+        why.contains("it was not saved")
+            && why.contains("No space left")
+            && why.contains("there is no new image"),
+        "{why}"
+    );
+    let listed = tool::run(&keiki!("--repo", URL, "--json", "images"))?;
+    ensure!(listed.contains("lab") && !listed.contains("golden"), "{listed}");
+    Ok(())
+}
