@@ -28,6 +28,10 @@ fn booted(firmware: Firmware, medium: Medium, server: &mut Beside) -> Result<Vec
             break;
         }
     }
+    let told = machine.run("grep -h -e multicast -e known /run/keiki/log")?;
+    println!("{}", told.trim());
+    ensure!(told.contains(" 0 B were fetched"), "{told}");
+    machine.run("grep -q keiki.adapter=$(cat /sys/class/net/eth0/address) /proc/cmdline")?;
     let kernel = machine.run("dmesg")?;
     let is_locked = kernel.contains("Secure boot enabled");
     ensure!(is_locked == (firmware == Firmware::SecureBoot), "{kernel}");
@@ -43,7 +47,7 @@ fn fetched(lines: &[String], (kind, first): (&str, &str)) -> Result<()> {
         [kind, "is told to boot"],
         ["52:54:00:", first],
         ["fetched boot/vmlinuz", "HTTP"],
-        ["fetched boot/system.img", "HTTP"],
+        ["fetched boot/first.img", "HTTP"],
         ["fetched boot/settings.img", "HTTP"],
     ] {
         ensure!(has(lines, words), "{words:?}: {lines:?}");
