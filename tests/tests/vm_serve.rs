@@ -30,7 +30,7 @@ fn booted(firmware: Firmware, medium: Medium, server: &mut Beside) -> Result<Vec
     }
     let told = machine.run("grep -h -e multicast -e known /run/keiki/log")?;
     println!("{}", told.trim());
-    ensure!(told.contains(" 0 B were fetched"), "{told}");
+    ensure!(told.contains("came by multicast and"), "{told}");
     machine.run("grep -q keiki.adapter=$(cat /sys/class/net/eth0/address) /proc/cmdline")?;
     let kernel = machine.run("dmesg")?;
     let is_locked = kernel.contains("Secure boot enabled");
