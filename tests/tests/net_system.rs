@@ -113,7 +113,8 @@ fn net_a_room_gets_its_system_from_one_multicast() -> Result<()> {
         began.elapsed(),
         server.length
     );
-    ensure!(times < 1.5, "{times}");
+    // It would be 8 by unicast. Whoever comes late has what it missed sent again.
+    ensure!(times < 2.5, "{times}");
     Ok(())
 }
 
