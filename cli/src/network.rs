@@ -9,7 +9,7 @@ use image_core::error::Error;
 use image_core::exec::real::Machine;
 use image_core::exec::{Call, Runner};
 use image_core::repo::{Location, Repository};
-use live_iso::boot;
+use live_iso::{boot, net};
 
 use crate::output;
 
@@ -50,17 +50,40 @@ pub fn known(place: Location) -> Location {
     code.map_or_else(|| place.clone(), |code| Location::Http(address.with_login("keiki", &code)))
 }
 
-/// The interfaces, switched on.
+/// The interfaces, switched on; the one that the machine was started by comes first.
 pub fn interfaces() -> Vec<String> {
     let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     let mut names: Vec<String> = names.filter(|name| name != "lo").collect();
-    names.sort();
+    names.sort_by_key(|name| (!has_started_us(name), name.clone()));
     for name in &names {
         // Without that a cable is not noticed.
         drop(Machine.check(&Call::new("ip", ["link", "set", name, "up"])));
     }
     names
+}
+
+/// Whether the machine was started over the network by this interface, as its boot loader says.
+fn has_started_us(name: &str) -> bool {
+    let words = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let mut words = words.split_whitespace();
+    let adapter = words.find_map(|word| word.strip_prefix(net::ADAPTER)).unwrap_or_default();
+    let own = fs::read_to_string(format!("/sys/class/net/{name}/address")).unwrap_or_default();
+    !adapter.is_empty() && own.trim().eq_ignore_ascii_case(adapter)
+}
+
+/// What is known of the interfaces, in words.
+pub fn state() -> String {
+    let state = |name: String| match address(&name) {
+        Some(address) => format!("{name} has the address {address}"),
+        None if is_plugged(&name) => format!("{name} is connected, and has no address"),
+        None => format!("{name} is not connected"),
+    };
+    let states: Vec<String> = interfaces().into_iter().map(state).collect();
+    match states.is_empty() {
+        true => "no adapter for networks is known here".to_owned(),
+        false => states.join("; "),
+    }
 }
 
 /// The address of an interface with the length of its prefix, where it has one.
@@ -99,6 +122,24 @@ pub fn site_key() -> Option<String> {
 /// There is none, or it does not answer.
 pub fn reach() -> Result<Location> {
     let server = server().context("this machine was not started from a server with images")?;
+    let is_there = || match Repository::exists(server.files()?.as_ref()) {
+        Ok(true) => Ok(()),
+        // It answers, and asks who this is.
+        Err(error) if wants_login(&error) => Ok(()),
+        Ok(false) => bail!("there are no images there"),
+        Err(error) => Err(error.into()),
+    };
+    if let Err(failed) = until(PATIENCE, is_there) {
+        bail!("the server that this machine was started from cannot be reached: {failed}");
+    }
+    Ok(server)
+}
+
+/// What a server answers, once it does; the machine gets its addresses for that.
+///
+/// # Errors
+/// The last one, where it does not for so long.
+pub fn until<T>(patience: Duration, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
     let began = Instant::now();
     loop {
         for name in interfaces() {
@@ -106,17 +147,13 @@ pub fn reach() -> Result<Location> {
                 // Another interface may be the one.
                 drop(Machine.run(&lease(&name)));
             }
+            if has_started_us(&name) && address(&name).is_some() {
+                break;
+            }
         }
-        let failed = match Repository::exists(server.files()?.as_ref()) {
-            Ok(true) => return Ok(server),
-            // It answers, and asks who this is.
-            Err(error) if wants_login(&error) => return Ok(server),
-            Ok(false) => "there are no images there".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        if began.elapsed() > PATIENCE {
-            bail!("the server that this machine was started from cannot be reached: {failed}");
+        match ask() {
+            Err(_) if began.elapsed() < patience => std::thread::sleep(Duration::from_secs(1)),
+            answer => return answer,
         }
-        std::thread::sleep(Duration::from_secs(1));
     }
 }

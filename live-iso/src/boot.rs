@@ -32,6 +32,9 @@ pub struct Settings {
     pub server: Option<String>,
     /// The public key of the site whose orders it carries out.
     pub site: Option<String>,
+    /// Where the rest of the system is, of which only the first stage is loaded: its server's folder, its hash (BLAKE3) and its
+    /// length in bytes.
+    pub rest: Option<String>,
     /// The ids of the images in the folder [`crate::iso::IMAGES`].
     pub images: Vec<String>,
 }
@@ -76,6 +79,8 @@ pub const IMAGES: &str = "etc/keiki/images";
 pub const SERVER: &str = "etc/keiki/server";
 /// Where it finds the public key of its site.
 pub const SITE: &str = "etc/keiki/site";
+/// Where the first stage finds where the rest is.
+const REST: &str = "etc/keiki/rest";
 const SSH_KEY: &str = "root/.ssh/keiki";
 const SSH_CONFIG: &str = "root/.ssh/config";
 
@@ -106,29 +111,31 @@ impl Boot {
         let date = dated_at(&tree.place(&kernel.image))?;
         let boot = Self { folder: folder.to_owned(), date, kernel: kernel.version.clone() };
         write(&boot.place(name::KERNEL), &tree.read(&kernel.image)?)?;
-        let system = system::gather(runner, tree, &kernel, profile)?;
+        let [first, system] = system::gather(runner, tree, &kernel, profile)?;
         let ours = system::ours(tree, keiki)?;
-        let kept = cache.join(format!("{}{}", cache::SYSTEM, system.hash(&system::FIRST, date)?));
-        let is_kept = kept.exists();
-        let more = if is_kept { Bytes::ZERO } else { system.size()? };
-        report.stage(Stage::Compress, Some(more + ours.size()?));
+        let parts: [(_, &str, &str, &[&str]); 2] = [
+            (first, name::FIRST, cache::FIRST, &system::FIRST),
+            (system, name::SYSTEM, cache::SYSTEM, &[]),
+        ];
+        let mut ahead = Vec::new();
+        let mut size = ours.size()?;
+        for (files, name, kind, order) in &parts {
+            let kept = cache.join(format!("{kind}{}", files.hash(order, date)?));
+            size += if kept.exists() { Bytes::ZERO } else { files.size()? };
+            ahead.push((files, boot.place(name), kept, *order));
+        }
+        report.stage(Stage::Compress, Some(size));
         let packed = |bytes| {
             report.advance(bytes);
             report.checkpoint()
         };
-        if !is_kept {
-            let failed = |error| Error::io(kept.display().to_string(), "write", error);
-            fs::create_dir_all(cache).map_err(failed)?;
-            // A name of this process's own, for another one may do the same.
-            let draft = cache.join(format!("{}{}", cache::DRAFT, std::process::id()));
-            let made = system.pack(&system::FIRST, date, &draft, &packed);
-            made.and_then(|()| fs::rename(&draft, &kept).map_err(failed)).inspect_err(|_| {
-                // The reason is what matters.
-                drop(fs::remove_file(&draft));
-            })?;
+        for (files, place, kept, order) in ahead {
+            if !kept.exists() {
+                keep(&kept, |draft| files.pack(order, date, draft, &packed))?;
+            }
+            cache::used(&kept);
+            copy(&kept, &place)?;
         }
-        cache::used(&kept);
-        copy(&kept, &boot.place(name::SYSTEM))?;
         ours.pack(&[], date, &boot.place(name::PROGRAM), &packed)?;
         cache::sweep(cache);
         Ok(boot)
@@ -144,7 +151,7 @@ impl Boot {
         folder: &Path,
     ) -> Result<Self> {
         let boot = Self { folder: folder.to_owned(), date, kernel };
-        for name in [name::KERNEL, name::SYSTEM, name::PROGRAM] {
+        for name in [name::KERNEL, name::FIRST, name::SYSTEM, name::PROGRAM] {
             copy(&from.join(name), &boot.place(name))?;
         }
         Ok(boot)
@@ -169,14 +176,11 @@ impl Boot {
     pub(crate) fn settings(&self, settings: &Settings, medium: Option<&str>) -> Result<String> {
         let files = Staging::empty()?;
         let secret = |path, bytes: &[u8]| files.file(Path::new(path), bytes, 0o600);
-        if let Some(keymap) = &settings.keymap {
-            files.file(Path::new(KEYMAP), format!("{keymap}\n").as_bytes(), 0o444)?;
-        }
-        if let Some(server) = &settings.server {
-            files.file(Path::new(SERVER), format!("{server}\n").as_bytes(), 0o444)?;
-        }
-        if let Some(site) = &settings.site {
-            files.file(Path::new(SITE), format!("{site}\n").as_bytes(), 0o444)?;
+        let Settings { keymap, server, site, rest, .. } = settings;
+        for (path, line) in [(KEYMAP, keymap), (SERVER, server), (SITE, site), (REST, rest)] {
+            if let Some(line) = line {
+                files.file(Path::new(path), format!("{line}\n").as_bytes(), 0o444)?;
+            }
         }
         if let Some(answers) = &settings.answers {
             files.file(Path::new(ANSWERS), answers, 0o444)?;
@@ -197,6 +201,19 @@ impl Boot {
         files.pack(&[], self.date, &self.place(name::SETTINGS), &|_| Ok(()))?;
         Ok(id)
     }
+}
+
+/// Makes a file of the cache.
+fn keep(kept: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let failed = |error| Error::io(kept.display().to_string(), "write", error);
+    let cache = kept.parent().unwrap_or(kept);
+    fs::create_dir_all(cache).map_err(failed)?;
+    // A name of this process's own, for another one may do the same.
+    let draft = cache.join(format!("{}{}", cache::DRAFT, std::process::id()));
+    make(&draft).and_then(|()| fs::rename(&draft, kept).map_err(failed)).inspect_err(|_| {
+        // The reason is what matters.
+        drop(fs::remove_file(&draft));
+    })
 }
 
 /// The date of a file.

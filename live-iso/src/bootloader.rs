@@ -125,13 +125,14 @@ pub(crate) fn dated(path: &Path, date: u32) -> std::io::Result<()> {
     fs::File::open(path)?.set_modified(date)
 }
 
-/// GRUB's menu, the same for every firmware. The kernel's last console is the screen: it is where the system talks to
-/// whoever looks at no serial console.
-pub fn menu(serial: &Serial) -> String {
-    use crate::name::{KERNEL, PROGRAM, SETTINGS, SYSTEM};
+/// GRUB's menu, the same for every firmware, that loads these archives; `more` is told to the kernel. The kernel's last console is
+/// the screen: it is where the system talks to whoever looks at no serial console.
+pub fn menu(serial: &Serial, archives: &[&str], more: &str) -> String {
+    use crate::name::KERNEL;
     let Serial { unit, speed } = serial;
     let arguments =
-        format!("console=ttyS{unit},{speed} console=tty0 quiet loglevel=3 raid=noautodetect");
+        format!("console=ttyS{unit},{speed} console=tty0 quiet loglevel=3 raid=noautodetect{more}");
+    let archives: String = archives.iter().map(|name| format!(" /boot/{name}")).collect();
     format!(
         "serial --unit={unit} --speed={speed}\n\
          terminal_input console serial\n\
@@ -140,11 +141,11 @@ pub fn menu(serial: &Serial) -> String {
          set default=0\n\
          menuentry \"Keiki: save, restore and clone disks\" {{\n\
          \x20   linux /boot/{KERNEL} {arguments}\n\
-         \x20   initrd /boot/{SYSTEM} /boot/{PROGRAM} /boot/{SETTINGS}\n\
+         \x20   initrd{archives}\n\
          }}\n\
          menuentry \"Keiki, with everything that the kernel says\" {{\n\
          \x20   linux /boot/{KERNEL} {arguments} loglevel=7\n\
-         \x20   initrd /boot/{SYSTEM} /boot/{PROGRAM} /boot/{SETTINGS}\n\
+         \x20   initrd{archives}\n\
          }}\n\
          menuentry \"Reboot\" {{\n    reboot\n}}\n\
          menuentry \"Power off\" {{\n    halt\n}}\n"

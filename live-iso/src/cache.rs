@@ -15,6 +15,8 @@ pub(crate) const DRAFT: &str = "draft-";
 /// How names begin of unpacked packages, and of compressed systems.
 pub(crate) const TREE: &str = "tree-";
 /// See [`TREE`].
+pub(crate) const FIRST: &str = "first-";
+/// See [`TREE`].
 pub(crate) const SYSTEM: &str = "system-";
 
 const LONGEST: Duration = Duration::from_secs(90 * 24 * 60 * 60);
@@ -27,7 +29,8 @@ pub(crate) fn used(path: &Path) {
 /// Removes what was not used for long: only what has one of our names, for the folder may have more in it. What cannot be
 /// removed stays.
 pub(crate) fn sweep(cache: &Path) {
-    let made = |name: &str| [DRAFT, TREE, SYSTEM].iter().any(|begin| name.starts_with(begin));
+    let made =
+        |name: &str| [DRAFT, TREE, FIRST, SYSTEM].iter().any(|begin| name.starts_with(begin));
     drop(sweep_folder(cache, &made));
     drop(sweep_folder(&cache.join(ARCHIVES), &|name| name.ends_with(".deb")));
 }

@@ -145,7 +145,8 @@ impl Parts {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, runner: &dyn Runner, settings: &Settings, out: &Path) -> Result<()> {
-        let menu = bootloader::menu(&settings.console);
+        let archives = [name::FIRST, name::SYSTEM, name::PROGRAM, name::SETTINGS];
+        let menu = bootloader::menu(&settings.console, &archives, "");
         self.add("boot/grub/grub.cfg", menu.as_bytes())?;
         self.add(INFO, format!("Keiki recovery disc\n{}\n", self.boot.kernel).as_bytes())?;
         let id = self.boot.settings(settings, Some(MEDIUM))?;

@@ -16,6 +16,15 @@ const LIST: &str = include_str!("drivers.txt");
 /// Where firmware for devices lies.
 const FIRMWARE: &str = "lib/firmware";
 
+/// Which modules a profile has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// Those of the first stage: what leads to a network, and keyboards.
+    First,
+    /// All.
+    All,
+}
+
 /// A kernel that a tree has.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Kernel {
@@ -56,26 +65,35 @@ impl Kernel {
         Path::new("lib/modules").join(&self.version)
     }
 
-    /// Puts the modules of a profile into a live system, uncompressed, and what firmware of theirs the tree has.
+    /// Puts the modules of a profile that are not there yet into a live system, uncompressed, and what firmware of theirs the
+    /// tree has.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Unsupported`]: a module is compressed in a way that is not known.
-    pub fn stage(&self, tree: &Tree, profile: Profile, staging: &Staging) -> Result<()> {
+    pub fn stage(
+        &self,
+        tree: &Tree,
+        (profile, scope): (Profile, Scope),
+        staging: &Staging,
+    ) -> Result<()> {
         let folder = self.modules();
         let text = |name: &str| {
             tree.read(&folder.join(name)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         };
         let needs = needs(&text("modules.dep")?);
         let softly = softly(&text("modules.softdep").unwrap_or_default());
-        let wanted = wanted(&needs, &softly, &lines(LIST, profile));
+        let wanted = wanted(&needs, &softly, &lines(LIST, profile, scope));
         let mut firmware = BTreeSet::new();
         for path in &wanted {
-            let file = folder.join(path);
-            let module = unpacked(path, &tree.read(&file)?)?;
-            firmware.extend(firmware_of(&module));
             let plain =
                 path.trim_end_matches(".xz").trim_end_matches(".zst").trim_end_matches(".gz");
-            staging.file(&folder.join(plain), &module, 0o644)?;
+            let place = folder.join(plain);
+            if staging.has(&place) {
+                continue;
+            }
+            let module = unpacked(path, &tree.read(&folder.join(path))?)?;
+            firmware.extend(firmware_of(&module));
+            staging.file(&place, &module, 0o644)?;
         }
         for name in ["modules.order", "modules.builtin", "modules.builtin.modinfo"] {
             staging.file(&folder.join(name), &tree.read(&folder.join(name))?, 0o644)?;
@@ -98,11 +116,18 @@ fn numbers(version: &str) -> Vec<u64> {
 }
 
 /// The beginnings of paths that a profile has (true) and has not (false).
-fn lines(list: &str, profile: Profile) -> Vec<(&str, bool)> {
+fn lines(list: &str, profile: Profile, scope: Scope) -> Vec<(&str, bool)> {
     let lines = list.lines().filter_map(|line| line.split_once(' '));
     let lines = lines.filter(|(class, _)| !class.starts_with('#'));
-    let has = |class: &str| class == "small" || (class == "full" && profile == Profile::Full);
-    lines.map(|(class, path)| (path.trim(), has(class))).collect()
+    let is_full = profile == Profile::Full;
+    let has = |class: &str| match (class, scope) {
+        ("first", _) | ("small", Scope::All) => Some(true),
+        ("full", Scope::All) => Some(is_full),
+        // It has what the line above it has.
+        ("full", Scope::First) if is_full => None,
+        _ => Some(false),
+    };
+    lines.filter_map(|(class, path)| Some((path.trim(), has(class)?))).collect()
 }
 
 fn is_listed(path: &str, lines: &[(&str, bool)]) -> bool {
@@ -193,7 +218,7 @@ fn firmware_of(module: &[u8]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{LIST, Profile, is_listed, lines, name_of, needs, numbers, softly, wanted};
+    use super::{LIST, Profile, Scope, is_listed, lines, name_of, needs, numbers, softly, wanted};
 
     #[test]
     fn versions_are_compared_by_their_numbers() {
@@ -215,7 +240,8 @@ mod tests {
 
     #[test]
     fn the_profiles_differ() {
-        let [small, full] = [Profile::Small, Profile::Full].map(|profile| lines(LIST, profile));
+        let [small, full] =
+            [Profile::Small, Profile::Full].map(|profile| lines(LIST, profile, Scope::All));
         assert_eq!(small.len(), full.len());
         let has = |lines: &[(&str, bool)], path: &str| is_listed(path, lines);
         assert!(has(&small, "kernel/drivers/nvme/host/nvme.ko.xz"));
@@ -225,5 +251,21 @@ mod tests {
         }
         assert!(!has(&full, "kernel/drivers/scsi/scsi_debug.ko"));
         assert!(!has(&full, "kernel/drivers/gpu/drm/drm.ko"));
+    }
+
+    #[test]
+    fn the_first_stage_has_adapters_of_networks_and_no_disks() {
+        let rare = "kernel/drivers/net/ethernet/sfc/sfc.ko";
+        for profile in [Profile::Small, Profile::Full] {
+            let first = lines(LIST, profile, Scope::First);
+            let has = |path: &str| is_listed(path, &first);
+            assert!(has("kernel/drivers/net/ethernet/intel/igb/igb.ko.xz"));
+            assert!(!has("kernel/drivers/scsi/lpfc/lpfc.ko") && !has("kernel/fs/xfs/xfs.ko"));
+            assert_eq!(has(rare), profile == Profile::Full);
+            // It is a part of the whole.
+            let all = lines(LIST, profile, Scope::All);
+            let paths = first.iter().filter(|(_, listed)| *listed).map(|(path, _)| path);
+            assert!(paths.chain([&rare]).all(|path| !has(path) || is_listed(path, &all)));
+        }
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! - [`packages`]: downloads and unpacks packages. - `cache`: where they are kept. - [`tree`]: looks into what was unpacked.
 //! - [`system`]: what a live system consists of. - `closure`: the libraries that its programs need. - [`kernel`]: the
-//!   kernel and its modules. - `staging`: packs all that into an initramfs.
+//!   kernel and its modules. - `staging`: packs all that into an initramfs. - [`unpack`]: unpacks what came later.
 //! - [`boot`]: what every way to boot has in common. - [`bootloader`]: what firmware starts of a medium. - [`iso`]: the disc.
 //!   [`stick`]: the disc, with space for images behind it. - [`net`]: the same for a network.
 
@@ -22,6 +22,7 @@ mod staging;
 pub mod stick;
 pub mod system;
 pub mod tree;
+pub mod unpack;
 
 /// How much hardware a live system knows.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -47,7 +48,9 @@ impl Profile {
 pub mod name {
     /// The kernel.
     pub const KERNEL: &str = "vmlinuz";
-    /// The initramfs: what is of the distribution. The next two are loaded behind it.
+    /// The initramfs: the first stage, which can fetch the rest from a network. The next three are loaded behind it.
+    pub const FIRST: &str = "first.img";
+    /// The rest of what is of the distribution.
     pub const SYSTEM: &str = "system.img";
     /// The program `keiki`.
     pub const PROGRAM: &str = "keiki.img";

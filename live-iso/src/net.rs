@@ -1,4 +1,5 @@
-//! What a machine boots over the network: the same system as the disc's, and boot loaders that fetch it.
+//! What a machine boots over the network: the same system as the disc's, and boot loaders that fetch its first stage. That
+//! fetches the rest, which it knows by its hash.
 
 use std::path::Path;
 
@@ -15,6 +16,17 @@ use crate::{bootloader, name};
 pub const BIOS: &str = "keiki.pxe";
 /// See [`BIOS`].
 pub const UEFI: &str = "shimx64.efi";
+
+/// The folder of kernel and system.
+pub const FOLDER: &str = "boot";
+
+/// How the word begins that tells the kernel's command line which adapter the machine was started by.
+pub const ADAPTER: &str = "keiki.adapter=";
+
+/// The name of what the first stage fetches.
+pub fn system() -> String {
+    format!("{FOLDER}/{}", name::SYSTEM)
+}
 
 /// What shim starts, and what that reads first: its names for them, in the folder that it was fetched from.
 const GRUB: &str = "grubx64.efi";
@@ -55,12 +67,19 @@ pub fn files(
         files.push((name.to_owned(), bootloader::read(tree, paths)?));
     }
     files.push((BIOS.to_owned(), core(runner, tree, server)?));
+    let archives = [name::FIRST, name::PROGRAM, name::SETTINGS];
+    // GRUB fills in the adapter that it was loaded by.
+    let menu =
+        bootloader::menu(&settings.console, &archives, &format!(" {ADAPTER}$net_default_mac"));
     // Every loader has another idea of where it came from; the address in words is the same for all.
-    let menu = format!("set root=(http,{server})\n{}", bootloader::menu(&settings.console));
-    files.push((MENU.to_owned(), menu.into_bytes()));
-    boot.settings(settings, None)?;
-    for name in [name::KERNEL, name::SYSTEM, name::PROGRAM, name::SETTINGS] {
-        files.push((format!("boot/{name}"), boot.read(name)?));
+    files.push((MENU.to_owned(), format!("set root=(http,{server})\n{menu}").into_bytes()));
+    let rest = boot.read(name::SYSTEM)?;
+    let (hash, length) = (blake3::hash(&rest).to_hex(), rest.len());
+    files.push((system(), rest));
+    let rest = Some(format!("http://{server}/{FOLDER} {hash} {length}"));
+    boot.settings(&Settings { rest, ..settings.clone() }, None)?;
+    for name in [&[name::KERNEL], archives.as_slice()].concat() {
+        files.push((format!("{FOLDER}/{name}"), boot.read(name)?));
     }
     Ok(files)
 }

@@ -139,6 +139,24 @@ impl Staging {
         file.sync_all().map_err(failed)
     }
 
+    /// Takes out the files that `leave`, into a folder of their own.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn split(&self, leave: impl Fn(&Path) -> bool) -> Result<Self> {
+        let apart = Self::empty()?;
+        for path in self.all(Path::new(""))? {
+            let [from, to] = [self, &apart].map(|staging| staging.path().join(&path));
+            let failed = |error| Error::io(from.display().to_string(), "move", error);
+            let is_folder = fs::symlink_metadata(&from).map_err(failed)?.is_dir();
+            if !is_folder && leave(&path) {
+                make(to.parent().unwrap_or(&to))?;
+                fs::rename(&from, &to).map_err(failed)?;
+            }
+        }
+        Ok(apart)
+    }
+
     /// A hash of everything that would be packed.
     ///
     /// # Errors
@@ -198,7 +216,10 @@ impl Staging {
     }
 
     /// All paths below a folder, in order; a folder comes before what is in it.
-    fn all(&self, folder: &Path) -> Result<Vec<PathBuf>> {
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn all(&self, folder: &Path) -> Result<Vec<PathBuf>> {
         let place = self.folder.path().join(folder);
         let failed = |error| Error::io(place.display().to_string(), "list", error);
         let mut names = Vec::new();

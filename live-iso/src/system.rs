@@ -1,5 +1,6 @@
 //! What a live system consists of: programs of a distribution, our own, and a few files of ours.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use image_core::exec::{Call, Runner};
 
 use crate::Profile;
 use crate::closure::{closure, is_elf, stripped};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Scope};
 use crate::staging::Staging;
 use crate::tree::Tree;
 
@@ -26,11 +27,11 @@ const fn part(package: &'static str, files: &'static [&'static str]) -> Part {
     Part { package, files }
 }
 
-/// What is taken of a distribution's packages, besides the kernel.
+/// What is taken of a distribution's packages, besides the kernel. The first two are in the first stage.
 pub const PARTS: &[Part] = &[
     part("busybox-static", &["busybox"]),
-    part("bash", &["bash"]),
     part("kmod", &["kmod", "modprobe", "lsmod", "modinfo", "rmmod", "depmod"]),
+    part("bash", &["bash"]),
     part("mount", &["mount", "umount", "losetup", "swapon", "swapoff"]),
     part("util-linux", &["blkid", "blockdev", "findmnt", "lsblk", "wipefs", "partx"]),
     part("fdisk", &["fdisk", "sfdisk"]),
@@ -142,6 +143,9 @@ pub const PARTS: &[Part] = &[
     part("libgcc-s1", &["libgcc_s.so.1"]),
 ];
 
+/// How many of [`PARTS`] are in the first stage.
+const EARLY: usize = 2;
+
 /// Our own files: where they go, what is in them, and their permissions.
 const OURS: &[(&str, &str, u32)] = &[
     ("init", include_str!("files/init"), 0o755),
@@ -149,6 +153,8 @@ const OURS: &[(&str, &str, u32)] = &[
     ("etc/profile", include_str!("files/profile"), 0o644),
     ("usr/lib/keiki/console", include_str!("files/console"), 0o755),
     ("usr/lib/keiki/unattended", include_str!("files/unattended"), 0o755),
+    ("usr/lib/keiki/coldplug", include_str!("files/coldplug"), 0o755),
+    ("usr/lib/keiki/fetch", include_str!("files/fetch"), 0o755),
     ("usr/lib/keiki/plug", include_str!("files/plug"), 0o755),
     ("usr/lib/keiki/dhcp", include_str!("files/dhcp"), 0o755),
     ("etc/lvm/lvm.conf", include_str!("files/lvm.conf"), 0o644),
@@ -168,6 +174,9 @@ const FOLDERS: [&str; 9] = ["dev", "proc", "sys", "run", "tmp", "mnt", "media", 
 
 /// What is needed to say that memory is too small.
 pub(crate) const FIRST: [&str; 5] = ["bin", "usr", "usr/bin", "usr/bin/busybox", "init"];
+
+/// The last file of what comes behind the first stage: its name comes behind the others.
+pub(crate) const WHOLE: &str = "whole";
 
 /// The last file of all: where it is missing, memory was too small for what came before it.
 pub(crate) const COMPLETE: &str = "unpacked";
@@ -202,8 +211,8 @@ fn found(tree: &Tree, file: &str) -> Option<PathBuf> {
     if file.contains(".so.") { tree.library(file, &[]) } else { tree.program(file) }
 }
 
-/// Gathers everything that a live system has of a distribution and of our own files; the program `keiki` comes in an
-/// archive of its own, so that this one is made once for many discs.
+/// Gathers everything that a live system has of a distribution and of our own files: the first stage, which can fetch the rest
+/// from a network, and that. The program `keiki` comes in an archive of its own, so that these are made once for many discs.
 ///
 /// # Errors
 /// [`Error::Io`]: a file is missing; a tool fails.
@@ -212,7 +221,7 @@ pub(crate) fn gather(
     tree: &Tree,
     kernel: &Kernel,
     profile: Profile,
-) -> Result<Staging> {
+) -> Result<[Staging; 2]> {
     let staging = Staging::merged()?;
     for folder in FOLDERS {
         staging.folder(Path::new(folder))?;
@@ -223,12 +232,19 @@ pub(crate) fn gather(
     }
     staging.link(Path::new("etc/mtab"), "/proc/self/mounts")?;
     staging.link(Path::new("var/run"), "/run")?;
-    programs(tree, &staging)?;
+    programs(tree, PARTS.get(..EARLY).unwrap_or_default(), &staging)?;
+    kernel.stage(tree, (profile, Scope::First), &staging)?;
+    let first: BTreeSet<PathBuf> = staging.all(Path::new(""))?.into_iter().collect();
+    programs(tree, PARTS, &staging)?;
+    kernel.stage(tree, (profile, Scope::All), &staging)?;
+    let later: BTreeSet<PathBuf> = staging.all(Path::new(""))?.into_iter().collect();
+    // What is made now is little, and in the first stage: the index of all modules, and links to busybox.
     applets(runner, tree, &staging)?;
-    kernel.stage(tree, profile, &staging)?;
     let folder = staging.path().display().to_string();
     runner.check(&Call::new("depmod", ["-b", &folder, &kernel.version]))?;
-    Ok(staging)
+    let rest = staging.split(|path| later.contains(path) && !first.contains(path))?;
+    rest.file(Path::new(WHOLE), b"", 0o444)?;
+    Ok([staging, rest])
 }
 
 /// Gathers the program `keiki` and the libraries that it needs, if any.
@@ -248,9 +264,9 @@ pub(crate) fn ours(tree: &Tree, keiki: &Path) -> Result<Staging> {
 }
 
 /// The distribution's programs and files, and what they need.
-fn programs(tree: &Tree, staging: &Staging) -> Result<()> {
+fn programs(tree: &Tree, parts: &[Part], staging: &Staging) -> Result<()> {
     let mut files = Vec::new();
-    for Part { package, files: names } in PARTS {
+    for Part { package, files: names } in parts {
         for name in *names {
             match found(tree, name) {
                 Some(path) => files.push(path),

@@ -299,7 +299,10 @@ fn machine(number: u8, client: &Client) -> Result<Neighbour> {
 }
 
 /// Bytes that went out of the switch's own port, those of each packet on an Ethernet.
-fn sent() -> Result<u64> {
+///
+/// # Errors
+/// There is no switch.
+pub fn sent() -> Result<u64> {
     let said = tool::run(&call!("ip", "-json", "-statistics", "link", "show", "br0"))?;
     let said: Value = serde_json::from_str(&said)?;
     let [bytes, packets] = ["bytes", "packets"].map(|what| said[0]["stats64"]["tx"][what].as_u64());

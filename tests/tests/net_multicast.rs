@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use keiki_tests::{network, run};
 use netboot::multicast::blocks::Blocks;
 use netboot::multicast::client::Listener;
-use netboot::multicast::server::{Server, Source};
+use netboot::multicast::server::{IMAGE, Pace, Server, Source};
 use netboot::multicast::symbols::SYMBOL;
 
 /// Blocks of which each byte is known.
@@ -68,7 +68,8 @@ fn image() -> usize {
 fn net_every_client_gets_every_block() -> Result<()> {
     network::own()?;
     run!("ip", "route", "add", "239.0.0.0/8", "dev", "lo")?;
-    let server = Server::start(Arc::new(Known(BLOCKS)), Ipv4Addr::LOCALHOST, RATE)?;
+    let server =
+        Server::start(Arc::new(Known(BLOCKS)), (Ipv4Addr::LOCALHOST, IMAGE), &Pace::new(RATE))?;
     let times = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..8)
             .map(|number| {
@@ -140,7 +141,7 @@ mod only_all {
                 Ok(neighbour)
             })
             .collect::<Result<Vec<_>>>()?;
-        let server = Server::start(Arc::new(Known(BLOCKS)), HERE, CABLE)?;
+        let server = Server::start(Arc::new(Known(BLOCKS)), (HERE, IMAGE), &Pace::new(CABLE))?;
         let began = Instant::now();
         let ended = std::thread::scope(|scope| {
             let clients: Vec<_> = machines

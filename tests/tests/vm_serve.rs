@@ -28,6 +28,10 @@ fn booted(firmware: Firmware, medium: Medium, server: &mut Beside) -> Result<Vec
             break;
         }
     }
+    let told = machine.run("grep -h -e multicast -e known /run/keiki/log")?;
+    println!("{}", told.trim());
+    ensure!(told.contains("came by multicast and"), "{told}");
+    machine.run("grep -q keiki.adapter=$(cat /sys/class/net/eth0/address) /proc/cmdline")?;
     let kernel = machine.run("dmesg")?;
     let is_locked = kernel.contains("Secure boot enabled");
     ensure!(is_locked == (firmware == Firmware::SecureBoot), "{kernel}");
@@ -43,7 +47,7 @@ fn fetched(lines: &[String], (kind, first): (&str, &str)) -> Result<()> {
         [kind, "is told to boot"],
         ["52:54:00:", first],
         ["fetched boot/vmlinuz", "HTTP"],
-        ["fetched boot/system.img", "HTTP"],
+        ["fetched boot/first.img", "HTTP"],
         ["fetched boot/settings.img", "HTTP"],
     ] {
         ensure!(has(lines, words), "{words:?}: {lines:?}");
@@ -67,6 +71,25 @@ fn vm_bios_boots_from_the_server_alone() -> Result<()> {
 
 mod only_all {
     use super::*;
+
+    /// The server ends before the first stage asks it for the rest, and comes again.
+    #[test]
+    fn vm_a_first_stage_says_what_hinders_it_and_goes_on() -> Result<()> {
+        let mut server = alone()?;
+        let more = ["-m", "1024", "-device", "virtio-rng-pci"];
+        let mut machine = Live::boot(Firmware::Bios, Medium::Pxe, Path::new(""), &more)?;
+        while !server.answer()?.contains("boot/settings.img") {}
+        drop(server);
+        let said = machine.patiently("Enter opens a shell")?;
+        ensure!(said.contains("10.77.0.1") && said.contains("eth0 "), "{said}");
+        machine.send("\r")?;
+        machine.expect("/ # ")?;
+        machine.run("[ ! -e /whole ] && ip link show eth0")?;
+        let _server = serving::serve("tap0", &RANGE)?;
+        machine.send("exit\r")?;
+        machine.patiently("came by multicast")?;
+        machine.shell()
+    }
 
     /// A server beside another one, which hands out addresses and knows nothing of it.
     fn beside() -> Result<(Beside, network::Neighbour, Beside)> {

@@ -17,6 +17,7 @@ pub mod inspect;
 pub mod iso;
 pub mod prune;
 pub mod repair;
+pub mod rest;
 pub mod restore;
 pub mod rm;
 pub mod save;
@@ -130,6 +131,8 @@ pub enum Verb {
     // For machines rather than for people.
     #[command(hide = true)]
     Agent(agent::Agent),
+    #[command(name = "__rest", hide = true)]
+    Rest(rest::Rest),
     #[command(name = "__unattended", hide = true)]
     Unattended(unattended::Unattended),
     /// Serves a volume of a restore target to a filesystem tool

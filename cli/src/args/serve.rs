@@ -63,7 +63,7 @@ pub struct Serve {
     #[arg(long, value_name = "FOLDER", env = "KEIKI_STATE", default_value = STATE, hide_env_values = true)]
     pub state: PathBuf,
     /// So many Mbit/s, and no more, are sent by multicast [default: 95 % of the interface's speed, 950 at most]
-    #[arg(long, value_name = "MBIT", requires = "image", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub rate: Option<u64>,
     /// Give images only to machines that carry out an order, and to who knows a code, which is printed
     #[arg(long, requires = "image")]

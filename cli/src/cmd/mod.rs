@@ -12,6 +12,7 @@ mod keep;
 pub mod mapping;
 pub mod prune;
 pub mod repair;
+pub mod rest;
 pub mod restore;
 pub mod rm;
 pub mod save;
@@ -73,6 +74,7 @@ pub fn run(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
         Verb::Iso(args) => iso::run(global, args, progress),
         Verb::Serve(args) => serve::run(global, args, progress),
         Verb::Agent(args) => agent::run(global, args, progress),
+        Verb::Rest(args) => rest::run(args, progress),
         Verb::Unattended(args) => unattended::run(global, args, progress),
         Verb::ServeView { .. } => Ok(Exit::Done),
     }

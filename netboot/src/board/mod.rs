@@ -173,7 +173,9 @@ fn at(address: Ipv4Addr) -> Row {
 /// What a machine does that fetches this file.
 fn loaded(file: &str) -> &'static str {
     match file {
-        "boot/settings.img" => "runs",
+        // Behind the one comes the kernel, which fetches the other.
+        "boot/settings.img" | "boot/system.img" => "runs",
+
         _ if file.starts_with("boot/") => "loads its system",
         _ => "boots",
     }

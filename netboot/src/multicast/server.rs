@@ -21,8 +21,10 @@ use super::sender::{Next, Seen, Sender, Train};
 use super::symbols::{self, Outgoing, parity};
 use crate::secret;
 
-/// The port of the group, and of the server for reports.
-pub const PORT: u16 = 7377;
+/// The port of the group, and of the server for reports: of the session of an image, and of that of a system.
+pub const IMAGE: u16 = 7377;
+/// See [`IMAGE`].
+pub const SYSTEM: u16 = 7378;
 
 /// How often the server says what it has sent, and learns what loss is usual.
 const PLAN: Duration = Duration::from_millis(50);
@@ -80,6 +82,35 @@ impl Sent {
     }
 }
 
+/// What the cable carries: all sessions on it together send no faster, each in its turn.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    rate: u64,
+    /// When the next packet may go.
+    free: Arc<Mutex<Instant>>,
+}
+
+impl Pace {
+    /// So many bytes of a second on the wire.
+    pub fn new(rate: u64) -> Self {
+        Self { rate: rate.max(1), free: Arc::new(Mutex::new(Instant::now())) }
+    }
+
+    /// Waits until so many packets may go.
+    fn wait(&self, packets: usize) {
+        let bytes = u64::from(WIRE) * packets as u64;
+        let takes = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / self.rate);
+        let now = Instant::now();
+        let turn = {
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let turn = (*free).max(now.checked_sub(BEHIND).unwrap_or(now));
+            *free = turn + takes;
+            turn
+        };
+        thread::sleep(turn.saturating_duration_since(now));
+    }
+}
+
 /// A session that runs; it ends when dropped.
 #[derive(Debug)]
 pub struct Server {
@@ -108,19 +139,23 @@ fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl Server {
-    /// Begins a session on the interface with this address. `rate` is in bytes of a second on the wire.
+    /// Begins a session on the interface with this address, by one of the ports above.
     ///
     /// # Errors
     /// [`Error::Refused`]: the port is taken; [`Error::Io`].
-    pub fn start(source: Arc<dyn Source>, interface: Ipv4Addr, rate: u64) -> Result<Self> {
+    pub fn start(
+        source: Arc<dyn Source>,
+        (interface, port): (Ipv4Addr, u16),
+        pace: &Pace,
+    ) -> Result<Self> {
         let failed = |error| Error::io("multicast", "start", error);
-        let socket = UdpSocket::bind((interface, PORT))
-            .map_err(|error| crate::interface::taken("udp", PORT, error))?;
+        let socket = UdpSocket::bind((interface, port))
+            .map_err(|error| crate::interface::taken("udp", port, error))?;
         let wide = socket2::SockRef::from(&socket);
         wide.set_multicast_if_v4(&interface).map_err(failed)?;
         // What is sent too fast for the interface should wait here, not be lost.
         wide.set_send_buffer_size(1 << 20).map_err(failed)?;
-        let terms = Terms::new(SocketAddrV4::new(interface, PORT))?;
+        let terms = Terms::new(SocketAddrV4::new(interface, port))?;
         let lengths = source.lengths();
         let symbols = lengths.iter().map(|len| symbols::source(*len as usize)).collect();
         let state = State {
@@ -134,7 +169,7 @@ impl Server {
         let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
         let reader = spawn("blocks").spawn(move || read(source.as_ref(), &asked, &give));
         let shelf = Shelf::new(ask, given);
-        let line = Line::new(socket, terms.clone(), rate);
+        let line = Line::new(socket, terms.clone(), pace.clone());
         let ours = (Arc::clone(&state), Arc::clone(&ends));
         let sender = spawn("multicast").spawn(move || run(line, shelf, &ours.0, &ours.1));
         let mut threads = vec![sender.map_err(failed)?, reader.map_err(failed)?];
@@ -193,7 +228,7 @@ impl Terms {
     fn new(server: SocketAddrV4) -> Result<Self> {
         // Administratively scoped (RFC 2365), and none of those that switches send everywhere (RFC 4541).
         let group = Ipv4Addr::new(239, 192, fastrand::u8(1..255), fastrand::u8(1..255));
-        let group = SocketAddrV4::new(group, PORT);
+        let group = SocketAddrV4::new(group, server.port());
         Ok(Self { session: fastrand::u32(..), key: secret::random()?, group, server })
     }
 }
@@ -260,28 +295,21 @@ impl Shelf {
 struct Line {
     socket: UdpSocket,
     terms: Terms,
-    rate: u64,
-    /// When the next packet may go.
-    free: Instant,
+    pace: Pace,
     in_batches: bool,
     batch: Vec<u8>,
 }
 
 impl Line {
-    fn new(socket: UdpSocket, terms: Terms, rate: u64) -> Self {
+    fn new(socket: UdpSocket, terms: Terms, pace: Pace) -> Self {
         let in_batches = setsockopt(&socket, UdpGsoSegment, &(LONGEST as i32)).is_ok();
         let batch = Vec::with_capacity(LONGEST * usize::from(BATCH));
-        Self { socket, terms, rate: rate.max(1), free: Instant::now(), in_batches, batch }
+        Self { socket, terms, pace, in_batches, batch }
     }
 
     /// Sends the packets in `batch` when it is their time. What the network does not take is repaired like what it loses.
     fn send(&mut self) {
-        let now = Instant::now();
-        thread::sleep(self.free.saturating_duration_since(now));
-        let packets = self.batch.len().div_ceil(LONGEST);
-        let bytes = u64::from(WIRE) * packets as u64;
-        let takes = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / self.rate);
-        self.free = self.free.max(now.checked_sub(BEHIND).unwrap_or(now)) + takes;
+        self.pace.wait(self.batch.len().div_ceil(LONGEST));
         if self.in_batches && self.socket.send_to(&self.batch, self.terms.group).is_err() {
             // Not every adapter computes checksums, which this needs.
             self.in_batches = false;
@@ -399,5 +427,29 @@ fn run(mut line: Line, mut shelf: Shelf, state: &Mutex<State>, ends: &AtomicBool
             Next::Wait(until) => line.listen(until.saturating_sub(now)),
             Next::Idle => line.listen(PLAN),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::{Pace, WIRE};
+
+    #[test]
+    fn sessions_share_the_cable() {
+        let pace = Pace::new(u64::from(WIRE) * 1000);
+        let began = Instant::now();
+        let work = || (0..50).for_each(|_| pace.wait(2));
+        let timed = || {
+            work();
+            began.elapsed()
+        };
+        let times = std::thread::scope(|scope| {
+            [scope.spawn(timed), scope.spawn(timed)].map(|one| one.join().unwrap())
+        });
+        // 200 packets at 1000 of a second; neither waits for the end of the other.
+        assert!(times.iter().max() > Some(&Duration::from_millis(180)), "{times:?}");
+        assert!(times.iter().min() > Some(&Duration::from_millis(150)), "{times:?}");
     }
 }

@@ -10,27 +10,19 @@ use image_core::image::hash::{ChunkId, Hash};
 use image_core::image::manifest::Hit;
 use image_core::pipeline::fetch::Segment;
 use image_core::pipeline::write::Damage;
-use image_core::repo::{ChunkFeed, Delivery, PackFeed, Read, StoredChunk, WantSet, is_missing};
+use image_core::repo::{ChunkFeed, Delivery, PackFeed, Read, StoredChunk, WantSet};
 use image_core::report::Report;
 use image_core::restore::{Stored, Windows, Work};
 use image_core::units::Bytes;
 
 use super::blocks::{self, Block};
-use super::{Joined, Names, Offer};
-use crate::multicast::blocks::Blocks;
-use crate::multicast::client::{Client, Listener};
-use crate::multicast::symbols::Incoming;
+use super::session::Session;
+use super::{Names, Offer};
 
-/// Blocks in memory while the disk is busy.
-const ROOM: u32 = 64;
-/// Blocks that are decoded at once.
-const AT_ONCE: usize = 4;
 /// Segments that are written at once: 256 GiB of volumes with windows of 1 MiB.
 const SEGMENTS: usize = 16;
-/// How long a Ctrl-C may go unnoticed, and the unit of patience.
-const TICK: Duration = Duration::from_millis(200);
-/// For so long, of waiting, no block may come; then what is missing is fetched.
-const PATIENCE: u32 = 75;
+/// For so long no block may come; then what is missing is fetched.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The windows of an image in a room.
 pub struct Room<'a> {
@@ -48,12 +40,7 @@ impl<'a> Room<'a> {
     /// [`Error::Corrupt`] and [`Error::Unsupported`]: there is one that cannot be used; [`Error::Io`].
     pub fn find(files: Arc<dyn Read>, image: Hash, stored: Stored<'a>) -> Result<Option<Self>> {
         let names = Names::of(image);
-        let offer = match files.get(&names.offer, Bytes::kib(64)) {
-            Ok(offer) => offer,
-            Err(error) if is_missing(&error) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let offer: Offer = read(&offer)?;
+        let Some(offer) = Offer::find(files.as_ref(), &names)? else { return Ok(None) };
         offer.terms()?;
         let bytes = files.get(&names.blocks, blocks::MOST)?;
         if Hash::of(&bytes) != offer.blocks {
@@ -64,32 +51,19 @@ impl<'a> Room<'a> {
         Ok(Some(Self { files, stored, names, offer, blocks }))
     }
 
-    /// Joins, for blocks with chunks that are `wanted`; these blocks. None where there are none.
-    fn join(&self, wanted: &WantSet) -> Result<Option<(Client, HashSet<u32>)>> {
-        let mut has = Blocks::none(u32::try_from(self.blocks.len()).unwrap_or(u32::MAX));
-        let mut lacking = HashSet::new();
-        for (number, block) in (0..).zip(&self.blocks) {
-            if block.chunks.iter().any(|id| wanted.contains(id)) {
-                lacking.insert(number);
-            } else {
-                has.add(number);
-            }
-        }
+    /// Joins, for blocks with chunks that are `wanted`; none where there are none.
+    fn join(&self, wanted: &WantSet) -> Result<Option<Session>> {
+        let blocks = (0..).zip(&self.blocks);
+        let lacking =
+            |(_, block): &(u32, &Block)| block.chunks.iter().any(|id| wanted.contains(id));
+        let lacking: HashSet<u32> = blocks.filter(lacking).map(|(number, _)| number).collect();
         if lacking.is_empty() {
             return Ok(None);
         }
-        let listener = Listener::new(self.offer.terms()?)?;
-        let Joined { slot } = read(&self.files.get(&self.names.join, Bytes::kib(64))?)?;
         let lengths = self.blocks.iter().map(|block| block.length).collect();
-        Ok(Some((listener.start(slot, lengths, has, ROOM)?, lacking)))
+        let way = (self.files.as_ref(), &self.names, self.offer.terms()?);
+        Session::join(way, lengths, lacking).map(Some)
     }
-}
-
-fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    let wrong = |error: serde_json::Error| {
-        Error::corrupt("room", Bytes::ZERO, "what a room tells", error.to_string())
-    };
-    serde_json::from_slice(bytes).map_err(wrong)
 }
 
 impl Windows for Room<'_> {
@@ -128,6 +102,8 @@ struct Feed<'r, 'a> {
     report: &'r dyn Report,
     ready: VecDeque<Delivery>,
     way: Way,
+    /// Whether it was said that something wrong came.
+    is_told: bool,
 }
 
 /// How chunks come.
@@ -139,29 +115,16 @@ enum Way {
     Files(HashMap<Hash, PackFeed>),
 }
 
-struct Session {
-    client: Client,
-    /// Blocks that did not come yet.
-    lacking: HashSet<u32>,
-    /// Blocks that were given on, and still count as in memory.
-    given: usize,
-    /// How often in a row nothing came.
-    silent: u32,
-    /// Whether it was said that something wrong came.
-    is_told: bool,
-}
-
 impl<'r, 'a> Feed<'r, 'a> {
     fn new(room: &'r Room<'a>, segments: Vec<&'r Segment>, report: &'r dyn Report) -> Self {
-        Self { room, segments, report, ready: VecDeque::new(), way: Way::Unasked }
+        let (ready, way) = (VecDeque::new(), Way::Unasked);
+        Self { room, segments, report, ready, way, is_told: false }
     }
 
     /// The way for what is `wanted`, which is the files where nothing comes by multicast.
     fn ask(&self, wanted: &WantSet) -> Way {
         match self.room.join(wanted) {
-            Ok(Some((client, lacking))) => {
-                Way::Multicast(Session { client, lacking, given: 0, silent: 0, is_told: false })
-            }
+            Ok(Some(session)) => Way::Multicast(session),
             Ok(None) => Way::Files(HashMap::new()),
             Err(error) => {
                 self.report.note(&format!("no multicast, everything is fetched: {error}"));
@@ -177,18 +140,15 @@ impl<'r, 'a> Feed<'r, 'a> {
             return Ok(false);
         }
         self.report.checkpoint()?;
-        if session.client.loses_most() {
+        if session.loses_most() {
             let count = session.lacking.len();
             self.report.note(&format!(
                 "the way to this machine carries a part of what is sent; the {count} blocks that are missing are fetched"
             ));
             return Ok(false);
         }
-        let came = session.take().unwrap_or_else(|_| {
-            session.silent = PATIENCE;
-            Vec::new()
-        });
-        if came.is_empty() && session.silent < PATIENCE {
+        let came = session.take();
+        if came.is_empty() && session.silent() < PATIENCE {
             return Ok(true);
         }
         if came.is_empty() {
@@ -214,7 +174,7 @@ impl<'r, 'a> Feed<'r, 'a> {
             self.ready.extend(chunks.into_iter().flatten().filter(sound));
             let came = self.ready.len() - before;
             let is_whole = known.is_some_and(|known| known.chunks.len() == came);
-            if !is_whole && !std::mem::replace(&mut session.is_told, true) {
+            if !is_whole && !std::mem::replace(&mut self.is_told, true) {
                 self.report.note(
                     "wrong bytes come by multicast; they are fetched instead. Is somebody else sending to this session?",
                 );
@@ -241,27 +201,6 @@ impl<'r, 'a> Feed<'r, 'a> {
             return feed.next(&WantSet::new(segment.hash, ids));
         }
         Ok(None)
-    }
-}
-
-impl Session {
-    /// Blocks that are whole, as many as are decoded at once; none where none came for a moment.
-    fn take(&mut self) -> Result<Vec<(u32, Incoming)>> {
-        for _ in 0..std::mem::take(&mut self.given) {
-            self.client.written();
-        }
-        let mut came = Vec::new();
-        let mut most = TICK;
-        while came.len() < AT_ONCE
-            && let Some((number, block)) = self.client.next(most)?
-        {
-            self.lacking.remove(&number);
-            came.push((number, block));
-            most = Duration::ZERO;
-        }
-        self.given = came.len();
-        self.silent = if came.is_empty() { self.silent + 1 } else { 0 };
-        Ok(came)
     }
 }
 

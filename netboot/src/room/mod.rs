@@ -6,18 +6,22 @@
 //!
 //! - [`guests`] takes images from machines that save.
 //! - [`server`] makes the blocks of a session from an image. - [`client`] gives a restore its windows. - [`blocks`] which chunks
-//!   are in which block.
+//!   are in which block. - [`file`] a file instead of an image. - `session` takes blocks as they come.
 
 pub mod blocks;
 pub mod client;
+pub mod file;
 pub mod guests;
 pub mod server;
+mod session;
 
 use std::net::SocketAddrV4;
 
 use image_core::error::{Error, Result};
 use image_core::image::hash::Hash;
 use image_core::image::manifest::Root;
+use image_core::repo::{Read, is_missing};
+use image_core::units::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::multicast::packet::Key;
@@ -26,7 +30,7 @@ use crate::multicast::server::Terms;
 /// The folder of rooms in a repository.
 const FOLDER: &str = "room";
 
-/// What there is to be fetched of the room of an image, as names in the repository.
+/// What there is to be fetched of the room of an image or a file, as names beside it.
 #[derive(Debug)]
 struct Names {
     offer: String,
@@ -76,6 +80,15 @@ impl Offer {
         Self { version: VERSION, session, key: Hash(key), group, server, blocks }
     }
 
+    /// The offer of a room; none where there is none.
+    fn find(files: &dyn Read, names: &Names) -> Result<Option<Self>> {
+        match files.get(&names.offer, Bytes::kib(64)) {
+            Ok(offer) => read(&offer).map(Some),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn terms(&self) -> Result<Terms> {
         if self.version != VERSION {
             return Err(Error::unsupported(format!("version {} of rooms", self.version)));
@@ -84,4 +97,11 @@ impl Offer {
         let key: Key = key;
         Ok(Terms { session, key, group, server })
     }
+}
+
+fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    let wrong = |error: serde_json::Error| {
+        Error::corrupt("room", Bytes::ZERO, "what a room tells", error.to_string())
+    };
+    serde_json::from_slice(bytes).map_err(wrong)
 }

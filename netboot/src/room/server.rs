@@ -12,9 +12,9 @@ use image_core::repo::{Repository, Sequence};
 use image_core::report::Report;
 
 use super::blocks::{self, Block};
-use super::{Joined, Names, Offer};
+use super::{Joined, Names, Offer, file};
 use crate::files::{Answers, Made, Question};
-use crate::multicast::server::{Server, Source};
+use crate::multicast::server::{IMAGE, Pace, SYSTEM, Server, Source};
 
 /// A room that is open; it closes when dropped.
 #[derive(Debug)]
@@ -27,14 +27,14 @@ pub struct Room {
 }
 
 impl Room {
-    /// Opens a room for an image, on the interface with this address; `rate` is in bytes of a second on the wire.
+    /// Opens a room for an image, on the interface with this address.
     ///
     /// # Errors
     /// The image is damaged or cannot be read, the port is taken.
     pub fn open(
         repo: &Repository,
         (image, root): (Hash, &Root),
-        (interface, rate): (Ipv4Addr, u64),
+        (interface, pace): (Ipv4Addr, &Pace),
         report: &dyn Report,
     ) -> Result<Self> {
         let volumes: Vec<usize> = super::shared(root).collect();
@@ -45,12 +45,30 @@ impl Room {
         }
         let list = blocks::pack(sequence.chunks());
         let bytes = blocks::to_bytes(&list);
-        let hash = Hash::of(&bytes);
-        let server = Server::start(Arc::new(Pieces::new(sequence, &list)), interface, rate)?;
-        let offer = serde_json::to_vec(&Offer::new(server.terms(), hash))
+        let source = Arc::new(Pieces::new(sequence, &list));
+        Self::of(image, source, bytes, ((interface, IMAGE), pace))
+    }
+
+    /// Opens a room for a file, of which no list of blocks is needed.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn of_file(file: Bytes, (interface, pace): (Ipv4Addr, &Pace)) -> Result<Self> {
+        let source = Arc::new(file::Pieces(file.clone()));
+        Self::of(Hash::of(&file), source, Vec::new(), ((interface, SYSTEM), pace))
+    }
+
+    fn of(
+        id: Hash,
+        source: Arc<dyn Source>,
+        list: Vec<u8>,
+        (at, pace): ((Ipv4Addr, u16), &Pace),
+    ) -> Result<Self> {
+        let count = u32::try_from(source.lengths().len()).unwrap_or(u32::MAX);
+        let server = Server::start(source, at, pace)?;
+        let offer = serde_json::to_vec(&Offer::new(server.terms(), Hash::of(&list)))
             .map_err(|error| Error::io("room", "describe", error.into()))?;
-        let count = u32::try_from(list.len()).unwrap_or(u32::MAX);
-        let (names, offer, blocks) = (Names::of(image), offer.into(), bytes.into());
+        let (names, offer, blocks) = (Names::of(id), offer.into(), list.into());
         Ok(Self { names, offer, blocks, count, server })
     }
 

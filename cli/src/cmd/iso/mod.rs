@@ -118,6 +118,7 @@ fn settings(args: &Iso) -> Result<Settings> {
         ssh_key: ssh_key.transpose()?,
         images: Vec::new(),
         server: None,
+        rest: None,
         site: None,
     })
 }

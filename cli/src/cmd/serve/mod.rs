@@ -86,7 +86,10 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
         false => files(args, (interface.address, site.as_deref()), progress)?,
     };
     let size = bytes(&files);
-    let send = |found: &room::Found| found.send(args, &interface, &mut files, progress);
+    let pace = room::pace(args, &interface);
+    let way = (interface.address, &pace);
+    let shared = room::send_system(way, &mut files)?;
+    let send = |found: &room::Found| found.send(way, &mut files, progress);
     let mut sending = found.as_ref().map(send).transpose()?;
     let sent = sending.as_ref().map(|sending| (sending.name.clone(), sending.room.clone()));
     let board = Arc::new(Board::new(sent, site.clone().map(|site| (site, interface.clone()))));
@@ -99,7 +102,7 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
     let (running, events) = bound.serve(files)?;
     progress.finish();
     let watched = board_at(interface.address, site.as_ref().map(|site| site.token()));
-    let told = (&interface, size, watched.as_str(), code.as_deref());
+    let told = (&interface, [size, shared], watched.as_str(), code.as_deref());
     tell(global, args, told, sending.as_ref())?;
     follow(global, (&events, &board), sending.as_mut(), progress)?;
     drop(running);
@@ -209,7 +212,7 @@ fn prepared(global: &Global, size: Bytes) -> Result<()> {
 fn tell(
     global: &Global,
     args: &Serve,
-    (interface, size, board, code): (&Interface, Bytes, &str, Option<&str>),
+    (interface, [size, shared], board, code): (&Interface, [Bytes; 2], &str, Option<&str>),
     sending: Option<&Sending>,
 ) -> Result<()> {
     let Interface { name, address, .. } = interface;
@@ -227,10 +230,14 @@ fn tell(
     }
     let mode = match &args.dhcp_range {
         _ if args.no_boot => "booting nobody".to_owned(),
-        Some(range) => format!("handing out {range}; each machine loads {size}"),
-        None => format!("beside the DHCP server of the network; each machine loads {size}"),
+        Some(range) => format!("handing out {range}"),
+        None => "beside the DHCP server of the network".to_owned(),
     };
-    let mut lines = vec![format!("Serving on {name} ({address}), {mode}.")];
+    let loads = match size.saturating_sub(shared) {
+        _ if args.no_boot => String::new(),
+        alone => format!("; each machine loads {alone}, and all of them at once {shared}"),
+    };
+    let mut lines = vec![format!("Serving on {name} ({address}), {mode}{loads}.")];
     if let Some(sending) = sending {
         lines.push(format!("Any number of machines, at any time: {}", sending.how(interface)));
     }

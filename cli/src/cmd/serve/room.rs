@@ -10,8 +10,10 @@ use anyhow::{Result, bail};
 use image_core::error::Error;
 use image_core::repo::{ImageInfo, Local, Repository};
 use image_core::units::Bytes;
+use live_iso::net;
 use netboot::files::Files;
 use netboot::interface::Interface;
+use netboot::multicast::server::Pace;
 use netboot::orders::door::Door;
 use netboot::orders::site::Site;
 use netboot::room::guests::Guests;
@@ -119,14 +121,11 @@ impl Found {
     /// The image is damaged.
     pub fn send(
         &self,
-        args: &Serve,
-        interface: &Interface,
+        way: (Ipv4Addr, &Pace),
         files: &mut Files,
         progress: &Progress,
     ) -> Result<Sending> {
         let root = self.repo.root(&self.image)?;
-        let rate = args.rate.unwrap_or_else(|| speed(interface) * 95 / 100);
-        let way = (interface.address, rate.saturating_mul(1_000_000 / 8));
         let room = Arc::new(Room::open(&self.repo, (self.image.id, &root), way, progress)?);
         files.add_folder(REPOSITORY, &self.folder)?;
         files.add_answers(REPOSITORY, room.clone());
@@ -134,6 +133,25 @@ impl Found {
         let name = output::image(&self.image);
         Ok(Sending { name, room, told: Instant::now(), is_told: false })
     }
+}
+
+/// Sends what the first stage of machines fetches, where they boot from here; how much that is.
+///
+/// # Errors
+/// A port is taken.
+pub fn send_system(way: (Ipv4Addr, &Pace), files: &mut Files) -> Result<Bytes> {
+    let Some(system) = files.stored(&net::system()).map(|file| file.bytes.clone()) else {
+        return Ok(Bytes::ZERO);
+    };
+    let size = Bytes::of(&system);
+    files.add_answers(net::FOLDER, Arc::new(Room::of_file(system, way)?));
+    Ok(size)
+}
+
+/// How fast may be sent by multicast.
+pub fn pace(args: &Serve, interface: &Interface) -> Pace {
+    let rate = args.rate.unwrap_or_else(|| speed(interface) * 95 / 100);
+    Pace::new(rate.saturating_mul(1_000_000 / 8))
 }
 
 /// What the interface carries, in Mbit/s; at most what machines usually have.
