@@ -94,6 +94,7 @@ pub struct Live {
     session: OsSession,
     patience: Duration,
     began: Instant,
+    words: String,
     work: TempDir,
     alone: Arc<fs::File>,
 }
@@ -110,13 +111,18 @@ impl Live {
         Self::start(&call, more, work, alone)
     }
 
-    /// Boots another machine by PXE while this one runs, at the cable `tap` with this number.
+    /// Boots another machine over the network while this one runs, at the cable `tap` with this number.
     ///
     /// # Errors
     /// QEMU or OVMF is missing.
-    pub fn beside(&self, firmware: Firmware, number: u8, more: &[&str]) -> Result<Self> {
+    pub fn beside(
+        &self,
+        (firmware, medium): (Firmware, Medium),
+        number: u8,
+        more: &[&str],
+    ) -> Result<Self> {
         let work = TempDir::new()?;
-        let mut call = machine(firmware, Medium::Pxe, Path::new(""), work.path())?;
+        let mut call = machine(firmware, medium, Path::new(""), work.path())?;
         for word in &mut call.args {
             let own = word.to_string_lossy().replace("tap0", &format!("tap{number}"));
             let mac = format!("netdev=net,mac=52:54:00:12:34:{number:02x}");
@@ -125,14 +131,26 @@ impl Live {
         Self::start(&call, more, work, Arc::clone(&self.alone))
     }
 
+    /// Starts a machine again that has [ended](Live::ended): its firmware has the variables that it had.
+    ///
+    /// # Errors
+    /// QEMU is missing.
+    pub fn again(self) -> Result<Self> {
+        Self::spawned(self.words, self.work, self.alone)
+    }
+
     fn start(call: &Call, more: &[&str], work: TempDir, alone: Arc<fs::File>) -> Result<Self> {
         let mut words = call.line();
         for word in more {
             words.push(' ');
             words.push_str(word);
         }
+        Self::spawned(words, work, alone)
+    }
+
+    fn spawned(words: String, work: TempDir, alone: Arc<fs::File>) -> Result<Self> {
         let session = expectrl::spawn(&words).with_context(|| words.clone())?;
-        Ok(Self { session, patience: PATIENCE, began: Instant::now(), work, alone })
+        Ok(Self { session, patience: PATIENCE, began: Instant::now(), words, work, alone })
     }
 
     /// Waits until `text` is on the console; what was said before it, without the terminal's own signs.

@@ -18,7 +18,7 @@ use crate::network::{self, HERE, Neighbour};
 use crate::{call, filesystem, keiki, run, sparse, tool, volumes};
 
 /// How long something may take; no figure, only the end of a test that hangs.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// A server that runs, in the network of this thread.
 #[derive(Debug)]

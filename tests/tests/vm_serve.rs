@@ -91,13 +91,13 @@ mod only_all {
         machine.shell()
     }
 
-    /// A server beside another one, which hands out addresses and knows nothing of it.
-    fn beside() -> Result<(Beside, network::Neighbour, Beside)> {
+    /// A server beside another one, which hands out addresses and knows nothing of it; with more of dnsmasq's options.
+    fn beside(options: &[&str]) -> Result<(Beside, network::Neighbour, Beside)> {
         serving::prepare()?;
         network::own()?;
         network::cable()?;
         let other = network::Neighbour::new()?;
-        let dhcp = other.dhcp(&[])?;
+        let dhcp = other.dhcp(options)?;
         Ok((serving::serve("br0", &[])?, other, dhcp))
     }
 
@@ -123,22 +123,33 @@ mod only_all {
 
     #[test]
     fn vm_bios_boots_beside_another_server() -> Result<()> {
-        let (mut server, _other, _dhcp) = beside()?;
+        let (mut server, _other, _dhcp) = beside(&[])?;
         let lines = booted(Firmware::Bios, Medium::Pxe, &mut server)?;
         fetched(&lines, ("BIOS", "fetched keiki.pxe"))
     }
 
     #[test]
     fn vm_secure_boot_boots_beside_another_server() -> Result<()> {
-        let (mut server, _other, _dhcp) = beside()?;
+        let (mut server, _other, _dhcp) = beside(&[])?;
         let lines = booted(Firmware::SecureBoot, Medium::Pxe, &mut server)?;
         fetched(&lines, ("UEFI", "fetched shimx64.efi"))
     }
 
     #[test]
     fn vm_uefi_boots_over_http_beside_another_server() -> Result<()> {
-        let (mut server, _other, _dhcp) = beside()?;
+        let (mut server, _other, _dhcp) = beside(&[])?;
         let lines = booted(Firmware::Uefi, Medium::Http, &mut server)?;
         fetched(&lines, ("UEFI over HTTP", "fetched shimx64.efi"))
+    }
+
+    /// Shim asks the other server for GRUB then; firmware goes on to HTTP.
+    #[test]
+    fn vm_secure_boot_goes_on_to_http_beside_a_boot_file_in_the_head() -> Result<()> {
+        let options = ["--dhcp-boot=other.efi,,10.77.0.2", "--dhcp-no-override"];
+        let (mut server, _other, _dhcp) = beside(&options)?;
+        let lines = booted(Firmware::SecureBoot, Medium::Pxe, &mut server)?;
+        fetched(&lines, ("UEFI over HTTP", "fetched shimx64.efi"))?;
+        ensure!(!has(&lines, ["fetched grubx64.efi", "TFTP"]), "{lines:?}");
+        Ok(())
     }
 }

@@ -154,6 +154,10 @@ impl Desk {
             vendor.push(255);
             reply.options.insert(option::VENDOR, vendor);
         }
+        if request.options.contains_key(&option::IPXE) {
+            // It starts what the server of addresses names too, unless ours have a higher priority (1) than none.
+            reply.options.insert(option::IPXE, vec![1, 1, 1]);
+        }
         Some(reply)
     }
 

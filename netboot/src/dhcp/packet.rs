@@ -42,6 +42,8 @@ pub(crate) mod option {
     pub const BOOT_FILE: u8 = 67;
     pub const ARCHITECTURE: u8 = 93;
     pub const MACHINE: u8 = 97;
+    /// iPXE's own, which hold options of their own.
+    pub const IPXE: u8 = 175;
 }
 
 /// A request or a reply.

@@ -49,6 +49,7 @@ fn bios(kind: u8) -> Packet {
     let mut packet = request(kind, "PXEClient:Arch:00000:UNDI:002001", Some(0));
     packet.options.insert(77, b"iPXE".into());
     packet.options.insert(94, vec![1, 2, 1]);
+    packet.options.insert(option::IPXE, vec![177, 5, 1, 0x1a, 0xf4, 0x10, 0, 0xeb, 3, 1, 0, 0]);
     packet
 }
 
@@ -92,6 +93,8 @@ fn beside_another_server_only_the_boot_file_is_told() {
         assert_eq!(offer.file, file.as_bytes());
         assert_eq!(text(&offer, option::CLASS), Some(class));
         assert_eq!(offer.options.get(&option::VENDOR).cloned(), vendor);
+        let priority = (packet == bios(kind::DISCOVER)).then_some(vec![1, 1, 1]);
+        assert_eq!(offer.options.get(&option::IPXE).cloned(), priority);
         for number in [option::MASK, option::LEASE_TIME] {
             assert!(!offer.options.contains_key(&number));
         }
