@@ -112,7 +112,7 @@ fn net_only_what_changed_is_written_where_the_answers_say_so() -> Result<()> {
     ensure!(all > 12 << 20, "strace saw {all} bytes only");
 
     // A block of the file is another one.
-    let (disk, file) = (world.bench.path("disk"), fs::read(world.bench.path("files/file"))?);
+    let (disk, file) = (world.bench.path("disk"), fs::read(world.bench.path("files-lab/file"))?);
     let mut bytes = fs::read(&disk)?;
     let block = file.get(5 << 20..(5 << 20) + 4096).context("block")?;
     let at = bytes.chunks(4096).position(|one| one == block).context("its block")? * 4096;

@@ -61,7 +61,11 @@ fn net_machines_wait_for_a_word_and_are_restored_once() -> Result<()> {
 
     // The first is let in; the third as well, but it belongs to another site.
     server.post(&format!("api/machines/{first}/restore"), "{}")?;
-    server.post(&format!("api/machines/{third}/restore"), "")?;
+    let named = r#"{"hostname": "pc-3"}"#;
+    server.post(&format!("api/machines/{third}/restore"), named)?;
+    let (told, said) =
+        server.ask(&format!("api/machines/{second}/restore"), server.token(), Some(named))?;
+    ensure!(told == 400 && said.contains("has the name pc-3"), "{told} {said}");
     let (code, said) = site::end(agents.remove(0))?;
     ensure!(code == Some(0) && said.contains("is restored"), "{code:?} {said}");
     let (code, said) = site::end(agents.remove(1))?;

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::{Board, Told, clock};
 use crate::files::{Made, Question};
 use crate::orders::list::{Group, Known, Wish};
+use crate::orders::machine::tag;
 use crate::orders::moment::Moment;
 use crate::orders::site::Site;
 
@@ -89,10 +90,14 @@ pub(super) fn answer(board: &Board, question: &Question<'_>) -> Option<Made> {
 fn read<T: DeserializeOwned + Default>(posted: &[u8]) -> Result<T, Made> {
     match posted.trim_ascii() {
         [] => Ok(T::default()),
-        posted => {
-            serde_json::from_slice(posted).map_err(|error| Made::said(400, &error.to_string()))
-        }
+        posted => serde_json::from_slice(posted).map_err(|error| Made::said(400, &plain(&error))),
     }
+}
+
+/// What is wrong, without where: whoever typed it on the page has seen no JSON.
+fn plain(error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    said.rsplit_once(" at line ").map_or(said.as_str(), |(why, _)| why).to_owned()
 }
 
 /// Does what a person decided.
@@ -106,7 +111,7 @@ fn decided(board: &Board, site: &Site, (name, posted): (&str, &[u8])) -> Made {
             Ok(Put { machines, group }) => {
                 Ok(counted(site.change(|list| list.put(&machines, group.as_ref()))))
             }
-            Err(error) => Err(Made::said(400, &error.to_string())),
+            Err(error) => Err(Made::said(400, &plain(&error))),
         },
         ["api", "groups", group, what] => match group.parse() {
             Ok(group) => of_group(site, &group, (what, posted)),
@@ -203,6 +208,13 @@ fn allowed(site: &Site, id: &str, wish: Wish) -> Result<Wish, String> {
         return Err(format!(
             "{name:?} is no host name: letters, digits and hyphens, 63 at most between dots"
         ));
+    }
+    let other =
+        |name: &String| site.look(|list, _| list.named(name).filter(|other| *other != id).cloned());
+    if let Some((name, other)) = wish.hostname.as_ref().and_then(|name| Some((name, other(name)?)))
+    {
+        let tag = tag(&other);
+        return Err(format!("{tag} has the name {name}; take another one, or forget that machine"));
     }
     is_ahead(wish.at.as_ref())?;
     let chosen = site.look(|list, _| {

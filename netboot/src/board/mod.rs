@@ -57,6 +57,8 @@ struct Told<'a> {
     image: Option<Image<'a>>,
     /// Those that can be chosen; none where nobody orders anything.
     images: Vec<String>,
+    /// The name that the next machine gets that has none, where there is a pattern for names.
+    next_hostname: Option<String>,
     machines: Vec<Row>,
 }
 
@@ -147,7 +149,11 @@ impl Board {
         let is_meant =
             |row: &Row| group.is_none_or(|group| row.group.as_deref() == Some(group.name()));
         let machines = at_address.into_values().chain(elsewhere).filter(is_meant).collect();
-        Told { image, images, machines }
+        let next = |site: &Arc<Site>| {
+            site.look(|list, _| site.policy().name(&|name| list.named(name).is_some()))
+        };
+        let next_hostname = self.site.as_ref().and_then(next);
+        Told { image, images, next_hostname, machines }
     }
 
     /// Wakes the machine with these adapters.

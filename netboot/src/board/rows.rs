@@ -62,7 +62,7 @@ impl Row {
         (self.id, self.tag) = (Some(id.to_owned()), Some(machine::tag(id)));
         (self.model, self.serial) = (machine.model.clone(), machine.serial.clone());
         self.disks = machine.disks.iter().map(words).collect();
-        self.hostname.clone_from(&known.hostname);
+        self.hostname = known.name().cloned();
         self.group = known.group().map(|group| group.name().to_owned());
         self.mac = self.mac.take().or_else(|| machine.macs.first().cloned());
         self.image =
@@ -76,7 +76,7 @@ impl Row {
             State::Waits if later.is_some() => ("waits", "waits for its time".to_owned()),
             State::Waits => ("waits", "waits for your word".to_owned()),
             State::Called if heard.is_none() => ("called", "is restored when it starts".to_owned()),
-            State::Called => ("called", "is called".to_owned()),
+            State::Called => ("called", "begins when it asks".to_owned()),
             State::Works => ("works", "has its order".to_owned()),
             State::Done { image, .. } => ("done", format!("has {}", short(image))),
             State::Failed { .. } => ("failed", "failed".to_owned()),

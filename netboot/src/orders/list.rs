@@ -184,6 +184,12 @@ pub struct List {
 }
 
 impl List {
+    /// The machine that has this name, or gets it: its id.
+    pub fn named(&self, name: &str) -> Option<&String> {
+        let is_it = |known: &Known| known.name().is_some_and(|own| own == name);
+        self.machines.iter().find(|(_, known)| is_it(known)).map(|(id, _)| id)
+    }
+
     /// The machine with this id.
     pub fn machine(&self, id: &str) -> Option<&Known> {
         self.machines.get(id)
@@ -372,9 +378,7 @@ impl List {
     }
 
     fn ordered(&mut self, id: &str, nonce: &str, choice: Choice, policy: &dyn Policy) -> Decision {
-        let taken = |name: &str| {
-            self.machines.values().any(|known| known.hostname.as_deref() == Some(name))
-        };
+        let taken = |name: &str| self.named(name).is_some();
         let Some(known) = self.machines.get(id) else { return Decision::Known };
         let (named, save) = (known.hostname.clone(), known.save.clone());
         let is_restored = save.is_none();

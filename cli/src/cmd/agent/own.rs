@@ -45,9 +45,14 @@ pub fn machine(named: &[PathBuf]) -> Result<Machine> {
 /// One cannot be looked at.
 pub fn offered(named: &[PathBuf]) -> Result<Vec<DiskInfo>> {
     Ok(match named {
-        [] => inventory::disks()?,
+        [] => inventory::disks()?.into_iter().filter(|disk| !is_for_discs(&disk.path)).collect(),
         named => named.iter().map(|path| inventory::describe(path)).collect::<Result<_, _>>()?,
     })
+}
+
+/// Whether it is a drive for CDs, which some kernels take for a disk while it is empty.
+fn is_for_discs(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"sr"))
 }
 
 /// The disks that the rules mean, of all that are offered now.

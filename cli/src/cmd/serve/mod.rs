@@ -1,5 +1,6 @@
 //! `keiki serve`: boot machines over the network, and send them an image.
 
+mod news;
 mod room;
 mod rules;
 mod shelf;
@@ -28,6 +29,7 @@ use netboot::orders::site::Site;
 use netboot::server;
 use serde_json::json;
 
+use self::news::News;
 use self::room::Sending;
 use super::Usage;
 use super::iso::{cache, lacks_nothing, tree};
@@ -39,6 +41,10 @@ use crate::output::{self, progress::Progress};
 
 /// How long a Ctrl-C may go unnoticed.
 const TICK: Duration = Duration::from_millis(200);
+
+/// What a person does who has no internet here.
+const FETCHED: &str = "what machines boot is fetched from the distribution. Where there is no internet, run \
+                       `keiki serve --prepare` before, as the same user where there is; it is kept";
 
 /// The server's address where there is no server.
 const NOWHERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -67,6 +73,9 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
     if let Some(range) = &args.dhcp_range {
         fits(range, &interface)?;
     }
+    // What is wrong with what was typed is to be known before the network is asked, and before anything is built.
+    let found = room::find(global, args, progress)?;
+    let site = found.as_ref().map(|found| site(args, found, progress)).transpose()?;
     if !args.no_boot {
         look_for_others(args, &interface, progress)?;
     }
@@ -75,9 +84,6 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
         uefi: net::UEFI.to_owned(),
         http: format!("http://{}/{}", interface.address, net::UEFI),
     };
-    // What is wrong with them is to be known before anything is built.
-    let found = room::find(global, args, progress)?;
-    let site = found.as_ref().map(|found| site(args, found, progress)).transpose()?;
     let restored = site.clone().map(|site| site as Arc<dyn Restored>);
     let names = Some(names).filter(|_| !args.no_boot);
     let bound = server::bind(&interface, names, args.dhcp_range, restored)?;
@@ -104,7 +110,8 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
     let watched = board_at(interface.address, site.as_ref().map(|site| site.token()));
     let told = (&interface, [size, shared], watched.as_str(), code.as_deref());
     tell(global, args, told, sending.as_ref())?;
-    follow(global, (&events, &board), sending.as_mut(), progress)?;
+    let news = site.as_deref().map(|site| (News::new(site), site));
+    follow(global, (&events, &board), (sending.as_mut(), news), progress)?;
     drop(running);
     Ok(sending.map_or(Exit::Done, |sending| sending.exit()))
 }
@@ -165,8 +172,12 @@ fn files(
     (server, site): (Ipv4Addr, Option<&Site>),
     progress: &Progress,
 ) -> Result<Files> {
-    let tree = tree(args.packages, args.system.keymap.as_deref(), progress)?;
-    let tree = tree.context("no packages")?;
+    let made = tree(args.packages, args.system.keymap.as_deref(), progress);
+    let made = made.map_err(|error| match args.packages {
+        Packages::Download if !progress.interrupted() => error.context(FETCHED),
+        _ => error,
+    });
+    let tree = made?.context("no packages")?;
     let cache = cache()?;
     let grub = packages::network_grub(&Machine, &tree, &cache, progress)?;
     progress.checkpoint()?;
@@ -266,9 +277,17 @@ fn tell(
 fn follow(
     global: &Global,
     (events, board): (&Receiver<Event>, &Board),
-    mut sending: Option<&mut Sending>,
+    (mut sending, mut news): (Option<&mut Sending>, Option<(News, &Site)>),
     progress: &Progress,
 ) -> Result<()> {
+    let tell = |line: &str| {
+        if global.json {
+            progress.talk(line);
+        } else if !global.quiet {
+            output::say(line)?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
     let mut roster = Roster::default();
     let mut failed = String::new();
     while !progress.interrupted() {
@@ -280,6 +299,9 @@ fn follow(
         if let Some(sending) = sending.as_mut() {
             sending.tell(!global.json && !global.quiet)?;
         }
+        if let Some((news, site)) = news.as_mut() {
+            news.lines(site).iter().try_for_each(|line| tell(line))?;
+        }
         let event = match events.recv_timeout(TICK) {
             Ok(event) => roster.complete(event),
             Err(RecvTimeoutError::Timeout) => continue,
@@ -289,11 +311,7 @@ fn follow(
             bail!("{why}");
         }
         board.note(&event);
-        match line(&event) {
-            Some(line) if global.json => progress.talk(&line),
-            Some(line) if !global.quiet => output::say(&line)?,
-            _ => {}
-        }
+        line(&event).map_or(Ok(()), |line| tell(&line))?;
     }
     Ok(())
 }

@@ -51,6 +51,21 @@ struct Line {
     group: Option<Group>,
 }
 
+/// The columns of the list.
+const COLUMNS: [&str; 6] = ["mac", "uuid", "serial", "hostname", "image", "group"];
+
+impl Line {
+    /// Whether one machine could be meant by both. Some makers give many one UUID or serial number, but no adapter is in two.
+    fn is_machine_of(&self, other: &Self) -> bool {
+        let known = |line: &Self| (line.mac.clone(), line.uuid.clone(), line.serial.clone());
+        known(self) == known(other) || self.mac.is_some() && self.mac == other.mac
+    }
+
+    fn is_named_as(&self, other: &Self) -> bool {
+        self.hostname.is_some() && self.hostname == other.hostname
+    }
+}
+
 /// Reads the answer file and the list of machines: what is wrong with them is to be known before anything is built.
 ///
 /// # Errors
@@ -97,7 +112,13 @@ fn text(path: &Path) -> Result<String> {
 fn listed(path: &Path) -> Result<Vec<Line>> {
     let text = text(path)?;
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
-    let mut lines = Vec::new();
+    let mut lines: Vec<Line> = Vec::new();
+    let columns = reader.headers().with_context(|| path.display().to_string())?;
+    if let Some(other) = columns.iter().find(|column| !COLUMNS.contains(column)) {
+        let known = COLUMNS.join(", ");
+        let why = format!("{other:?} is no column; it names them, with commas between: of {known}");
+        return Err(Usage(format!("{}, line 1: {why}", path.display())).into());
+    }
     for line in reader.deserialize() {
         let wrong =
             |why: String| Usage(format!("{}, line {}: {why}", path.display(), lines.len() + 2));
@@ -113,6 +134,12 @@ fn listed(path: &Path) -> Result<Vec<Line>> {
         }
         if let Some(image) = &line.image {
             is_image(image).map_err(wrong)?;
+        }
+        let same =
+            |(_, other): &(usize, &Line)| line.is_machine_of(other) || line.is_named_as(other);
+        if let Some((number, other)) = (2..).zip(&lines).find(same) {
+            let what = if line.is_named_as(other) { "host name" } else { "machine" };
+            return Err(wrong(format!("it has the {what} of line {number}")).into());
         }
         lines.push(line);
     }
@@ -316,7 +343,17 @@ mod tests {
         assert_eq!(lines[0].mac.as_deref(), Some("52:54:00:00:00:0a"));
         assert_eq!((lines[0].hostname.as_deref(), &lines[0].image), (Some("pc-1"), &None));
         for (text, why) in [
-            ("mac,color\n52:54:00:00:00:01,red\n", "unknown field `color`"),
+            ("mac,color\n52:54:00:00:00:01,red\n", "line 1: \"color\" is no column"),
+            ("mac;hostname\n52:54:00:00:00:01;a\n", "line 1: \"mac;hostname\" is no column"),
+            ("52:54:00:00:00:01,a\n", "line 1: \"52:54:00:00:00:01\" is no column"),
+            (
+                "mac,hostname\n52:54:00:00:00:01,a\n52-54-00-00-00-01,b\n",
+                "line 3: it has the machine of line 2",
+            ),
+            (
+                "mac,hostname\n52:54:00:00:00:01,a\n52:54:00:00:00:02,a\n",
+                "line 3: it has the host name of line 2",
+            ),
             ("mac,hostname\nx,a\n", "line 2: \"x\" is no address"),
             ("mac,hostname\n52:54:00:00:00:01,a_b\n", "no host name"),
             ("hostname\na\n", "needs a mac"),

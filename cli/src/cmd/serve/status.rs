@@ -34,7 +34,9 @@ pub fn run(global: &Global, args: &Status) -> Result<Exit> {
         .proxy(None);
     let agent: Agent = config.build().into();
     let asked = agent.get(&url).header("Authorization", format!("Bearer {token}")).call();
-    let mut answer = asked.with_context(|| format!("{url}: does `keiki serve` run?"))?;
+    let mut answer = asked.with_context(|| {
+        format!("no `keiki serve` answers at {url}; where it runs, it is still starting")
+    })?;
     let status = answer.status();
     let told = answer
         .body_mut()

@@ -58,10 +58,16 @@ impl Known {
 }
 
 impl List {
-    /// Looks up which groups are written down.
+    /// Looks up which groups and names are written down. A name there is newer than the one that a machine had before.
     pub fn look_up(&mut self, policy: &dyn Policy) {
         for known in self.machines.values_mut() {
-            known.listed = policy.expected(&known.machine).and_then(|expected| expected.group);
+            let expected = policy.expected(&known.machine).unwrap_or_default();
+            known.listed = expected.group;
+            let is_named = matches!(known.state, State::Called | State::Works);
+            if expected.hostname.is_some() && expected.hostname != known.hostname && !is_named {
+                known.hostname = expected.hostname;
+                self.changed = true;
+            }
         }
     }
 

@@ -58,6 +58,12 @@ impl Known {
         self.later.as_ref().map(|later| later.stage)
     }
 
+    /// The name that it has, or gets when its time comes.
+    pub fn name(&self) -> Option<&String> {
+        let later = self.later.as_ref().filter(|later| later.stage == Stage::Ahead);
+        later.and_then(|later| later.hostname.as_ref()).or(self.hostname.as_ref())
+    }
+
     /// When it is restored, where its time has not come.
     pub fn is_restored_at(&self) -> Option<&Moment> {
         self.later.as_ref().filter(|later| later.stage == Stage::Ahead).map(|later| &later.at)

@@ -299,6 +299,29 @@ fn a_disk_that_was_restored_elsewhere_is_not_restored_unasked() {
 }
 
 #[test]
+fn a_name_is_of_one_machine() {
+    let (mut room, one, two) = (Room::new(false), machine("a"), machine("b"));
+    room.asks(&one, "n");
+    room.asks(&two, "n");
+    assert!(room.list.call(&one.id(), Some("pc-1".to_owned()), None));
+    let at = Some("2026-11-23T02:00:00Z".parse().unwrap());
+    let wish = Wish { hostname: Some("pc-2".to_owned()), image: None, at };
+    assert!(room.list.let_in(&two.id(), &wish));
+    let named = |name: &str| room.list.named(name).cloned();
+    assert_eq!(
+        (named("pc-1"), named("pc-2"), named("pc-3")),
+        (Some(one.id()), Some(two.id()), None)
+    );
+    // What is written down by now is newer than a name of before, but for who was just told another one.
+    room.rules.listed = Some("a");
+    room.list.look_up(&room.rules);
+    assert_eq!(room.list.named("written-down"), None);
+    room.list.stop(&one.id());
+    room.list.look_up(&room.rules);
+    assert_eq!(room.list.named("written-down"), Some(&one.id()));
+}
+
+#[test]
 fn a_group_is_what_is_written_down_or_what_somebody_said() {
     let (mut room, one) = (Room::new(false), machine("a"));
     let [first, second] = ["room-1", "Raum.2"].map(|name| name.parse::<Group>().unwrap());

@@ -1,0 +1,56 @@
+//! What becomes of machines, told when it changes.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use netboot::orders::list::{Known, State};
+use netboot::orders::machine::tag;
+use netboot::orders::site::Site;
+
+/// How often it is looked.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// What was told last of each machine.
+pub struct News {
+    told: BTreeMap<String, String>,
+    next: Instant,
+}
+
+impl News {
+    /// What is so now is known.
+    pub fn new(site: &Site) -> Self {
+        Self { told: now(site), next: Instant::now() }
+    }
+
+    /// A line for each machine of which something else is true than before.
+    pub fn lines(&mut self, site: &Site) -> Vec<String> {
+        if self.next > Instant::now() {
+            return Vec::new();
+        }
+        self.next = Instant::now() + PERIOD;
+        let before = std::mem::replace(&mut self.told, now(site));
+        let is_new = |(id, line): &(&String, &String)| before.get(*id) != Some(*line);
+        self.told.iter().filter(is_new).map(|(_, line)| line.clone()).collect()
+    }
+}
+
+fn now(site: &Site) -> BTreeMap<String, String> {
+    site.look(|list, _| list.machines().map(|(id, known)| (id.clone(), line(id, known))).collect())
+}
+
+/// `BFDC (lab-01): is restored`.
+fn line(id: &str, known: &Known) -> String {
+    let name = known.name().map(|name| format!(" ({name})")).unwrap_or_default();
+    let what = match &known.state {
+        State::Waits => match &known.held {
+            Some(why) => format!("waits: {why}"),
+            None => "waits for your word".to_owned(),
+        },
+        State::Called => "may begin".to_owned(),
+        State::Works => "has its order".to_owned(),
+        State::Done { remains: None, .. } => "is done".to_owned(),
+        State::Done { remains: Some(remains), .. } => format!("is done, but {remains}"),
+        State::Failed { why } => format!("FAILED: {why}"),
+    };
+    format!("{}{name}: {what}", tag(id))
+}
