@@ -144,8 +144,9 @@ impl Client {
         }
     }
 
-    fn take(&mut self, train: Train, came: u16, now: f64) {
-        if !self.receiver.take(train.block, came, train.begins) {
+    fn take(&mut self, train: Train, (all, came): (u16, u16), now: f64) {
+        let opens = train.begins && self.receiver.is_early(train.block, u32::from(all));
+        if !self.receiver.take(train.block, came, opens) {
             return;
         }
         let free = self.disk.back().map_or(now, |(end, _)| end.max(now));
@@ -278,7 +279,7 @@ impl<'a> Room<'a> {
             let left = all.saturating_sub(burst);
             let came = left - lost(&mut self.rng, left, client.machine.loss);
             client.receiver.hear(train.last(), train.begun, u32::from(came));
-            client.take(train, came, self.now);
+            client.take(train, (all, came), self.now);
             if !train.begins && client.receiver.has_part(train.block) {
                 let soon = nanos(self.now + URGENT.as_secs_f64() * self.rng.f64());
                 if soon < client.turn {

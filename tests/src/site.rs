@@ -38,7 +38,10 @@ impl Site {
     /// It does not begin to serve.
     pub fn start(serve: Call, state: PathBuf) -> Result<Self> {
         let mut server = Machine.spawn(&serve.env("KEIKI_STATE", &state))?;
-        let said = server.answer()?;
+        let mut said = server.answer()?;
+        if said.starts_with("making a new repository") {
+            said = server.answer()?;
+        }
         if !said.starts_with("Serving on") {
             anyhow::bail!("{said}{}", server.finish(PATIENCE)?.talk());
         }
@@ -143,10 +146,15 @@ pub struct World {
     pub machines: Vec<Neighbour>,
 }
 
-/// The call that serves the image of a [`World`], with more options.
+/// The call that serves the image of a [`World`], with more options; by `--save` a repository of its own, without images.
 pub fn serve(bench: &Bench, options: &[&str]) -> Call {
-    let mut call = keiki!("--repo", bench.path("repo"), "--progress", "none", "serve", "--no-boot");
-    call.args.extend(["--interface", "br0", "--image", "lab"].map(Into::into));
+    let is_new = options.contains(&"--save");
+    let repo = bench.path(if is_new { "new" } else { "repo" });
+    let mut call = keiki!("--repo", repo, "--progress", "none", "serve", "--no-boot");
+    call.args.extend(["--interface", "br0"].map(Into::into));
+    if !is_new {
+        call.args.extend(["--image", "lab"].map(Into::into));
+    }
     call.args.extend(options.iter().map(Into::into));
     call
 }

@@ -221,6 +221,41 @@ fn net_a_save_that_is_killed_begins_again() -> Result<()> {
 }
 
 /// Where the server's disk is full, the save fails and says why; there is no image, and what is there stays whole.
+/// The first image of a lab: where there is none yet, none is sent.
+#[test]
+fn net_the_first_image_is_saved_and_restored() -> Result<()> {
+    let world = World::new(2, &[])?;
+    let answers = world.bench.path("answers.toml").display().to_string();
+    let world = world.again(&["--save", "--answers", &answers])?;
+    let server = &world.site;
+    make_disk(&world.bench, &world.target(0), "golden")?;
+    let golden = world.agent(0, &server.key)?;
+    let machine = id(&world, 0)?;
+    let path = format!("api/machines/{machine}/restore");
+    let (told, said) = server.ask(&path, server.token(), Some("{}"))?;
+    ensure!(told == 400 && said.contains("no image is sent; choose one"), "{told} {said}");
+    server.post(&format!("api/machines/{machine}/save"), r#"{"name": "golden"}"#)?;
+    let (code, said) = site::end(golden)?;
+    ensure!(code == Some(0) && said.contains("It is saved as golden"), "{code:?} {said}");
+    check(&world.bench.path("new"))?;
+    let began = Instant::now();
+    let image = loop {
+        let told = server.status()?;
+        server.conforms()?;
+        if let Some(image) = told["images"][0].as_str() {
+            break image.to_owned();
+        }
+        ensure!(began.elapsed() < PATIENCE, "the image cannot be chosen");
+    };
+    let other = world.agent(1, &server.key)?;
+    let wish = serde_json::json!({"image": image}).to_string();
+    server.post(&format!("api/machines/{}/restore", id(&world, 1)?), &wish)?;
+    let (code, said) = site::end(other)?;
+    ensure!(code == Some(0), "{code:?} {said}");
+    let [first, second] = [0, 1].map(|number| volumes::trees(&[world.target(number)]));
+    volumes::expect_same(&first?, &second?)
+}
+
 #[test]
 fn net_a_full_server_is_told() -> Result<()> {
     let World { bench, site, machines } = World::new(1, &[])?;

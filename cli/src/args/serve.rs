@@ -28,6 +28,7 @@ const STATE: &str = "/var/lib/keiki";
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:\n  keiki serve\n  \
     keiki serve --interface eth1 --dhcp-range 192.168.77.100-192.168.77.199\n  \
+    keiki --repo /srv/keiki serve --save\n  \
     keiki --repo /srv/keiki serve --image lab\n  \
     keiki --repo /srv/keiki serve --image lab --machines room.csv --hostname 'lab-%02d'\n  keiki serve status")]
 pub struct Serve {
@@ -44,20 +45,23 @@ pub struct Serve {
     #[arg(long, value_name = "FIRST-LAST")]
     pub dhcp_range: Option<Range>,
     /// Send this image of --repo to whoever restores it
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", group = "images")]
     pub image: Option<String>,
+    /// The same without an image that is sent: machines wait for a word, to be saved into --repo, or restored from it
+    #[arg(long, group = "images")]
+    pub save: bool,
     /// Restore it on every machine that boots, once, without asking, by the rules of this answer file
     #[arg(long, value_name = "FILE", requires = "image")]
     pub unattended: Option<PathBuf>,
     /// The rules by which machines are restored that somebody said may be: an answer file [default: onto their only disk]
-    #[arg(long, value_name = "FILE", requires = "image", conflicts_with = "unattended")]
+    #[arg(long, value_name = "FILE", requires = "images", conflicts_with = "unattended")]
     pub answers: Option<PathBuf>,
     /// Machines that are restored without asking: CSV with the columns mac, uuid, serial (one of them is enough), hostname,
     /// image and group; a line with a group alone only says where a machine stands
-    #[arg(long, value_name = "FILE", requires = "image")]
+    #[arg(long, value_name = "FILE", requires = "images")]
     pub machines: Option<PathBuf>,
     /// What machines are called that nobody named: 'lab-%02d' is lab-01, lab-02 and so on, in the order in which they come
-    #[arg(long, value_name = "PATTERN", requires = "image")]
+    #[arg(long, value_name = "PATTERN", requires = "images")]
     pub hostname: Option<Pattern>,
     /// Where the site's key is kept, and what is known of its machines
     #[arg(long, value_name = "FOLDER", env = "KEIKI_STATE", default_value = STATE, hide_env_values = true)]
@@ -66,10 +70,10 @@ pub struct Serve {
     #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub rate: Option<u64>,
     /// Give images only to machines that carry out an order, and to who knows a code, which is printed
-    #[arg(long, requires = "image")]
+    #[arg(long, requires = "images")]
     pub private: bool,
     /// Boot no machines: they run the recovery disc, or any Linux with keiki
-    #[arg(long, requires = "image", conflicts_with_all = ["dhcp_range", "prepare"])]
+    #[arg(long, requires = "images", conflicts_with_all = ["dhcp_range", "prepare"])]
     pub no_boot: bool,
     /// Fetch and build everything, serve nothing, and end
     #[arg(long)]

@@ -210,12 +210,13 @@ impl Ear {
                 shared.receiver(|receiver| receiver.hear(sequence, begun, 0));
             }
             Body::Data { block, symbol, left, begins, bytes } => {
-                let (is_wanted, has_part) = shared.receiver(|receiver| {
+                let (opens, is_wanted, has_part) = shared.receiver(|receiver| {
                     receiver.hear(sequence, begun, 1);
-                    (receiver.wants(block, begins), receiver.has_part(block))
+                    let opens = begins && receiver.is_early(block, u32::from(left) + 1);
+                    (opens, receiver.wants(block, opens), receiver.has_part(block))
                 });
                 if is_wanted {
-                    self.take(block, (symbol, bytes), begins, shared);
+                    self.take(block, (symbol, bytes), opens, shared);
                 }
                 if left == 0 && !begins && has_part {
                     self.turn = self.turn.min(Instant::now() + URGENT.mul_f64(fastrand::f64()));

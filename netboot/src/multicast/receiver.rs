@@ -77,6 +77,13 @@ impl Receiver {
         !self.has.has(block) && (self.parts.contains_key(&block) || begins && self.free() > 0)
     }
 
+    /// Whether so many packets of a block that is sent to everybody are worth beginning with: nearly all of it. Who comes in the
+    /// middle would have the rest sent for himself, and where many come, the others would wait for that.
+    pub fn is_early(&self, block: u32, ahead: u32) -> bool {
+        let k = self.symbols.get(block as usize).copied().unwrap_or(u16::MAX);
+        ahead.saturating_mul(4) >= u32::from(k) * 3
+    }
+
     fn free(&self) -> u32 {
         let used = u32::try_from(self.parts.len()).unwrap_or(u32::MAX).saturating_add(self.queued);
         self.room.saturating_sub(used)
@@ -192,6 +199,13 @@ mod tests {
         client.written();
         assert!(client.wants(1, true) && !client.wants(0, true));
         assert_eq!(client.status().words, [1]);
+    }
+
+    #[test]
+    fn who_comes_in_the_middle_of_a_block_waits_for_the_next() {
+        let client = Receiver::new(vec![100, 4], Blocks::none(2), 1);
+        assert!(client.is_early(0, 100) && client.is_early(0, 75) && !client.is_early(0, 74));
+        assert!(client.is_early(1, 3) && !client.is_early(1, 2) && !client.is_early(2, 100));
     }
 
     #[test]

@@ -48,6 +48,12 @@ pub trait Policy: Send + Sync + std::fmt::Debug {
     /// It cannot get it, and why, in words: there is no such image, or no disk fits the rules, or several do.
     fn choose(&self, machine: &Machine, image: Option<&str>) -> Result<Choice, String>;
 
+    /// What of `machine` is saved: a choice without an image.
+    ///
+    /// # Errors
+    /// As [`Policy::choose`].
+    fn disks(&self, machine: &Machine) -> Result<Choice, String>;
+
     /// What is known of a machine beforehand, where somebody has written that down.
     fn expected(&self, machine: &Machine) -> Option<Expected>;
 
@@ -334,7 +340,11 @@ impl List {
             State::Called | State::Works => {}
         }
         let Some(known) = self.machines.get(id) else { return Decision::Known };
-        let choice = match policy.choose(&known.machine, known.image.as_deref()) {
+        let choice = match known.save {
+            Some(_) => policy.disks(&known.machine),
+            None => policy.choose(&known.machine, known.image.as_deref()),
+        };
+        let choice = match choice {
             Ok(choice) => choice,
             Err(why) => return self.held(id, &why),
         };

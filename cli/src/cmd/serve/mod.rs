@@ -96,7 +96,7 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
     let way = (interface.address, &pace);
     let shared = room::send_system(way, &mut files)?;
     let send = |found: &room::Found| found.send(way, &mut files, progress);
-    let mut sending = found.as_ref().map(send).transpose()?;
+    let mut sending = found.as_ref().map(send).transpose()?.flatten();
     let sent = sending.as_ref().map(|sending| (sending.name.clone(), sending.room.clone()));
     let board = Arc::new(Board::new(sent, site.clone().map(|site| (site, interface.clone()))));
     files.add_answers("", board.clone());
@@ -156,7 +156,7 @@ fn look_for_others(args: &Serve, interface: &Interface, progress: &Progress) -> 
 /// What decides over machines that boot from here.
 fn site(args: &Serve, found: &room::Found, progress: &Progress) -> Result<Arc<Site>> {
     found.keeps_out(&args.state)?;
-    let rules = rules::read(args)?.with(&found.repo, &found.image, progress)?;
+    let rules = rules::read(args)?.with(&found.repo, found.image.as_ref(), progress)?;
     Ok(Arc::new(Site::open(&args.state, Box::new(rules))?))
 }
 
@@ -189,7 +189,7 @@ fn files(
     let settings = Settings {
         keymap: args.system.keymap.clone(),
         console: args.system.console,
-        server: args.image.as_ref().map(|_| room::url(server)),
+        server: site.map(|_| room::url(server)),
         site: site.map(Site::public),
         ..Settings::default()
     };
@@ -252,8 +252,11 @@ fn tell(
     if let Some(sending) = sending {
         lines.push(format!("Any number of machines, at any time: {}", sending.how(interface)));
     }
-    lines.push(match (sending, &args.unattended) {
-        (Some(_), None) => format!("Say which machines may be restored, and watch them: {board}"),
+    lines.push(match (args.save || sending.is_some(), &args.unattended) {
+        (true, None) => {
+            let what = if args.save { "saved or restored" } else { "restored" };
+            format!("Say which machines may be {what}, and watch them: {board}")
+        }
         _ => format!("Watch it in a browser: {board}"),
     });
     if let Some(code) = code {

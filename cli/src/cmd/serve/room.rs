@@ -19,7 +19,7 @@ use netboot::orders::site::Site;
 use netboot::room::guests::Guests;
 use netboot::room::server::Room;
 
-use super::super::{location, repository};
+use super::super::{location, open_or_create, repository};
 use crate::args::Global;
 use crate::args::serve::Serve;
 use crate::exit::Exit;
@@ -50,26 +50,31 @@ pub struct Sending {
     is_told: bool,
 }
 
-/// An image that is to be sent.
+/// What machines may be saved into and restored from.
 pub struct Found {
-    /// Its repository.
+    /// The repository.
     pub repo: Repository,
-    /// The image.
-    pub image: ImageInfo,
+    /// The image that is to be sent, where one is.
+    pub image: Option<ImageInfo>,
     folder: PathBuf,
 }
 
-/// Looks for the image that was named; none where none was.
+/// Looks for the repository, and the image that was named; none where machines only boot.
 ///
 /// # Errors
 /// There is no such image, or the repository is on another server.
 pub fn find(global: &Global, args: &Serve, progress: &Progress) -> Result<Option<Found>> {
-    let Some(name) = &args.image else { return Ok(None) };
+    if args.image.is_none() && !args.save {
+        return Ok(None);
+    }
     let folder = location(global)?.folder().map(PathBuf::from).ok_or_else(|| {
-        Error::refused("an image is sent from a repository that is a folder of this machine; copy it: keiki copy")
+        Error::refused("images are served from a repository that is a folder of this machine; copy them: keiki copy")
     })?;
-    let repo = repository(global)?;
-    let image = repo.resolve(name, progress)?;
+    let repo = match args.save {
+        true => open_or_create(&folder, global.quiet, progress)?,
+        false => repository(global)?,
+    };
+    let image = args.image.as_ref().map(|name| repo.resolve(name, progress)).transpose()?;
     Ok(Some(Found { repo, image, folder }))
 }
 
@@ -115,7 +120,7 @@ impl Found {
         Ok(Some(code))
     }
 
-    /// Opens its room, and adds it and its repository to what is served.
+    /// Adds the repository to what is served, and opens the room of the image that is sent.
     ///
     /// # Errors
     /// The image is damaged.
@@ -124,14 +129,15 @@ impl Found {
         way: (Ipv4Addr, &Pace),
         files: &mut Files,
         progress: &Progress,
-    ) -> Result<Sending> {
-        let root = self.repo.root(&self.image)?;
-        let room = Arc::new(Room::open(&self.repo, (self.image.id, &root), way, progress)?);
+    ) -> Result<Option<Sending>> {
         files.add_folder(REPOSITORY, &self.folder)?;
+        let Some(image) = &self.image else { return Ok(None) };
+        let root = self.repo.root(image)?;
+        let room = Arc::new(Room::open(&self.repo, (image.id, &root), way, progress)?);
         files.add_answers(REPOSITORY, room.clone());
         // With its id: machines that come later get the same, whatever is saved meanwhile.
-        let name = output::image(&self.image);
-        Ok(Sending { name, room, told: Instant::now(), is_told: false })
+        let name = output::image(image);
+        Ok(Some(Sending { name, room, told: Instant::now(), is_told: false }))
     }
 }
 

@@ -24,12 +24,15 @@ use crate::output::progress::Progress;
 /// The rules where nobody gave any: the only disk of a machine, that cannot be pulled out.
 const USUAL: &str = "image = \"-\"\ncountdown = 10\n[[disk]]\n";
 
+/// Stands for an image where there is none, or none yet.
+const NONE: &str = "-";
+
 /// The rules of a site.
 #[derive(Debug)]
 pub struct Rules {
     answers: Table,
-    /// The image that is sent: `lab@` and its whole id.
-    sent: String,
+    /// The image that is sent, where one is: `lab@` and its whole id.
+    sent: Option<String>,
     /// Those that somebody named: the one that is sent, and those of the list.
     images: Vec<Named>,
     /// All others that can be chosen.
@@ -76,9 +79,10 @@ pub fn read(args: &Serve) -> Result<Rules> {
     let name = path.map(|path| path.display().to_string()).unwrap_or_default();
     let mut answers: Table =
         toml::from_str(&text).map_err(|why| Usage(format!("{name}: {why}")))?;
-    let image = args.image.clone().unwrap_or_default();
+    // What machines are told has the one that is chosen for them.
+    let image = args.image.clone().unwrap_or_else(|| NONE.to_owned());
     match answers.insert("image".to_owned(), Value::String(image.clone())) {
-        Some(Value::String(other)) if path.is_some() && other != image => {
+        Some(Value::String(other)) if path.is_some() && !args.save && other != image => {
             return Err(
                 Usage(format!("{name} is for the image {other}, and {image} is sent")).into()
             );
@@ -90,15 +94,7 @@ pub fn read(args: &Serve) -> Result<Rules> {
         .map_err(|why| Usage(format!("{name}: {why}")))?;
     let listed = args.machines.as_deref().map(listed).transpose()?.unwrap_or_default();
     let (everyone, pattern) = (args.unattended.is_some(), args.hostname.clone());
-    Ok(Rules {
-        answers,
-        sent: String::new(),
-        images: Vec::new(),
-        shelf: None,
-        everyone,
-        listed,
-        pattern,
-    })
+    Ok(Rules { answers, sent: None, images: Vec::new(), shelf: None, everyone, listed, pattern })
 }
 
 fn written(answers: &Table) -> Result<String, String> {
@@ -154,11 +150,12 @@ impl Rules {
     pub fn with(
         mut self,
         repo: &Repository,
-        sent: &ImageInfo,
+        sent: Option<&ImageInfo>,
         progress: &Progress,
     ) -> Result<Self> {
-        self.sent = whole(sent);
-        self.images = vec![(crate::output::image(sent), whole(sent))];
+        self.sent = sent.map(whole);
+        self.images =
+            sent.map(|sent| (crate::output::image(sent), whole(sent))).into_iter().collect();
         self.shelf = Some(Shelf::new(repo.clone()));
         for line in &self.listed {
             if let Some(image) = &line.image {
@@ -171,26 +168,8 @@ impl Rules {
 }
 
 impl Rules {
-    /// The images that there are; the one that is sent is the first.
-    fn known(&self) -> Vec<Named> {
-        let mut known = self.images.clone();
-        let more = self.shelf.as_ref().map(Shelf::images).unwrap_or_default();
-        known.extend(
-            more.into_iter().filter(|(name, _)| self.images.iter().all(|(one, _)| one != name)),
-        );
-        known
-    }
-}
-
-impl Policy for Rules {
-    fn choose(&self, machine: &Machine, image: Option<&str>) -> Result<Choice, String> {
-        let image = match image {
-            None => self.sent.clone(),
-            Some(image) => {
-                let known = self.known().into_iter().find(|(name, _)| name == image);
-                known.ok_or_else(|| format!("there is no image {image}"))?.1
-            }
-        };
+    /// The disks of a machine that the rules mean, for this image.
+    fn onto(&self, machine: &Machine, image: String) -> Result<Choice, String> {
         let mut answers = self.answers.clone();
         answers.insert("image".to_owned(), Value::String(image.clone()));
         let answers = written(&answers)?;
@@ -204,6 +183,33 @@ impl Policy for Rules {
             .iter()
             .filter_map(|path| machine.disks.iter().find(|disk| Path::new(&disk.path) == path));
         Ok(Choice { image, disks: disks.cloned().collect(), answers })
+    }
+
+    /// The images that there are; the one that is sent is the first, where one is.
+    fn known(&self) -> Vec<Named> {
+        let mut known = self.images.clone();
+        let more = self.shelf.as_ref().map(Shelf::images).unwrap_or_default();
+        known.extend(
+            more.into_iter().filter(|(name, _)| self.images.iter().all(|(one, _)| one != name)),
+        );
+        known
+    }
+}
+
+impl Policy for Rules {
+    fn choose(&self, machine: &Machine, image: Option<&str>) -> Result<Choice, String> {
+        let image = match image {
+            None => self.sent.clone().ok_or("no image is sent; choose one")?,
+            Some(image) => {
+                let known = self.known().into_iter().find(|(name, _)| name == image);
+                known.ok_or_else(|| format!("there is no image {image}"))?.1
+            }
+        };
+        self.onto(machine, image)
+    }
+
+    fn disks(&self, machine: &Machine) -> Result<Choice, String> {
+        self.onto(machine, NONE.to_owned())
     }
 
     fn expected(&self, machine: &Machine) -> Option<Expected> {
@@ -264,7 +270,7 @@ mod tests {
     fn rules(listed: Vec<Line>) -> Rules {
         Rules {
             answers: toml::from_str(USUAL).unwrap(),
-            sent: "lab@12".to_owned(),
+            sent: Some("lab@12".to_owned()),
             images: vec![
                 ("lab@1".to_owned(), "lab@12".to_owned()),
                 ("old@3".to_owned(), "old@34".to_owned()),

@@ -25,6 +25,10 @@ impl Policy for Rules {
         Ok(Choice { image, disks: vec![disk.clone()], answers: "a".to_owned() })
     }
 
+    fn disks(&self, machine: &Machine) -> Result<Choice, String> {
+        self.choose(machine, Some("-"))
+    }
+
     fn expected(&self, machine: &Machine) -> Option<Expected> {
         let (hostname, group) = (Some("written-down".to_owned()), self.group.clone());
         if machine.macs.first().map(String::as_str) == self.listed && self.listed.is_some() {
