@@ -209,8 +209,7 @@ fn allowed(site: &Site, id: &str, wish: Wish) -> Result<Wish, String> {
             "{name:?} is no host name: letters, digits and hyphens, 63 at most between dots"
         ));
     }
-    let other =
-        |name: &String| site.look(|list, _| list.named(name).filter(|other| *other != id).cloned());
+    let other = |name: &String| site.look(|list, _| list.named(name, id).cloned());
     if let Some((name, other)) = wish.hostname.as_ref().and_then(|name| Some((name, other(name)?)))
     {
         let tag = tag(&other);

@@ -150,7 +150,7 @@ impl Board {
             |row: &Row| group.is_none_or(|group| row.group.as_deref() == Some(group.name()));
         let machines = at_address.into_values().chain(elsewhere).filter(is_meant).collect();
         let next = |site: &Arc<Site>| {
-            site.look(|list, _| site.policy().name(&|name| list.named(name).is_some()))
+            site.look(|list, _| site.policy().name(&|name| list.named(name, "").is_some()))
         };
         let next_hostname = self.site.as_ref().and_then(next);
         Told { image, images, next_hostname, machines }

@@ -190,10 +190,12 @@ pub struct List {
 }
 
 impl List {
-    /// The machine that has this name, or gets it: its id.
-    pub fn named(&self, name: &str) -> Option<&String> {
-        let is_it = |known: &Known| known.name().is_some_and(|own| own == name);
-        self.machines.iter().find(|(_, known)| is_it(known)).map(|(id, _)| id)
+    /// The machine besides this one that has a name, or gets it: its id.
+    pub fn named(&self, name: &str, besides: &str) -> Option<&String> {
+        let is_it = |(id, known): &(&String, &Known)| {
+            *id != besides && known.name().is_some_and(|own| own == name)
+        };
+        self.machines.iter().find(is_it).map(|(id, _)| id)
     }
 
     /// The machine with this id.
@@ -365,18 +367,14 @@ impl List {
     /// Why a machine that nobody was asked about may be one that was restored already.
     fn doubt(&self, id: &str, expected: &Expected) -> Option<&'static str> {
         let machine = &self.machines.get(id)?.machine;
-        let mut others = self.machines.iter().filter(|(other, _)| *other != id);
-        others.find_map(|(_, other)| {
-            let disks = other.told.as_ref().map_or(&[][..], |(_, disks)| disks);
-            let has = |disk: &Disk| disk.is_named() && machine.disks.iter().any(|own| own.is(disk));
-            if disks.iter().any(has) {
-                return Some(
-                    "one of its disks was restored in another machine; is it the same one?",
-                );
-            }
-            let is_named = expected.hostname.is_some() && other.hostname == expected.hostname;
-            is_named.then_some("another machine has the name that it would get")
-        })
+        let has = |disk: &Disk| disk.is_named() && machine.disks.iter().any(|own| own.is(disk));
+        let had =
+            |known: &Known| known.told.as_ref().is_some_and(|(_, disks)| disks.iter().any(has));
+        if self.machines.iter().any(|(other, known)| other != id && had(known)) {
+            return Some("one of its disks was restored in another machine; is it the same one?");
+        }
+        let other = expected.hostname.as_ref().and_then(|name| self.named(name, id));
+        other.map(|_| "another machine has the name that it would get")
     }
 
     fn held(&mut self, id: &str, why: &str) -> Decision {
@@ -388,7 +386,7 @@ impl List {
     }
 
     fn ordered(&mut self, id: &str, nonce: &str, choice: Choice, policy: &dyn Policy) -> Decision {
-        let taken = |name: &str| self.named(name).is_some();
+        let taken = |name: &str| self.named(name, id).is_some();
         let Some(known) = self.machines.get(id) else { return Decision::Known };
         let (named, save) = (known.hostname.clone(), known.save.clone());
         let is_restored = save.is_none();
@@ -423,13 +421,14 @@ impl List {
 
 impl Known {
     fn new(machine: Machine, policy: &dyn Policy) -> Self {
-        let listed = policy.expected(&machine).and_then(|expected| expected.group);
+        let Expected { hostname, group: listed, .. } =
+            policy.expected(&machine).unwrap_or_default();
         Self {
             machine,
             state: State::Waits,
             // One that was forgotten and comes again has no number that it had before.
             number: fastrand::u64(..1 << 40),
-            hostname: None,
+            hostname,
             image: None,
             put: None,
             listed,

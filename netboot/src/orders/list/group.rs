@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Known, List, Policy, State, Wish};
+use super::{Expected, Known, List, Policy, State, Wish};
 
 /// A name is no longer, in bytes.
 const LONGEST: usize = 64;
@@ -60,12 +60,17 @@ impl Known {
 impl List {
     /// Looks up which groups and names are written down. A name there is newer than the one that a machine had before.
     pub fn look_up(&mut self, policy: &dyn Policy) {
-        for known in self.machines.values_mut() {
-            let expected = policy.expected(&known.machine).unwrap_or_default();
-            known.listed = expected.group;
-            let is_named = matches!(known.state, State::Called | State::Works);
-            if expected.hostname.is_some() && expected.hostname != known.hostname && !is_named {
-                known.hostname = expected.hostname;
+        let expected = |known: &Known| policy.expected(&known.machine).unwrap_or_default();
+        let all: Vec<(String, Expected)> =
+            self.machines.iter().map(|(id, known)| (id.clone(), expected(known))).collect();
+        for (id, Expected { hostname, group, .. }) in all {
+            let is_free = |name: &String| self.named(name, &id).is_none();
+            let hostname = hostname.filter(is_free);
+            let Some(known) = self.machines.get_mut(&id) else { continue };
+            known.listed = group;
+            let has_word = matches!(known.state, State::Called | State::Works);
+            if hostname.is_some() && hostname != known.hostname && !has_word {
+                known.hostname = hostname;
                 self.changed = true;
             }
         }

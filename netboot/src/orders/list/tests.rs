@@ -311,7 +311,7 @@ fn a_name_is_of_one_machine() {
     let at = Some("2026-11-23T02:00:00Z".parse().unwrap());
     let wish = Wish { hostname: Some("pc-2".to_owned()), image: None, at };
     assert!(room.list.let_in(&two.id(), &wish));
-    let named = |name: &str| room.list.named(name).cloned();
+    let named = |name: &str| room.list.named(name, "").cloned();
     assert_eq!(
         (named("pc-1"), named("pc-2"), named("pc-3")),
         (Some(one.id()), Some(two.id()), None)
@@ -319,10 +319,10 @@ fn a_name_is_of_one_machine() {
     // What is written down by now is newer than a name of before, but for who was just told another one.
     room.rules.listed = Some("a");
     room.list.look_up(&room.rules);
-    assert_eq!(room.list.named("written-down"), None);
+    assert_eq!(room.list.named("written-down", ""), None);
     room.list.stop(&one.id());
     room.list.look_up(&room.rules);
-    assert_eq!(room.list.named("written-down"), Some(&one.id()));
+    assert_eq!(room.list.named("written-down", ""), Some(&one.id()));
 }
 
 #[test]
