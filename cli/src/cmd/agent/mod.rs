@@ -70,7 +70,7 @@ fn site(args: &Agent) -> Result<Site> {
         return Ok(Site { line, key: key.clone(), repo });
     }
     let key = network::site_key()
-        .context("this machine was not started by `keiki serve --image`: name the server")?;
+        .context("this machine was not started by `keiki serve` with images: name the server")?;
     output::talk("Looking for the server that this machine was started from.");
     let repo = network::reach()?.as_typed().to_string_lossy().into_owned();
     let server = repo
@@ -222,7 +222,7 @@ fn carry_out(
 ) -> Result<Ended> {
     let repo = as_ordered(&site.repo, &order.grant);
     if let Some(name) = &order.save {
-        return save((&repo, name), answers, disks, consoles, progress);
+        return save((&repo, name), (args, answers, disks), consoles, progress);
     }
     let image =
         order.image.get(..order.image.find('@').map_or(0, |at| at + 13)).unwrap_or(&order.image);
@@ -242,9 +242,7 @@ fn carry_out(
         output::talk("Stopped; nothing was done.");
         return Ok(None);
     }
-    // A disk that came up late may fit the rules too.
-    let fitting = own::chosen(args, answers)?;
-    ensure!(fitting == disks, "other disks fit the rules now than before");
+    are_still(args, answers, &disks)?;
     let named = (answers, order.hostname.as_deref());
     let exit = onto.restore(&repo, named, &marks, progress)?;
     output::talk(&format!("\nThe image {image} is restored."));
@@ -259,6 +257,12 @@ fn carry_out(
     Ok(Some((exit, Some(answers.then))))
 }
 
+/// Refuses disks that are others now: one that came up late may fit the rules too.
+fn are_still(args: &Agent, answers: &Answers, disks: &[DiskInfo]) -> Result<()> {
+    ensure!(own::chosen(args, answers)? == disks, "other disks fit the rules now than before");
+    Ok(())
+}
+
 /// The repository, for who carries out an order. The grant is shown nowhere, and in no program's arguments.
 fn as_ordered(repo: &str, grant: &str) -> String {
     let address = Address::of(repo).map(|address| address.with_login(ORDERED, grant));
@@ -268,8 +272,7 @@ fn as_ordered(repo: &str, grant: &str) -> String {
 /// Saves disks, of which nothing is changed.
 fn save(
     (repo, name): (&str, &str),
-    answers: &Answers,
-    disks: Vec<DiskInfo>,
+    (args, answers, disks): (&Agent, &Answers, Vec<DiskInfo>),
     consoles: &mut Consoles,
     progress: &Progress,
 ) -> Result<Ended> {
@@ -284,6 +287,7 @@ fn save(
         output::talk("Stopped; nothing was done.");
         return Ok(None);
     }
+    are_still(args, answers, &disks)?;
     let mut words = vec!["save".to_owned(), format!("--name={name}")];
     words.extend(paths);
     let exit = typed(repo, words, progress)?;
