@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -53,6 +54,14 @@ fn client(server: &Server, has: &[u32], room: u32) -> Result<Duration> {
     Ok(began.elapsed())
 }
 
+/// Waits for all clients; what each of them says.
+fn ended<T>(clients: Vec<ScopedJoinHandle<'_, Result<T>>>) -> Result<Vec<T>> {
+    let said = |client: ScopedJoinHandle<'_, Result<T>>| {
+        client.join().map_err(|_| anyhow::anyhow!("a client panicked"))?
+    };
+    clients.into_iter().map(said).collect()
+}
+
 const BLOCKS: u32 = 32;
 /// How long nothing may come; no figure, only the end of a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -86,10 +95,7 @@ fn net_every_client_gets_every_block() -> Result<()> {
                 })
             })
             .collect();
-        clients
-            .into_iter()
-            .map(|client| client.join().map_err(|_| anyhow::anyhow!("a client panicked"))?)
-            .collect::<Result<Vec<_>>>()
+        ended(clients)
     })?;
     let sent = server.sent().packets as f64 / image() as f64;
     println!("{sent:.3} of the image, {times:.2?}");
@@ -157,10 +163,7 @@ mod only_all {
                     })
                 })
                 .collect();
-            clients
-                .into_iter()
-                .map(|client| client.join().map_err(|_| anyhow::anyhow!("a client panicked"))?)
-                .collect::<Result<Vec<_>>>()
+            ended(clients)
         })?;
         let sent = server.sent().packets as f64 / image() as f64;
         let first = ended.iter().map(|(took, end)| *end - *took).min().unwrap_or_default();

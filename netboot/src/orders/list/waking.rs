@@ -1,6 +1,6 @@
 //! Machines that are to be switched on, one after the other.
 //!
-//! A machine that boots loads its system, some 50 MiB: half of what a cable of 1 Gbit/s carries in a second. So one is woken in a
+//! A machine that boots loads a first stage, some 32 MiB: a quarter of what a cable of 1 Gbit/s carries in a second. So one is woken in a
 //! second, and a thousand do not come at once. Nobody answers the packet that wakes; where a machine is not heard of, another one follows.
 
 use std::collections::VecDeque;
