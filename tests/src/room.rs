@@ -19,7 +19,7 @@ use serde_json::Value;
 use self::program::{Program, Server};
 use crate::bench::Bench;
 use crate::network::{self, Neighbour};
-use crate::{call, filesystem, judge, run, sparse, tool, volumes};
+use crate::{call, filesystem, judge, keiki, run, sparse, tool, volumes};
 
 /// The server's address for repositories.
 pub const REPO: &str = "http://10.77.0.1/repo";
@@ -213,6 +213,22 @@ impl Room {
             ensure!(began.elapsed() < Duration::from_secs(200), "{said}");
             thread::sleep(Duration::from_secs(1));
         }
+    }
+
+    /// What a machine lists of the repository whose first connection never comes about: the server hears nothing of it.
+    ///
+    /// # Errors
+    /// It lists nothing.
+    pub fn listed_by_the_second_connection(&self) -> Result<String> {
+        network::own()?;
+        network::switch()?;
+        let machine = machine(0, &Client::default())?;
+        let rules = "table inet deaf { set first { type inet_service; size 1; flags dynamic; }; \
+                     chain out { type filter hook output priority 0; \
+                     tcp flags syn add @first { tcp sport }; tcp sport @first drop; }; }";
+        machine.run(&call!("nft", rules))?;
+        let _server = Program::Keiki.before(self, 50)?;
+        machine.run(&keiki!("--repo", REPO, "images"))
     }
 
     fn target(&self, number: usize) -> PathBuf {

@@ -29,6 +29,14 @@ fn net_an_insider_with_wrong_symbols_spoils_nothing() -> Result<()> {
     Ok(())
 }
 
+/// The kernel alone would send the same packet again and again.
+#[test]
+fn net_a_connection_whose_first_packet_is_lost_is_made_anew() -> Result<()> {
+    let said = Room::new(1)?.listed_by_the_second_connection()?;
+    ensure!(said.contains("lab"), "{said}");
+    Ok(())
+}
+
 mod only_all {
     use keiki_tests::room::Outcome;
     use keiki_tests::room::program::{ALL, Program};

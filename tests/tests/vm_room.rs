@@ -140,13 +140,16 @@ mod only_all {
                 garbage::fill(&self.disk(number), size)?;
                 machines.push(self.start(machines.first(), number)?);
             }
+            for (machine, (firmware, ..)) in machines.iter_mut().zip(self.kinds) {
+                let said = machine.patiently("Press any key to see the menu")?;
+                ensure!(said.contains(ASKS) == (*firmware != Firmware::Bios), "{said}");
+                self.say("a machine waits");
+            }
             // They have one UUID, and are told apart.
             self.site.until(are(self.kinds.len(), "waits"))?;
-            self.say("all of them wait for a word");
             self.site.post("api/restore", "")?;
-            for (machine, (firmware, ..)) in machines.iter_mut().zip(self.kinds) {
-                let said = machine.patiently("It begins in")?;
-                ensure!(said.contains(ASKS) == (*firmware != Firmware::Bios), "{said}");
+            for machine in &mut machines {
+                machine.patiently("It begins in")?;
                 self.say("a machine begins");
             }
             Ok(machines)

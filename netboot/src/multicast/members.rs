@@ -9,7 +9,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::blocks::Blocks;
-use super::sender::{Seen, Sender};
+use super::gather::Gather;
+use super::sender::{Next, Seen, Sender};
 use super::status::Status;
 
 /// A machine is one client, and for a while two where it begins again.
@@ -26,8 +27,9 @@ const LEFT: usize = 1 << 14;
 pub struct Members {
     /// What is sent.
     pub sender: Sender,
+    gather: Gather,
     /// The number that is given next.
-    next: u16,
+    number: u16,
     /// Numbers that were given, and that nobody has spoken with.
     given: BTreeSet<u16>,
     /// Where clients speak from.
@@ -41,21 +43,36 @@ impl Members {
     pub fn new(sender: Sender) -> Self {
         Self {
             sender,
-            next: 0,
+            gather: Gather::default(),
+            number: 0,
             given: BTreeSet::new(),
             addresses: BTreeMap::new(),
             left: BTreeMap::new(),
         }
     }
 
-    /// A number for whoever asks. After 65,536 of them one that nobody speaks with is given again.
-    pub fn give(&mut self) -> u16 {
-        // There are far fewer clients than numbers.
-        while self.sender.has(self.next) {
-            self.next = self.next.wrapping_add(1);
+    /// Somebody is about to join.
+    pub fn expect(&mut self, now: Duration) {
+        self.gather.expect(now, self.sender.is_idle());
+    }
+
+    /// What to send now.
+    pub fn next(&mut self, now: Duration) -> Next {
+        match self.gather.until() {
+            until if now < until && !self.sender.is_idle() => Next::Wait(until),
+            _ => self.sender.next(now),
         }
-        let slot = self.next;
-        self.next = slot.wrapping_add(1);
+    }
+
+    /// A number for whoever asks. After 65,536 of them one that nobody speaks with is given again.
+    pub fn give(&mut self, now: Duration) -> u16 {
+        self.expect(now);
+        // There are far fewer clients than numbers.
+        while self.sender.has(self.number) {
+            self.number = self.number.wrapping_add(1);
+        }
+        let slot = self.number;
+        self.number = slot.wrapping_add(1);
         self.given.insert(slot);
         slot
     }
@@ -79,6 +96,7 @@ impl Members {
         let of_address = self.clients(now).into_iter().filter(|seen| seen.address == Some(from));
         self.make_room(of_address.collect(), OF_ADDRESS);
         self.make_room(self.clients(now), self.most());
+        self.expect(now);
         self.sender.join(slot, Blocks::none(self.sender.blocks()), 0, now);
     }
 
@@ -138,7 +156,7 @@ mod tests {
     /// One after another asks and speaks, each from the address that `from` says.
     fn join(members: &mut Members, count: u32, from: impl Fn(u32) -> u32) {
         for at in 0..count {
-            let slot = members.give();
+            let slot = members.give(Duration::ZERO);
             let now = Duration::from_millis(u64::from(at));
             members.hear(slot, &status(), Ipv4Addr::from(from(at)), now);
         }
@@ -155,12 +173,12 @@ mod tests {
         let mut members = members(1 << 20);
         join(&mut members, 1, |_| 7);
         for _ in 0..200_000 {
-            assert_ne!(members.give(), 0, "that one is used");
+            assert_ne!(members.give(Duration::ZERO), 0, "that one is used");
         }
         assert_eq!(known(&members), [(0, 7)]);
         assert!(members.given.len() <= 1 << 16);
         // The last of them still gets in.
-        let slot = members.give();
+        let slot = members.give(Duration::ZERO);
         members.hear(slot, &status(), Ipv4Addr::from(8), Duration::ZERO);
         assert_eq!(known(&members).len(), 2);
     }
@@ -201,13 +219,13 @@ mod tests {
     fn who_has_left_is_remembered_within_bounds() {
         let mut members = members(1);
         for at in 0..20_000 {
-            let slot = members.give();
+            let slot = members.give(Duration::ZERO);
             members.hear(slot, &status(), Ipv4Addr::from(at), Duration::ZERO);
             members.leave(slot);
         }
         assert!(known(&members).is_empty());
         assert_eq!(members.left().len(), 1 << 14);
-        let slot = members.give();
+        let slot = members.give(Duration::ZERO);
         members.hear(slot, &status(), Ipv4Addr::from(3), Duration::ZERO);
         assert!(!members.left().contains_key(&Ipv4Addr::from(3)), "it has come again");
     }

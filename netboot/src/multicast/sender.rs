@@ -280,6 +280,11 @@ impl Sender {
         }
     }
 
+    /// Whether nobody lacks anything that can be had.
+    pub fn is_idle(&self) -> bool {
+        self.wanted.is_empty() && self.repairs.is_empty()
+    }
+
     /// What to send now.
     pub fn next(&mut self, now: Duration) -> Next {
         self.forget_silent(now);
@@ -292,7 +297,7 @@ impl Sender {
         if let Some(train) = self.repair(now, true) {
             return Next::Send(train);
         }
-        if self.wanted.is_empty() && self.repairs.is_empty() {
+        if self.is_idle() {
             return Next::Idle;
         }
         let period = self.period() / 2;

@@ -188,7 +188,16 @@ impl Server {
 
     /// A number for somebody who wants to be a client: it is one once it speaks.
     pub fn join(&self) -> u16 {
-        locked(&self.state).members.give()
+        let mut state = locked(&self.state);
+        let now = state.now();
+        state.members.give(now)
+    }
+
+    /// Somebody asked for this session: it is about to join, so others wait a moment for it.
+    pub fn expect(&self) {
+        let mut state = locked(&self.state);
+        let now = state.now();
+        state.members.expect(now);
     }
 
     /// What the server knows of its clients.
@@ -405,8 +414,8 @@ fn run(mut line: Line, mut shelf: Shelf, state: &Mutex<State>, ends: &AtomicBool
                 // It is said again soon.
                 drop(line.socket.send_to(&said, line.terms.group));
             }
-            let next = sender.next(now);
-            (next, sender.ahead(AHEAD), now)
+            let next = state.members.next(now);
+            (next, state.members.sender.ahead(AHEAD), now)
         };
         match next {
             Next::Send(train) => {

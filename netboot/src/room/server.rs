@@ -88,6 +88,7 @@ impl Answers for Room {
     fn answer(&self, question: &Question<'_>) -> Option<Made> {
         let name = Some(question.name).filter(|_| question.posted.is_none())?;
         if name == self.names.offer {
+            self.server.expect();
             return Some(Made::new("application/json", self.offer.clone()));
         }
         if name == self.names.blocks {

@@ -5,10 +5,11 @@
 //! only, TLS, and answers of unknown length. A connection that breaks is made again, a few times; what came before is
 //! kept. Nothing here is damage but a file that is missing, too long or too short: the way to the server is none.
 //!
-//! - `address.rs` the address as it is typed · `transfer.rs` one answer, and the next attempt · `listing.rs` the page
-//!   of a folder · `write.rs` what an order lets one write
+//! - `address.rs` the address as it is typed · `connect.rs` the way to the server · `transfer.rs` one answer, and the
+//!   next attempt · `listing.rs` the page of a folder · `write.rs` what an order lets one write
 
 mod address;
+mod connect;
 mod listing;
 #[cfg(test)]
 pub(super) mod server;
@@ -28,6 +29,7 @@ use ureq::config::RedirectAuthHeaders;
 use ureq::http::header::{AUTHORIZATION, CACHE_CONTROL, RANGE};
 use ureq::http::request::Builder;
 use ureq::http::{Method, Request, Response, StatusCode, Uri};
+use ureq::unversioned::resolver::DefaultResolver;
 use ureq::{Agent, AsSendBody, Body, ResponseExt};
 
 use crate::error::{Error, Result};
@@ -36,6 +38,7 @@ use crate::repo::HEADER;
 use crate::repo::catalog::Catalog;
 use crate::repo::read::{FileInfo, Read, check_path, is_missing, too_long};
 use crate::units::Bytes;
+use connect::Soon;
 use transfer::{Failure, PAUSES, accepted, append, length, part, retried, whole};
 
 pub use address::{Address, ORDERED};
@@ -105,7 +108,7 @@ impl Http {
             host: url.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)),
             authorization: address.authorization(),
             url,
-            agent: config.new_agent(),
+            agent: Agent::with_parts(config, Soon::default(), DefaultResolver::default()),
             pauses: PAUSES,
             answered: Arc::default(),
             lists: Arc::default(),
