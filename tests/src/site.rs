@@ -132,8 +132,8 @@ pub fn are(count: usize, state: &str) -> impl Fn(&[Value]) -> bool {
     move |machines| machines.iter().filter(|one| one["state"] == state).count() == count
 }
 
-/// Of the disk.
-const SIZE: Bytes = Bytes::mib(24);
+/// Of each disk.
+pub const SIZE: Bytes = Bytes::mib(24);
 
 /// A repository with an image of one disk, and a server that sends it to machines that somebody lets in.
 #[derive(Debug)]

@@ -29,7 +29,7 @@ pub fn run(args: &Rest, progress: &Progress) -> Result<Exit> {
     let files = files.as_ref();
     let found = network::until(PATIENCE, || {
         progress.checkpoint()?;
-        Ok(File::find(files, name::SYSTEM, args.hash, length)?)
+        Ok(File::find(files, name::SYSTEM, (args.hash, length), progress)?)
     });
     let file = found.with_context(network::state)?.ok_or_else(|| {
         Error::refused(format!(

@@ -69,7 +69,7 @@ fn room<'a>(
     if location.folder().is_some() {
         return Ok(None);
     }
-    match Room::find(location.files()?, image.id, stored) {
+    match Room::find(location.files()?, image.id, stored, progress) {
         Ok(room) => Ok(room),
         Err(Error::Interrupted) => Err(Error::Interrupted.into()),
         // It is a faster way, and no other one.

@@ -20,8 +20,7 @@ use serde_json::{Value, json};
 
 /// An image as a person names it: `server@3f2a9c0b7d11`.
 pub fn image(image: &ImageInfo) -> String {
-    let id = image.id.to_string();
-    format!("{}@{}", image.record.name, id.get(..12).unwrap_or(&id))
+    image.to_string()
 }
 
 /// `1 pack`, `2 packs`.

@@ -1,5 +1,7 @@
 //! The images of a repository, and what a user's `NAME`, `NAME@ID` or `NAME@2026-11-20` means.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -17,6 +19,24 @@ pub struct ImageInfo {
     pub record: Record,
 }
 
+/// With the beginning of its id, as a person can type it: `lab@0123456789ab`.
+impl fmt::Display for ImageInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{:.12}", self.record.name, self.id.to_string())
+    }
+}
+
+impl ImageInfo {
+    /// The image with this id; none where there is none.
+    pub(super) fn find(files: &dyn Read, id: Hash) -> Result<Option<Self>> {
+        match read_record(files, id) {
+            Ok(record) => Ok(Some(Self { id, record })),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// All images of a repository.
 #[derive(Default, Debug)]
 pub struct Images {
@@ -32,10 +52,9 @@ impl Images {
         let mut images = Self::default();
         for file in files.list("images")? {
             let Ok(id) = file.name.parse() else { continue };
-            match read_record(files, id) {
-                Ok(record) => images.intact.push(ImageInfo { id, record }),
-                // Removed since the folder was listed.
-                Err(error) if is_missing(&error) => {}
+            match ImageInfo::find(files, id) {
+                // None where it was removed since the folder was listed.
+                Ok(image) => images.intact.extend(image),
                 Err(error) if super::index::is_damage(&error) => images.damaged.push(error),
                 Err(error) => return Err(error),
             }
@@ -94,10 +113,7 @@ impl Images {
             [] => Ok(None),
             [one] => Ok(Some(one)),
             several => {
-                let ids: Vec<String> = several
-                    .iter()
-                    .map(|image| format!("{name}@{:.12}", image.id.to_string()))
-                    .collect();
+                let ids: Vec<String> = several.iter().map(ToString::to_string).collect();
                 let ids = ids.join(", ");
                 Err(Error::refused(format!("{name}@{prefix} fits several images: {ids}")))
             }
@@ -109,11 +125,9 @@ impl Images {
         let files: Vec<&str> = self.damaged.iter().map(Error::subject).collect();
         let files = files.join(", ");
         let advice = match self.newest(name) {
-            Some(image) => format!(
-                "the newest intact one is {}@{:.12}: name it so to take it",
-                image.record.name,
-                image.id.to_string()
-            ),
+            Some(image) => {
+                format!("the newest intact one is {image}: name it so to take it")
+            }
             None => format!("no intact record is of {name}"),
         };
         let found = format!("a damaged record, which may be of a newer {text}; {advice}");

@@ -225,6 +225,11 @@ impl Repository {
         images.resolve(text).cloned()
     }
 
+    /// The image with this id; none where there is none.
+    pub fn image(&self, id: Hash) -> Result<Option<ImageInfo>> {
+        ImageInfo::find(self.files.as_ref(), id)
+    }
+
     /// An image's root; errors name the file and the image.
     pub fn root(&self, image: &ImageInfo) -> Result<Root> {
         let read = self.root_file(image).map_err(|error| named(error, image));

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Board, Told, clock};
+use super::{Board, Image, Told, clock};
 use crate::files::{Made, Question};
 use crate::orders::list::{Group, Known, Wish};
 use crate::orders::machine::tag;
@@ -239,7 +239,7 @@ pub fn is_hostname(name: &str) -> bool {
 }
 
 /// For Prometheus, in its text format 0.0.4.
-fn metrics(told: &Told<'_>) -> String {
+fn metrics(told: &Told) -> String {
     let mut text = String::new();
     let mut say = |name: &str, kind: &str, help: &str, values: &[(String, f64)]| {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -266,37 +266,32 @@ fn metrics(told: &Told<'_>) -> String {
     let later = [(String::new(), later as f64)];
     say("keiki_scheduled_machines", "gauge", "Machines that are restored later.", &later);
     say("keiki_group_machines", "gauge", "Those that are in a group, by it and the same.", &groups);
-    if let Some(image) = &told.image {
-        let one = |value: f64| [(String::new(), value)];
-        say(
-            "keiki_sent_bytes_total",
-            "counter",
-            "Bytes sent by multicast, on the wire.",
-            &one(image.sent_bytes as f64),
-        );
-        say(
-            "keiki_image_blocks",
-            "gauge",
-            "Blocks of the image that is sent.",
-            &one(image.blocks.into()),
-        );
-        say(
-            "keiki_unreadable_blocks",
-            "gauge",
-            "Blocks of it that cannot be read.",
-            &one(image.unreadable_blocks.into()),
-        );
-        let receiving: Vec<&super::Row> =
-            told.machines.iter().filter(|row| row.silent.is_some()).collect();
-        say("keiki_receivers", "gauge", "Machines in the session.", &one(receiving.len() as f64));
-        let loss = receiving.iter().filter_map(|row| row.loss).fold(0.0, f32::max);
-        say(
-            "keiki_worst_loss_ratio",
-            "gauge",
-            "The largest part of the packets that one loses.",
-            &one(loss.into()),
-        );
-    }
+    let mut of_each = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Image) -> f64| {
+        let values = told.sent.iter();
+        let values = values.map(|image| (format!("{{image=\"{}\"}}", image.name), value(image)));
+        say(name, kind, help, &values.collect::<Vec<_>>());
+    };
+    of_each(
+        "keiki_sent_bytes_total",
+        "counter",
+        "Bytes sent by multicast, on the wire, by image.",
+        &|image| image.sent_bytes as f64,
+    );
+    of_each("keiki_image_blocks", "gauge", "Blocks of an image that is sent.", &|image| {
+        image.blocks.into()
+    });
+    of_each("keiki_unreadable_blocks", "gauge", "Blocks of it that cannot be read.", &|image| {
+        image.unreadable_blocks.into()
+    });
+    of_each("keiki_receivers", "gauge", "Machines in its session.", &|image| {
+        image.receivers as f64
+    });
+    of_each(
+        "keiki_worst_loss_ratio",
+        "gauge",
+        "The largest part of the packets that one of them loses.",
+        &|image| image.worst_loss.into(),
+    );
     text
 }
 

@@ -20,8 +20,10 @@ use self::rows::Row;
 use crate::event::{Event, Kind, What};
 use crate::files::{Answers, Made, Question};
 use crate::interface::Interface;
+use crate::multicast::sender::Seen;
 use crate::orders::list::Group;
 use crate::orders::site::Site;
+use crate::room::rooms::Rooms;
 use crate::room::server::Room;
 use crate::wake;
 
@@ -37,24 +39,29 @@ const MOST: usize = 1 << 14;
 #[derive(Debug)]
 pub struct Board {
     machines: Mutex<BTreeMap<Ipv4Addr, Row>>,
-    sent: Option<(String, Arc<Room>)>,
+    rooms: Option<Arc<Rooms>>,
     site: Option<Arc<Site>>,
     interface: Option<Interface>,
 }
 
-/// The image, as the JSON has it.
+/// An image that is sent, as the JSON has it.
 #[derive(Serialize, Clone, PartialEq, Debug)]
-struct Image<'a> {
-    name: &'a str,
+struct Image {
+    name: String,
     blocks: u32,
     /// Bytes on the wire, repairs included.
     sent_bytes: u64,
     unreadable_blocks: u32,
+    /// How many machines are in its session.
+    receivers: usize,
+    /// The largest part of the packets that one of them loses.
+    worst_loss: f32,
 }
 
 #[derive(Serialize)]
-struct Told<'a> {
-    image: Option<Image<'a>>,
+struct Told {
+    /// The images that are sent now.
+    sent: Vec<Image>,
     /// Those that can be chosen; none where nobody orders anything.
     images: Vec<String>,
     /// The name that the next machine gets that has none, where there is a pattern for names.
@@ -63,10 +70,10 @@ struct Told<'a> {
 }
 
 impl Board {
-    /// A board without machines; `sent` is the image that they get, with its name, and `site` decides over them.
-    pub fn new(sent: Option<(String, Arc<Room>)>, site: Option<(Arc<Site>, Interface)>) -> Self {
+    /// A board without machines; images for them are sent in `rooms`, and `site` decides over them.
+    pub fn new(rooms: Option<Arc<Rooms>>, site: Option<(Arc<Site>, Interface)>) -> Self {
         let (site, interface) = site.unzip();
-        Self { machines: Mutex::default(), sent, site, interface }
+        Self { machines: Mutex::default(), rooms, site, interface }
     }
 
     fn machines(&self) -> MutexGuard<'_, BTreeMap<Ipv4Addr, Row>> {
@@ -109,7 +116,7 @@ impl Board {
     }
 
     /// All that is known now, of the machines of one group where one is given.
-    fn told(&self, group: Option<&Group>) -> Told<'_> {
+    fn told(&self, group: Option<&Group>) -> Told {
         let mut at_address = self.machines().clone();
         let mut elsewhere = Vec::new();
         if let Some(site) = &self.site {
@@ -128,23 +135,7 @@ impl Board {
                 }
             });
         }
-        let image = self.sent.as_ref().map(|(name, room)| {
-            let (server, blocks) = (room.server(), room.blocks());
-            for (address, has) in server.left() {
-                let row = at_address.entry(address).or_insert_with(|| at(address));
-                if row.state.is_none() {
-                    let stage = if has == blocks { "has all of the image" } else { "has left" };
-                    stage.clone_into(&mut row.stage);
-                }
-                row.blocks = Some(has);
-            }
-            for seen in server.clients() {
-                let Some(address) = seen.address else { continue };
-                at_address.entry(address).or_insert_with(|| at(address)).seen(&seen);
-            }
-            let sent = server.sent();
-            Image { name, blocks, sent_bytes: sent.bytes(), unreadable_blocks: sent.unreadable }
-        });
+        let sent = self.sent(&mut at_address);
         let images = self.site.as_ref().map_or_else(Vec::new, |site| site.policy().images());
         let is_meant =
             |row: &Row| group.is_none_or(|group| row.group.as_deref() == Some(group.name()));
@@ -153,7 +144,43 @@ impl Board {
             site.look(|list, _| site.policy().name(&|name| list.named(name, "").is_some()))
         };
         let next_hostname = self.site.as_ref().and_then(next);
-        Told { image, images, next_hostname, machines }
+        Told { sent, images, next_hostname, machines }
+    }
+
+    /// The images that are sent, and in the rows what their sessions know of machines.
+    fn sent(&self, rows: &mut BTreeMap<Ipv4Addr, Row>) -> Vec<Image> {
+        let open = self.rooms.as_ref().map_or_else(Vec::new, |rooms| rooms.sent());
+        for (name, room) in &open {
+            for (address, has) in room.server().left() {
+                rows.entry(address).or_insert_with(|| at(address)).left(name, has, room.blocks());
+            }
+        }
+        // Where a machine is counts for more than where it was, and where it spoke last for more than where it fell silent.
+        let mut inside: BTreeMap<Ipv4Addr, (Seen, u32)> = BTreeMap::new();
+        for (_, room) in &open {
+            for seen in room.server().clients() {
+                let Some(address) = seen.address else { continue };
+                let known = inside.get(&address).map(|(known, _)| known.silent);
+                if known.is_none_or(|silent| seen.silent < silent) {
+                    inside.insert(address, (seen, room.blocks()));
+                }
+            }
+        }
+        for (address, (seen, blocks)) in inside {
+            rows.entry(address).or_insert_with(|| at(address)).seen(&seen, blocks);
+        }
+        let image = |(name, room): (String, Arc<Room>)| {
+            let (blocks, sent, clients) = (room.blocks(), room.server().sent(), room.clients());
+            Image {
+                name,
+                blocks,
+                sent_bytes: sent.bytes(),
+                unreadable_blocks: sent.unreadable,
+                receivers: clients.len(),
+                worst_loss: clients.iter().map(|seen| seen.loss).fold(0.0, f32::max),
+            }
+        };
+        open.into_iter().map(image).collect()
     }
 
     /// Wakes the machine with these adapters.

@@ -45,8 +45,10 @@ pub struct Row {
     pub done: Option<u64>,
     /// Of so many.
     pub total: Option<u64>,
-    /// Of the image that is sent.
+    /// That it has of the image that is sent to it.
     pub blocks: Option<u32>,
+    /// Of so many.
+    pub all_blocks: Option<u32>,
     /// Which part of the packets it loses.
     pub loss: Option<f32>,
     /// Seconds since it spoke, where it should speak.
@@ -102,12 +104,25 @@ impl Row {
         };
     }
 
-    /// Adds what the session knows, which the machine is in.
-    pub fn seen(&mut self, seen: &Seen) {
+    /// Adds that it has left the session of this image, with so many of all blocks.
+    pub fn left(&mut self, image: &str, has: u32, all: u32) {
+        // It may have been in several, one after the other.
+        if self.image.as_deref().is_some_and(|mine| mine != image) {
+            return;
+        }
+        if self.state.is_none() {
+            let stage = if has == all { "has all of the image" } else { "has left" };
+            stage.clone_into(&mut self.stage);
+        }
+        (self.blocks, self.all_blocks) = (Some(has), Some(all));
+    }
+
+    /// Adds what the session of so many blocks knows, which the machine is in.
+    pub fn seen(&mut self, seen: &Seen, all: u32) {
         if self.state.is_none() {
             "gets the image".clone_into(&mut self.stage);
         }
-        self.blocks = Some(seen.blocks);
+        (self.blocks, self.all_blocks) = (Some(seen.blocks), Some(all));
         self.loss = Some(seen.loss);
         self.silent = Some(seen.silent.as_secs_f32());
         if seen.silent.as_secs_f32() > MUTE {

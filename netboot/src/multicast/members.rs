@@ -1,7 +1,7 @@
 //! Who is in a session: the numbers that were given, and where those who use them speak from. Time is input.
 //!
 //! A number is given to everybody who asks, and costs next to nothing. Only who speaks with it is a client. An address has
-//! [`OF_ADDRESS`] of them at most, and all of them take [`MEMORY`] at most: where there are more, the one that has been silent for the
+//! [`OF_ADDRESS`] of them at most, and all of them take so much memory at most: where there are more, the one that has been silent for the
 //! longest time is forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,8 +15,6 @@ use super::status::Status;
 
 /// A machine is one client, and for a while two where it begins again.
 const OF_ADDRESS: usize = 16;
-/// Bytes.
-const MEMORY: usize = 64 << 20;
 /// What a client takes beside the set of its blocks, in bytes.
 const CLIENT: usize = 4 << 10;
 /// So many are remembered that have left.
@@ -28,6 +26,8 @@ pub struct Members {
     /// What is sent.
     pub sender: Sender,
     gather: Gather,
+    /// What all clients may take, in bytes.
+    memory: usize,
     /// The number that is given next.
     number: u16,
     /// Numbers that were given, and that nobody has spoken with.
@@ -39,12 +39,13 @@ pub struct Members {
 }
 
 impl Members {
-    /// Nobody is in the session.
-    pub fn new(sender: Sender) -> Self {
+    /// Nobody is in the session, and all who come may take so many bytes.
+    pub fn new(sender: Sender, memory: usize) -> Self {
         Self {
             sender,
             gather: Gather::default(),
             number: 0,
+            memory,
             given: BTreeSet::new(),
             addresses: BTreeMap::new(),
             left: BTreeMap::new(),
@@ -102,7 +103,7 @@ impl Members {
 
     /// How many clients there are at most.
     fn most(&self) -> usize {
-        MEMORY / (CLIENT + self.sender.blocks() as usize / 8)
+        self.memory / (CLIENT + self.sender.blocks() as usize / 8)
     }
 
     /// Forgets one of `some`, where these are `most` already.
@@ -146,7 +147,7 @@ mod tests {
     use super::*;
 
     fn members(blocks: usize) -> Members {
-        Members::new(Sender::new(vec![10; blocks]))
+        Members::new(Sender::new(vec![10; blocks]), 64 << 20)
     }
 
     fn status() -> Status {

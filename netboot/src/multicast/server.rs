@@ -1,8 +1,9 @@
 //! A session that runs: what [`Sender`] decides goes to a multicast group, and reports of clients come back.
 
 use std::collections::{HashMap, VecDeque};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender as Channel, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -21,10 +22,21 @@ use super::sender::{Next, Seen, Sender, Train};
 use super::symbols::{self, Outgoing, parity};
 use crate::secret;
 
-/// The port of the group, and of the server for reports: of the session of an image, and of that of a system.
-pub const IMAGE: u16 = 7377;
-/// See [`IMAGE`].
-pub const SYSTEM: u16 = 7378;
+/// Where a session is, and what it may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The ports of the group, and of the server for reports: it takes the first that is free.
+    ports: (u16, u16),
+    /// What is known of its clients takes so many bytes at most.
+    clients: usize,
+}
+
+/// The session of an image.
+pub const IMAGE: Place = Place { ports: (7377, 7377), clients: 64 << 20 };
+/// That of a system.
+pub const SYSTEM: Place = Place { ports: (7378, 7378), clients: 64 << 20 };
+/// Those of more images.
+pub const MORE: Place = Place { ports: (7379, 7399), clients: 8 << 20 };
 
 /// How often the server says what it has sent, and learns what loss is usual.
 const PLAN: Duration = Duration::from_millis(50);
@@ -34,11 +46,11 @@ const BATCH: u16 = 16;
 const WIRE: u32 = LONGEST as u32 + 28 + 38;
 /// What was not sent in time is sent later, as long as it is no more than this behind.
 const BEHIND: Duration = Duration::from_millis(10);
-/// Blocks that stay in memory: they are repaired soon after they were sent.
+/// Blocks of all sessions that stay in memory: they are repaired soon after they were sent.
 const KEPT: usize = 64;
 /// Reports that are taken before more is sent: whoever floods the port does not end the session.
 const REPORTS: u32 = 4096;
-/// Blocks that are read ahead.
+/// Blocks that are read ahead, where there is one session.
 const AHEAD: usize = 8;
 
 /// The blocks of a session.
@@ -82,18 +94,25 @@ impl Sent {
     }
 }
 
-/// What the cable carries: all sessions on it together send no faster, each in its turn.
+/// What the cable carries: all sessions on it together send no faster, each in its turn, and keep no more blocks.
 #[derive(Clone, Debug)]
 pub struct Pace {
     rate: u64,
     /// When the next packet may go.
     free: Arc<Mutex<Instant>>,
+    /// How many sessions have something to send.
+    busy: Arc<AtomicUsize>,
 }
 
 impl Pace {
     /// So many bytes of a second on the wire.
     pub fn new(rate: u64) -> Self {
-        Self { rate: rate.max(1), free: Arc::new(Mutex::new(Instant::now())) }
+        Self { rate: rate.max(1), free: Arc::new(Mutex::new(Instant::now())), busy: Arc::default() }
+    }
+
+    /// What one of the sessions gets, which share so many.
+    fn share(&self, all: usize) -> usize {
+        (all / self.busy.load(Ordering::Relaxed).max(1)).max(1)
     }
 
     /// Waits until so many packets may go.
@@ -108,6 +127,22 @@ impl Pace {
             turn
         };
         thread::sleep(turn.saturating_duration_since(now));
+    }
+}
+
+/// A session that has something to send; the others get its share when it is dropped.
+struct Busy(Arc<AtomicUsize>);
+
+impl Busy {
+    fn new(pace: &Pace) -> Self {
+        pace.busy.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(&pace.busy))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -139,18 +174,17 @@ fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl Server {
-    /// Begins a session on the interface with this address, by one of the ports above.
+    /// Begins a session on the interface with this address, at one of the places above.
     ///
     /// # Errors
     /// [`Error::Refused`]: the port is taken; [`Error::Io`].
     pub fn start(
         source: Arc<dyn Source>,
-        (interface, port): (Ipv4Addr, u16),
+        (interface, place): (Ipv4Addr, Place),
         pace: &Pace,
     ) -> Result<Self> {
         let failed = |error| Error::io("multicast", "start", error);
-        let socket = UdpSocket::bind((interface, port))
-            .map_err(|error| crate::interface::taken("udp", port, error))?;
+        let (socket, port) = place.bind(interface)?;
         let wide = socket2::SockRef::from(&socket);
         wide.set_multicast_if_v4(&interface).map_err(failed)?;
         // What is sent too fast for the interface should wait here, not be lost.
@@ -159,7 +193,7 @@ impl Server {
         let lengths = source.lengths();
         let symbols = lengths.iter().map(|len| symbols::source(*len as usize)).collect();
         let state = State {
-            members: Members::new(Sender::new(symbols)),
+            members: Members::new(Sender::new(symbols), place.clients),
             began: Instant::now(),
             sent: Sent::default(),
         };
@@ -168,7 +202,7 @@ impl Server {
         let (give, given) = channel();
         let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
         let reader = spawn("blocks").spawn(move || read(source.as_ref(), &asked, &give));
-        let shelf = Shelf::new(ask, given);
+        let shelf = Shelf::new(ask, given, pace.clone());
         let line = Line::new(socket, terms.clone(), pace.clone());
         let ours = (Arc::clone(&state), Arc::clone(&ends));
         let sender = spawn("multicast").spawn(move || run(line, shelf, &ours.0, &ours.1));
@@ -233,6 +267,20 @@ impl Drop for Server {
     }
 }
 
+impl Place {
+    /// Takes the first port that is free.
+    fn bind(&self, interface: Ipv4Addr) -> Result<(UdpSocket, u16)> {
+        let (mut port, last) = self.ports;
+        loop {
+            match UdpSocket::bind((interface, port)) {
+                Ok(socket) => return Ok((socket, port)),
+                Err(error) if error.kind() == ErrorKind::AddrInUse && port < last => port += 1,
+                Err(error) => return Err(crate::interface::taken("udp", port, error)),
+            }
+        }
+    }
+}
+
 impl Terms {
     fn new(server: SocketAddrV4) -> Result<Self> {
         // Administratively scoped (RFC 2365), and none of those that switches send everywhere (RFC 4541).
@@ -258,11 +306,13 @@ struct Shelf {
     waiting: Vec<u32>,
     ask: Channel<u32>,
     given: Receiver<(u32, Result<Outgoing>)>,
+    pace: Pace,
 }
 
 impl Shelf {
-    fn new(ask: Channel<u32>, given: Receiver<(u32, Result<Outgoing>)>) -> Self {
-        Self { blocks: HashMap::new(), order: VecDeque::new(), waiting: Vec::new(), ask, given }
+    fn new(ask: Channel<u32>, given: Receiver<(u32, Result<Outgoing>)>, pace: Pace) -> Self {
+        let (blocks, order, waiting) = (HashMap::new(), VecDeque::new(), Vec::new());
+        Self { blocks, order, waiting, ask, given, pace }
     }
 
     /// Lets a block be read, where that was not done.
@@ -290,13 +340,22 @@ impl Shelf {
     }
 
     fn put(&mut self, block: u32, read: Outgoing) {
-        if self.order.len() >= KEPT
+        while self.order.len() >= self.pace.share(KEPT)
             && let Some(oldest) = self.order.pop_front()
         {
             self.blocks.remove(&oldest);
         }
         self.order.push_back(block);
         self.blocks.insert(block, read);
+    }
+
+    /// Nobody needs any of them.
+    fn clear(&mut self) {
+        self.blocks.clear();
+        self.order.clear();
+        while let Ok((came, _)) = self.given.try_recv() {
+            self.waiting.retain(|waiting| *waiting != came);
+        }
     }
 }
 
@@ -400,6 +459,7 @@ impl Line {
 
 fn run(mut line: Line, mut shelf: Shelf, state: &Mutex<State>, ends: &AtomicBool) {
     let mut plan = Instant::now();
+    let mut busy = None;
     while !ends.load(Ordering::Relaxed) {
         line.reports(state);
         let (next, ahead, now) = {
@@ -415,8 +475,14 @@ fn run(mut line: Line, mut shelf: Shelf, state: &Mutex<State>, ends: &AtomicBool
                 drop(line.socket.send_to(&said, line.terms.group));
             }
             let next = state.members.next(now);
-            (next, state.members.sender.ahead(AHEAD), now)
+            (next, state.members.sender.ahead(line.pace.share(AHEAD)), now)
         };
+        if next == Next::Idle {
+            busy = None;
+            shelf.clear();
+        } else if busy.is_none() {
+            busy = Some(Busy::new(&line.pace));
+        }
         match next {
             Next::Send(train) => {
                 shelf.ask(train.block);

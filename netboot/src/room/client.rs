@@ -29,7 +29,8 @@ pub struct Room<'a> {
     files: Arc<dyn Read>,
     stored: Stored<'a>,
     names: Names,
-    offer: Offer,
+    /// BLAKE3 of the list of blocks.
+    list: Hash,
     blocks: Vec<Block>,
 }
 
@@ -38,9 +39,14 @@ impl<'a> Room<'a> {
     ///
     /// # Errors
     /// [`Error::Corrupt`] and [`Error::Unsupported`]: there is one that cannot be used; [`Error::Io`].
-    pub fn find(files: Arc<dyn Read>, image: Hash, stored: Stored<'a>) -> Result<Option<Self>> {
+    pub fn find(
+        files: Arc<dyn Read>,
+        image: Hash,
+        stored: Stored<'a>,
+        report: &dyn Report,
+    ) -> Result<Option<Self>> {
         let names = Names::of(image);
-        let Some(offer) = Offer::find(files.as_ref(), &names)? else { return Ok(None) };
+        let Some(offer) = Offer::find(files.as_ref(), &names, report)? else { return Ok(None) };
         offer.terms()?;
         let bytes = files.get(&names.blocks, blocks::MOST)?;
         if Hash::of(&bytes) != offer.blocks {
@@ -48,11 +54,11 @@ impl<'a> Room<'a> {
             return Err(Error::corrupt("list of blocks", Bytes::ZERO, expected, found));
         }
         let blocks = blocks::from_bytes(&bytes)?;
-        Ok(Some(Self { files, stored, names, offer, blocks }))
+        Ok(Some(Self { files, stored, names, list: offer.blocks, blocks }))
     }
 
     /// Joins, for blocks with chunks that are `wanted`; none where there are none.
-    fn join(&self, wanted: &WantSet) -> Result<Option<Session>> {
+    fn join(&self, wanted: &WantSet, report: &dyn Report) -> Result<Option<Session>> {
         let blocks = (0..).zip(&self.blocks);
         let lacking =
             |(_, block): &(u32, &Block)| block.chunks.iter().any(|id| wanted.contains(id));
@@ -60,8 +66,12 @@ impl<'a> Room<'a> {
         if lacking.is_empty() {
             return Ok(None);
         }
+        // While somebody looked at the plan the room may have closed; it opens again with the same blocks, as another session.
+        let offer = Offer::find(self.files.as_ref(), &self.names, report)?;
+        let gone = || Error::refused("the server does not send this image any more");
+        let offer = offer.filter(|offer| offer.blocks == self.list).ok_or_else(gone)?;
         let lengths = self.blocks.iter().map(|block| block.length).collect();
-        let way = (self.files.as_ref(), &self.names, self.offer.terms()?);
+        let way = (self.files.as_ref(), &self.names, offer.terms()?);
         Session::join(way, lengths, lacking).map(Some)
     }
 }
@@ -123,7 +133,7 @@ impl<'r, 'a> Feed<'r, 'a> {
 
     /// The way for what is `wanted`, which is the files where nothing comes by multicast.
     fn ask(&self, wanted: &WantSet) -> Way {
-        match self.room.join(wanted) {
+        match self.room.join(wanted, self.report) {
             Ok(Some(session)) => Way::Multicast(session),
             Ok(None) => Way::Files(HashMap::new()),
             Err(error) => {

@@ -68,13 +68,13 @@ impl<'a> File<'a> {
     pub fn find(
         files: &'a dyn Read,
         name: &'a str,
-        hash: Hash,
-        length: Bytes,
+        (hash, length): (Hash, Bytes),
+        report: &dyn Report,
     ) -> Result<Option<Self>> {
         if length > LONGEST {
             return Err(Error::unsupported(format!("a file of {length}")));
         }
-        let offer = Offer::find(files, &Names::of(hash))?;
+        let offer = Offer::find(files, &Names::of(hash), report)?;
         Ok(offer.map(|offer| Self { files, name, hash, length, offer }))
     }
 

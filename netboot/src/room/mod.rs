@@ -5,6 +5,7 @@
 //! fetched from those files, and every chunk is verified by its id, whichever way it came.
 //!
 //! - [`guests`] takes images from machines that save.
+//! - [`rooms`] which images have a room now.
 //! - [`server`] makes the blocks of a session from an image. - [`client`] gives a restore its windows. - [`blocks`] which chunks
 //!   are in which block. - [`file`] a file instead of an image. - `session` takes blocks as they come.
 
@@ -12,15 +13,19 @@ pub mod blocks;
 pub mod client;
 pub mod file;
 pub mod guests;
+pub mod rooms;
 pub mod server;
 mod session;
 
 use std::net::SocketAddrV4;
+use std::thread;
+use std::time::Duration;
 
 use image_core::error::{Error, Result};
 use image_core::image::hash::Hash;
 use image_core::image::manifest::Root;
 use image_core::repo::{Read, is_missing};
+use image_core::report::Report;
 use image_core::units::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -74,18 +79,33 @@ struct Joined {
 
 const VERSION: u32 = 1;
 
+/// What is told in place of an offer while a room opens.
+const OPENS: &[u8] = br#"{"opens":true}"#;
+/// How long is waited until it is asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 impl Offer {
     fn new(terms: &Terms, blocks: Hash) -> Self {
         let Terms { session, key, group, server } = terms.clone();
         Self { version: VERSION, session, key: Hash(key), group, server, blocks }
     }
 
-    /// The offer of a room; none where there is none.
-    fn find(files: &dyn Read, names: &Names) -> Result<Option<Self>> {
-        match files.get(&names.offer, Bytes::kib(64)) {
-            Ok(offer) => read(&offer).map(Some),
-            Err(error) if is_missing(&error) => Ok(None),
-            Err(error) => Err(error),
+    /// The offer of a room, once that is open; none where there is none.
+    fn find(files: &dyn Read, names: &Names, report: &dyn Report) -> Result<Option<Self>> {
+        let mut is_told = false;
+        loop {
+            match files.get(&names.offer, Bytes::kib(64)) {
+                Ok(told) if told == OPENS => {
+                    report.checkpoint()?;
+                    if !std::mem::replace(&mut is_told, true) {
+                        report.note("the server prepares to send this image by multicast");
+                    }
+                    thread::sleep(AGAIN);
+                }
+                Ok(offer) => return read(&offer).map(Some),
+                Err(error) if is_missing(&error) => return Ok(None),
+                Err(error) => return Err(error),
+            }
         }
     }
 

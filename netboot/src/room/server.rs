@@ -3,18 +3,22 @@
 use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use image_core::error::{Error, Result};
 use image_core::image::hash::Hash;
-use image_core::image::manifest::Root;
-use image_core::repo::{Repository, Sequence};
+use image_core::repo::{ImageInfo, Repository, Sequence};
 use image_core::report::Report;
 
 use super::blocks::{self, Block};
 use super::{Joined, Names, Offer, file};
 use crate::files::{Answers, Made, Question};
-use crate::multicast::server::{IMAGE, Pace, SYSTEM, Server, Source};
+use crate::multicast::sender::Seen;
+use crate::multicast::server::{Pace, Place, SYSTEM, Server, Source};
+
+/// Who is silent for so long is switched off, or has another number by now.
+const SILENT: Duration = Duration::from_secs(15);
 
 /// A room that is open; it closes when dropped.
 #[derive(Debug)]
@@ -27,18 +31,19 @@ pub struct Room {
 }
 
 impl Room {
-    /// Opens a room for an image, on the interface with this address.
+    /// Opens a room for an image, on the interface with this address and at one of the places of sessions.
     ///
     /// # Errors
     /// The image is damaged or cannot be read, the port is taken.
     pub fn open(
         repo: &Repository,
-        (image, root): (Hash, &Root),
-        (interface, pace): (Ipv4Addr, &Pace),
+        image: &ImageInfo,
+        way: ((Ipv4Addr, Place), &Pace),
         report: &dyn Report,
     ) -> Result<Self> {
-        let volumes: Vec<usize> = super::shared(root).collect();
-        let sequence = Sequence::new(repo, root, &volumes, report)?;
+        let root = repo.root(image)?;
+        let volumes: Vec<usize> = super::shared(&root).collect();
+        let sequence = Sequence::new(repo, &root, &volumes, report)?;
         if let Some(lost) = sequence.lost().first() {
             let why = format!("{} of its chunks are damaged: {}", sequence.lost().len(), lost.why);
             return Err(Error::refused(format!("image {image} cannot be served: {why}")));
@@ -46,7 +51,7 @@ impl Room {
         let list = blocks::pack(sequence.chunks());
         let bytes = blocks::to_bytes(&list);
         let source = Arc::new(Pieces::new(sequence, &list));
-        Self::of(image, source, bytes, ((interface, IMAGE), pace))
+        Self::of(image.id, source, bytes, way)
     }
 
     /// Opens a room for a file, of which no list of blocks is needed.
@@ -62,7 +67,7 @@ impl Room {
         id: Hash,
         source: Arc<dyn Source>,
         list: Vec<u8>,
-        (at, pace): ((Ipv4Addr, u16), &Pace),
+        (at, pace): ((Ipv4Addr, Place), &Pace),
     ) -> Result<Self> {
         let count = u32::try_from(source.lengths().len()).unwrap_or(u32::MAX);
         let server = Server::start(source, at, pace)?;
@@ -75,6 +80,13 @@ impl Room {
     /// Number of blocks.
     pub fn blocks(&self) -> u32 {
         self.count
+    }
+
+    /// The machines in it, those that are silent for long left out.
+    pub fn clients(&self) -> Vec<Seen> {
+        let mut clients = self.server.clients();
+        clients.retain(|client| client.silent < SILENT);
+        clients
     }
 
     /// What is sent.

@@ -96,9 +96,9 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
     let way = (interface.address, &pace);
     let shared = room::send_system(way, &mut files)?;
     let send = |found: &room::Found| found.send(way, &mut files, progress);
-    let mut sending = found.as_ref().map(send).transpose()?.flatten();
-    let sent = sending.as_ref().map(|sending| (sending.name.clone(), sending.room.clone()));
-    let board = Arc::new(Board::new(sent, site.clone().map(|site| (site, interface.clone()))));
+    let mut sending = found.as_ref().map(send).transpose()?;
+    let rooms = sending.as_ref().map(|sending| sending.rooms.clone());
+    let board = Arc::new(Board::new(rooms, site.clone().map(|site| (site, interface.clone()))));
     files.add_answers("", board.clone());
     let mut code = None;
     if let (Some(site), Some(found)) = (&site, &found) {
@@ -249,10 +249,10 @@ fn tell(
         alone => format!("; each machine loads {alone}, and all of them at once {shared}"),
     };
     let mut lines = vec![format!("Serving on {name} ({address}), {mode}{loads}.")];
-    if let Some(sending) = sending {
-        lines.push(format!("Any number of machines, at any time: {}", sending.how(interface)));
+    if let Some(how) = sending.and_then(|sending| sending.how(interface)) {
+        lines.push(format!("Any number of machines, at any time: {how}"));
     }
-    lines.push(match (args.save || sending.is_some(), &args.unattended) {
+    lines.push(match (sending.is_some(), &args.unattended) {
         (true, None) => {
             let what = if args.save { "saved or restored" } else { "restored" };
             format!("Say which machines may be {what}, and watch them: {board}")
@@ -300,7 +300,7 @@ fn follow(
             progress.warning(&why);
         }
         if let Some(sending) = sending.as_mut() {
-            sending.tell(!global.json && !global.quiet)?;
+            sending.tell(!global.json && !global.quiet, progress)?;
         }
         if let Some((news, site)) = news.as_mut() {
             news.lines(site).iter().try_for_each(|line| tell(line))?;

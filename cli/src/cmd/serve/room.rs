@@ -1,5 +1,6 @@
 //! The image that `keiki serve` sends.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use image_core::error::Error;
 use image_core::repo::{ImageInfo, Local, Repository};
+use image_core::report::Report;
 use image_core::units::Bytes;
 use live_iso::net;
 use netboot::files::Files;
@@ -17,6 +19,7 @@ use netboot::multicast::server::Pace;
 use netboot::orders::door::Door;
 use netboot::orders::site::Site;
 use netboot::room::guests::Guests;
+use netboot::room::rooms::Rooms;
 use netboot::room::server::Room;
 
 use super::super::{location, open_or_create, repository};
@@ -29,9 +32,6 @@ use crate::output::{self, progress::Progress};
 /// What the cable carries, where nothing else is known; machines seldom have faster ones.
 const USUAL: u64 = 1000;
 
-/// Who is silent for so long is switched off, or has another number by now.
-const SILENT: Duration = Duration::from_secs(15);
-
 /// How often it is told how far the machines are.
 const TOLD: Duration = Duration::from_secs(10);
 
@@ -40,14 +40,15 @@ pub fn url(server: Ipv4Addr) -> String {
     format!("http://{server}/{REPOSITORY}")
 }
 
-/// The image that is sent.
+/// The images that are sent.
 pub struct Sending {
-    /// Its name.
-    pub name: String,
-    /// The room.
-    pub room: Arc<Room>,
+    /// The one that always is.
+    image: Option<String>,
+    /// The rooms.
+    pub rooms: Arc<Rooms>,
     told: Instant,
-    is_told: bool,
+    /// Images of which it was told how far machines are.
+    is_told: BTreeSet<String>,
 }
 
 /// What machines may be saved into and restored from.
@@ -120,7 +121,7 @@ impl Found {
         Ok(Some(code))
     }
 
-    /// Adds the repository to what is served, and opens the room of the image that is sent.
+    /// Adds the repository to what is served, with rooms for its images; the one that is always sent has its room from now on.
     ///
     /// # Errors
     /// The image is damaged.
@@ -129,15 +130,14 @@ impl Found {
         way: (Ipv4Addr, &Pace),
         files: &mut Files,
         progress: &Progress,
-    ) -> Result<Option<Sending>> {
+    ) -> Result<Sending> {
         files.add_folder(REPOSITORY, &self.folder)?;
-        let Some(image) = &self.image else { return Ok(None) };
-        let root = self.repo.root(image)?;
-        let room = Arc::new(Room::open(&self.repo, (image.id, &root), way, progress)?);
-        files.add_answers(REPOSITORY, room.clone());
+        let rooms = Arc::new(Rooms::new(self.repo.clone(), way));
+        self.image.as_ref().map_or(Ok(()), |image| rooms.open(image, progress))?;
+        files.add_answers(REPOSITORY, rooms.clone());
         // With its id: machines that come later get the same, whatever is saved meanwhile.
-        let name = output::image(image);
-        Ok(Some(Sending { name, room, told: Instant::now(), is_told: false }))
+        let image = self.image.as_ref().map(output::image);
+        Ok(Sending { image, rooms, told: Instant::now(), is_told: BTreeSet::new() })
     }
 }
 
@@ -168,52 +168,73 @@ fn speed(interface: &Interface) -> u64 {
 }
 
 impl Sending {
-    /// How a machine restores it.
-    pub fn how(&self, interface: &Interface) -> String {
-        format!("keiki --repo {} restore {} DISK", url(interface.address), self.name)
+    /// How a machine restores the image that is always sent, where there is one.
+    pub fn how(&self, interface: &Interface) -> Option<String> {
+        let name = self.image.as_ref()?;
+        Some(format!("keiki --repo {} restore {name} DISK", url(interface.address)))
     }
 
     /// What the program ends with: some machines got nothing of what could not be read.
     pub fn exit(&self) -> Exit {
-        if self.room.server().sent().unreadable > 0 { Exit::Damaged } else { Exit::Done }
+        if self.rooms.unreadable() > 0 { Exit::Damaged } else { Exit::Done }
     }
 
-    /// Says how far the machines are, now and then, where there are any and it is `shown`.
+    /// Looks after the rooms. Says how far the machines are, now and then, where there are any and it is `shown`.
     ///
     /// # Errors
     /// Standard output is closed; nothing is sent any more.
-    pub fn tell(&mut self, shown: bool) -> Result<()> {
-        if self.room.server().has_ended() {
+    pub fn tell(&mut self, shown: bool, progress: &Progress) -> Result<()> {
+        self.rooms.refused().iter().for_each(|why| progress.warning(why));
+        let sent = self.rooms.sent();
+        if sent.iter().any(|(_, room)| room.server().has_ended()) {
             bail!("nothing is sent any more: a part of this program failed, and said why");
         }
-        if self.told.elapsed() < TOLD || !shown {
+        if self.told.elapsed() < TOLD {
             return Ok(());
         }
         self.told = Instant::now();
-        let (mut clients, all) = (self.room.server().clients(), self.room.blocks());
-        clients.retain(|client| client.silent < SILENT);
-        let Some(least) = clients.iter().map(|client| client.blocks).min() else {
-            if std::mem::take(&mut self.is_told) {
-                output::say(&format!("{}: nobody waits for it any more", self.name))?;
-            }
+        self.rooms.close_idle(self.told);
+        if !shown {
             return Ok(());
-        };
-        self.is_told = true;
-        let percent = u64::from(least) * 100 / u64::from(all.max(1));
-        let sent = self.room.server().sent();
-        let mut line = format!(
-            "{}: sent to {}; the last of them has {percent} %; {} sent in all",
-            self.name,
-            if clients.len() == 1 {
-                "one machine".to_owned()
-            } else {
-                format!("{} machines", clients.len())
-            },
-            Bytes::new(sent.bytes()),
-        );
-        if sent.unreadable > 0 {
-            line += &format!("; {} blocks CANNOT BE READ: keiki check", sent.unreadable);
         }
-        output::say(&line)
+        for (name, room) in sent {
+            match line(&name, &room) {
+                Some(line) => {
+                    self.is_told.insert(name);
+                    output::say(&line)?;
+                }
+                None if self.is_told.remove(&name) => {
+                    output::say(&format!("{name}: nobody waits for it any more"))?;
+                }
+                None => {}
+            }
+        }
+        Ok(())
     }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.rooms.close();
+    }
+}
+
+/// How far the machines in a room are; none where there are none.
+fn line(name: &str, room: &Room) -> Option<String> {
+    let clients = room.clients();
+    let least = clients.iter().map(|client| client.blocks).min()?;
+    let percent = u64::from(least) * 100 / u64::from(room.blocks().max(1));
+    let machines = match clients.len() {
+        1 => "one machine".to_owned(),
+        count => format!("{count} machines"),
+    };
+    let sent = room.server().sent();
+    let mut line = format!(
+        "{name}: sent to {machines}; the last of them has {percent} %; {} sent in all",
+        Bytes::new(sent.bytes()),
+    );
+    if sent.unreadable > 0 {
+        line += &format!("; {} blocks CANNOT BE READ: keiki check", sent.unreadable);
+    }
+    Some(line)
 }

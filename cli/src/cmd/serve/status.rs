@@ -63,8 +63,9 @@ pub fn run(global: &Global, args: &Status) -> Result<Exit> {
     if let Some(code) = code {
         output::say(&format!("the code of its repository, where that is private: {code}"))?;
     }
-    if let Some(name) = told["image"]["name"].as_str() {
-        let sent = Bytes::new(told["image"]["sent_bytes"].as_u64().unwrap_or(0));
+    for image in told["sent"].as_array().into_iter().flatten() {
+        let name = image["name"].as_str().unwrap_or_default();
+        let sent = Bytes::new(image["sent_bytes"].as_u64().unwrap_or(0));
         output::say(&format!("{name}: {sent} sent in all"))?;
     }
     let mut table =

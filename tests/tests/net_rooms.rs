@@ -1,0 +1,217 @@
+//! Several images at once from one `keiki serve`: real processes, each in its own network at one switch.
+
+#![allow(clippy::print_stdout, reason = "a test says what was sent")]
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use image_core::exec::real::{Beside, Machine};
+use image_core::repo::{Local, Repository};
+use image_core::report::Quiet;
+use keiki_tests::bench::{self, Bench};
+use keiki_tests::room::{REPO, sent};
+use keiki_tests::site::{self, World, are, make_disk};
+use keiki_tests::{keiki, network, sparse, volumes};
+use netboot::files::{Answers, Question};
+use netboot::multicast::server::Pace;
+use netboot::room::rooms::{IDLE, MOST, Rooms};
+use serde_json::{Value, json};
+
+/// How long something may take; no figure, only the end of a test that hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn disk(bench: &Bench, name: &str) -> PathBuf {
+    bench.path(&format!("disk-{name}"))
+}
+
+/// Saves a disk as the image `name`: its id, and the bytes that were stored.
+fn save(bench: &Bench, name: &str) -> Result<(String, u64)> {
+    let disk = disk(bench, name);
+    make_disk(bench, &disk, name)?;
+    let saved = bench.save(name, &[disk])?;
+    let id = saved["id"].as_str().context("id")?.to_owned();
+    Ok((id, saved["stored_bytes"].as_u64().context("stored_bytes")?))
+}
+
+/// Whether a machine has the files of that image.
+fn has(world: &World, number: usize, image: &str) -> Result<()> {
+    let [source, target] = [[disk(&world.bench, image)], [world.target(number)]];
+    volumes::expect_same(&volumes::trees(&source)?, &volumes::trees(&target)?)
+}
+
+/// Begins to restore an image by hand.
+fn restore(world: &World, number: usize, image: &str) -> Result<Beside> {
+    let target = world.target(number);
+    sparse::create(&target, site::SIZE)?;
+    let mut call = keiki!("--progress", "none", "--repo", REPO);
+    let words = bench::restore(image, &[target], "");
+    call.args.extend(words.split_whitespace().map(Into::into));
+    Ok(Machine.spawn(&world.machines[number].call(&call))?)
+}
+
+/// What the server tells.
+fn all(world: &World) -> Result<Value> {
+    Ok(serde_json::from_str(&world.site.ask("api/machines", world.site.token(), None)?.1)?)
+}
+
+/// What of that is about the images that it sends.
+fn told(world: &World) -> Result<Vec<Value>> {
+    Ok(all(world)?["sent"].as_array().context("sent")?.clone())
+}
+
+/// Asks for the room of an image until that is open; none where there is none.
+fn offer(mut ask: impl FnMut() -> Result<Option<Vec<u8>>>) -> Result<Option<Value>> {
+    let began = Instant::now();
+    while let Some(said) = ask()? {
+        let said: Value = serde_json::from_slice(&said)?;
+        if said != json!({"opens": true}) {
+            return Ok(Some(said));
+        }
+        ensure!(began.elapsed() < PATIENCE, "it does not open");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(None)
+}
+
+/// The offer of the server of a site.
+fn served(world: &World, id: &str) -> Result<Option<Value>> {
+    offer(|| {
+        let (status, said) = world.site.ask(&format!("repo/room/{id}"), "", None)?;
+        match status {
+            200 => Ok(Some(said.into_bytes())),
+            404 => Ok(None),
+            other => bail!("{other}: {said}"),
+        }
+    })
+}
+
+/// Half of the machines get the image of the command line, half another one that a person chose: each image leaves the server once.
+#[test]
+fn net_two_groups_get_two_images_at_once() -> Result<()> {
+    let world = World::new(6, &["--rate", "20"])?;
+    // The other one is as large.
+    let (id, stored) = save(&world.bench, "other")?;
+    let key = world.site.key.clone();
+    let agents = (0..6).map(|number| world.agent(number, &key)).collect::<Result<Vec<_>>>()?;
+    let machines = world.site.until(are(6, "waits"))?;
+    let ids = |numbers: std::ops::Range<usize>| -> Result<Vec<Value>> {
+        numbers.map(|number| Ok(world.machine(&machines, number)?["id"].clone())).collect()
+    };
+    for (group, numbers) in [("one", 0..3), ("two", 3..6)] {
+        let put = json!({"machines": ids(numbers)?, "group": group});
+        world.site.post("api/groups", &put.to_string())?;
+    }
+    let image = format!("other@{}", &id[..12]);
+    let began = Instant::now();
+    while !all(&world)?["images"].as_array().is_some_and(|images| images.contains(&json!(image))) {
+        ensure!(began.elapsed() < PATIENCE, "it cannot be chosen");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let before = sent()?;
+    world.site.post("api/groups/two/restore", &json!({"image": image}).to_string())?;
+    world.site.post("api/groups/one/restore", "")?;
+
+    // Both are told of while they are sent, each with those who are in its session.
+    let began = Instant::now();
+    let (both, rows) = loop {
+        let machines = world.site.until(|_| true)?;
+        let told = told(&world)?;
+        if told.len() == 2 && told.iter().all(|one| one["receivers"] == 3) {
+            break (told, machines);
+        }
+        ensure!(began.elapsed() < PATIENCE, "{told:?}");
+    };
+    world.site.conforms()?;
+    ensure!(both[0]["name"].as_str().is_some_and(|name| name.starts_with("lab@")), "{both:?}");
+    ensure!(both[1]["name"] == image.as_str(), "{both:?}");
+    let metrics = world.site.ask("metrics", world.site.token(), None)?.1;
+    for label in [format!("keiki_receivers{{image=\"{image}\"}}"), "image=\"lab@".to_owned()] {
+        ensure!(metrics.contains(&label), "{label}: {metrics}");
+    }
+    for row in &rows {
+        let all = if row["group"] == "one" { &both[0]["blocks"] } else { &both[1]["blocks"] };
+        ensure!(row["all_blocks"].is_null() || row["all_blocks"] == *all, "{row}");
+    }
+
+    for (number, agent) in agents.into_iter().enumerate() {
+        let (code, said) = site::end(agent)?;
+        ensure!(code == Some(0) && !said.contains("fetched"), "{number}: {code:?} {said}");
+        if number < 3 { ensure!(world.is_restored(number)?) } else { has(&world, number, "other")? }
+    }
+    let sent = (sent()? - before) as f64 / (2 * stored) as f64;
+    println!("{sent:.2} of both images were sent");
+    // Machines begin when they ask, within two seconds of the ten that this takes.
+    ensure!(sent > 1.0 && sent < 1.7, "{sent}");
+    Ok(())
+}
+
+/// Where so many are sent already the next one comes over HTTP, and is right.
+#[test]
+fn net_one_image_too_many_is_fetched() -> Result<()> {
+    let world = World::new(2, &[])?;
+    let names: Vec<String> = (0..=MOST).map(|number| format!("image-{number}")).collect();
+    let saved = names.iter().map(|name| save(&world.bench, name));
+    let ids = saved.map(|saved| Ok(saved?.0)).collect::<Result<Vec<_>>>()?;
+    let mut ports = Vec::new();
+    for id in &ids[..MOST] {
+        let offer = served(&world, id)?.context("no room")?;
+        ports.push(offer["server"].as_str().context("server")?.to_owned());
+    }
+    ensure!(ports == ["10.77.0.1:7379", "10.77.0.1:7380", "10.77.0.1:7381", "10.77.0.1:7382"]);
+    ensure!(told(&world)?.len() == 1 + MOST);
+    ensure!(served(&world, &ids[MOST])?.is_none(), "there is one room too many");
+    ensure!(served(&world, &"0".repeat(64))?.is_none(), "there is no such image");
+
+    let both = [(0, &names[MOST]), (1, &names[0])];
+    let running = both.map(|(number, name)| restore(&world, number, name));
+    for ((number, name), running) in both.into_iter().zip(running) {
+        let (code, said) = site::end(running?)?;
+        ensure!(code == Some(0), "{name}: {code:?} {said}");
+        has(&world, number, name)?;
+    }
+    let sent = told(&world)?;
+    let is_sent = |one: &&Value| one["sent_bytes"].as_u64() > Some(12 << 20);
+    let names: Vec<_> = sent.iter().filter(is_sent).map(|one| &one["name"]).collect();
+    ensure!(*names == [&json!(format!("image-0@{}", &ids[0][..12]))], "{sent:?}");
+    Ok(())
+}
+
+/// A room that nobody is in closes, and opens again with the same blocks when it is asked for.
+#[test]
+fn net_a_room_that_closed_opens_again() -> Result<()> {
+    network::own()?;
+    let bench = Bench::new()?;
+    let [always, other] = ["always", "other"].map(|name| save(&bench, name));
+    let (always, other) = (always?.0, other?.0);
+    let repo = Repository::open(Arc::new(Local::new(bench.path("repo"))))?;
+    let rooms = Rooms::new(repo.clone(), (Ipv4Addr::LOCALHOST, &Pace::new(1_000_000)));
+    rooms.open(&repo.resolve("always", &Quiet::default())?, &Quiet::default())?;
+    let ask = |name: &str| {
+        let question = Question { name, posted: None, token: None, client: None };
+        rooms.answer(&question).map(|made| made.bytes.to_vec())
+    };
+    let found = |id: &str| offer(|| Ok(ask(&format!("room/{id}"))))?.context("no room");
+    let blocks = format!("room/{other}.blocks");
+    ensure!(ask(&blocks).is_none(), "it opens for its offer only");
+    let (first, list) = (found(&other)?, ask(&blocks).context("blocks")?);
+    ensure!(first == found(&other)? && rooms.sent().len() == 2);
+
+    let now = Instant::now();
+    rooms.close_idle(now + IDLE / 2);
+    ensure!(rooms.sent().len() == 2, "it closed too soon");
+    rooms.close_idle(now + IDLE * 2);
+    ensure!(rooms.sent().len() == 1 && ask(&blocks).is_none(), "it is still open");
+    found(&always)?;
+    let again = found(&other)?;
+    ensure!(again["session"] != first["session"] && again["blocks"] == first["blocks"]);
+    ensure!(ask(&blocks) == Some(list) && rooms.sent().len() == 2 && rooms.unreadable() == 0);
+
+    rooms.close();
+    ensure!(rooms.sent().is_empty() && ask(&format!("room/{other}")).is_none());
+    // Nothing is left of it: images can be pruned.
+    ensure!(std::fs::read_dir(bench.path("repo/locks"))?.next().is_none(), "a lock is left");
+    Ok(())
+}
