@@ -61,14 +61,13 @@ pub struct Running {
 }
 
 impl Bound {
-    /// Begins to serve `files`; what happens comes out of the channel.
+    /// Begins to serve `files`; what happens is told as `events`.
     ///
     /// # Errors
     /// [`Error::Io`](image_core::error::Error::Io).
-    pub fn serve(self, files: Files) -> Result<(Running, Receiver<Event>)> {
+    pub fn serve(self, files: Files, events: &Events) -> Result<Running> {
         allow_descriptors();
-        let (tell, told) = sync_channel(EVENTS);
-        let (events, files) = (Events(tell), Arc::new(files));
+        let files = Arc::new(files);
         let ends = Arc::new(AtomicBool::new(false));
         let (tftp, ended) = async_channel::bounded(1);
         let http = http::serve(self.http, Arc::clone(&files), events.clone())?;
@@ -76,10 +75,16 @@ impl Bound {
         if let Some((dhcp, tftp)) = self.boot {
             threads.push(tftp::serve(tftp, files, events.clone(), ended)?);
             // Last: a client that is told where its files are finds them there.
-            threads.extend(dhcp.serve(&events, &ends));
+            threads.extend(dhcp.serve(events, &ends));
         }
-        Ok((Running { ends, threads, tftp: Some(tftp), http: Some(http) }, told))
+        Ok(Running { ends, threads, tftp: Some(tftp), http: Some(http) })
     }
+}
+
+/// Where all services tell what happens, and where that comes out.
+pub fn events() -> (Events, Receiver<Event>) {
+    let (tell, told) = sync_channel(EVENTS);
+    (Events(tell), told)
 }
 
 /// Lets this program open as many files as its clients may need, where its user may; else some of them wait for others.

@@ -21,6 +21,9 @@ use crate::{call, run, tool};
 /// This side's address in the network that [`cable`] makes.
 pub const HERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
+/// This side's address in the network of the [`second_switch`].
+pub const FAR: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
+
 /// The address of a [`Neighbour`] that hands out addresses.
 pub const THERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 
@@ -67,12 +70,25 @@ pub fn cable() -> Result<()> {
 /// # Errors
 /// The kernel makes none.
 pub fn switch() -> Result<()> {
-    run!("ip", "link", "add", "br0", "type", "bridge", "forward_delay", "0")?;
-    run!("ip", "link", "set", "br0", "gso_max_segs", "1")?;
-    run!("ip", "addr", "add", format!("{HERE}/24"), "brd", "+", "dev", "br0")?;
-    run!("ip", "link", "set", "br0", "up")?;
+    bridge("br0", HERE)?;
     run!("ip", "route", "add", "224.0.0.0/4", "dev", "br0")?;
     Ok(())
+}
+
+fn bridge(name: &str, address: Ipv4Addr) -> Result<()> {
+    run!("ip", "link", "add", name, "type", "bridge", "forward_delay", "0")?;
+    run!("ip", "link", "set", name, "gso_max_segs", "1")?;
+    run!("ip", "addr", "add", format!("{address}/24"), "brd", "+", "dev", name)?;
+    run!("ip", "link", "set", name, "up")?;
+    Ok(())
+}
+
+/// Adds a second switch beside the [`switch`], `br1`, with the address [`FAR`]: another network.
+///
+/// # Errors
+/// The kernel makes none.
+pub fn second_switch() -> Result<()> {
+    bridge("br1", FAR)
 }
 
 /// Plugs the cable of another emulated machine, `tap` with this number, into the [`switch`].
@@ -150,6 +166,19 @@ impl Neighbour {
         let neighbour = Self { _holder: holder, pid };
         neighbour.run(&call!("ip", "link", "set", "eth0", "gso_max_segs", "1", "up"))?;
         Ok(neighbour)
+    }
+
+    /// Plugs it, with this port, into the [`second_switch`] instead, with the address of this number there.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn moved(&self, port: &str, number: u8) -> Result<()> {
+        run!("ip", "link", "set", port, "master", "br1")?;
+        self.run(&call!("ip", "addr", "flush", "dev", "eth0"))?;
+        let address = format!("10.78.0.{number}/24");
+        self.run(&call!("ip", "addr", "add", address, "brd", "+", "dev", "eth0"))?;
+        let anywhere = call!("ip", "route", "replace", "224.0.0.0/4", "dev", "eth0");
+        self.run(&anywhere).map(drop)
     }
 
     /// Gives it the address with this number in the network, and a way for multicast.

@@ -1,6 +1,7 @@
 //! `keiki serve` with an image, as an administrator sees it: its page's answers, and what is decided there.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -225,7 +226,15 @@ impl World {
     /// # Errors
     /// It cannot be started.
     pub fn agent(&self, number: usize, key: &str) -> Result<Beside> {
-        Ok(Machine.spawn(&self.machines[number].call(&self.agent_call(number, key)?))?)
+        self.agent_of(number, (HERE, key))
+    }
+
+    /// The same, and that it was started from a server with this address.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn agent_of(&self, number: usize, site: (Ipv4Addr, &str)) -> Result<Beside> {
+        Ok(Machine.spawn(&self.machines[number].call(&self.agent_call(number, site)?))?)
     }
 
     /// The same, watched by strace, which writes calls of these names into files in a folder.
@@ -238,7 +247,7 @@ impl World {
         (key, calls): (&str, &str),
         folder: &Path,
     ) -> Result<Beside> {
-        let call = self.agent_call(number, key)?;
+        let call = self.agent_call(number, (HERE, key))?;
         fs::create_dir(folder)?;
         let calls = format!("trace={calls}");
         let mut traced = call!("strace", "-ff", "-y", "-e", calls, "-o", folder.join("thread"));
@@ -247,7 +256,7 @@ impl World {
         Ok(Machine.spawn(&self.machines[number].call(&traced))?)
     }
 
-    fn agent_call(&self, number: usize, key: &str) -> Result<Call> {
+    fn agent_call(&self, number: usize, (server, key): (Ipv4Addr, &str)) -> Result<Call> {
         let target = self.target(number);
         if !target.exists() {
             sparse::create(&target, SIZE)?;
@@ -256,7 +265,7 @@ impl World {
             "--progress",
             "none",
             "agent",
-            "http://10.77.0.1",
+            format!("http://{server}"),
             "--site-key",
             key,
             "--disk",

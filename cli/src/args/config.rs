@@ -75,7 +75,8 @@ fn option<'a>(command: &'a Command, name: &str) -> Result<&'a Arg, String> {
     let serve = command.find_subcommand("serve").ok_or("there is no such command")?;
     let is_it = |option: &&Arg| {
         let is_ours = !option.is_global_set() || option.get_id() == "repo";
-        let is_action = matches!(option.get_action(), ArgAction::Set | ArgAction::SetTrue);
+        let is_action =
+            matches!(option.get_action(), ArgAction::Set | ArgAction::SetTrue | ArgAction::Append);
         option.get_long() == Some(name) && is_ours && is_action && name != "config"
     };
     serve.get_arguments().find(is_it).ok_or_else(|| "keiki serve has no such option".to_owned())
@@ -103,6 +104,11 @@ fn word(
         _ if is_flag => return Err("it is true or false".to_owned()),
         Value::String(text) => text.clone(),
         Value::Integer(number) => number.to_string(),
+        Value::Array(all) if matches!(option.get_action(), ArgAction::Append) => {
+            let text = |one: &Value| one.as_str().map(str::to_owned);
+            let all: Option<Vec<String>> = all.iter().map(text).collect();
+            all.ok_or("it is a text, or a list of texts")?.join(",")
+        }
         _ => return Err("it is a text or a number".to_owned()),
     };
     let is_path = option.get_value_parser().type_id() == ValueParser::path_buf().type_id();
@@ -159,7 +165,12 @@ mod tests {
         assert_eq!(repo, Some(PathBuf::from("http://example.org/images")));
         let (_, serve) =
             read("dhcp-range = \"10.0.0.5-10.0.0.9\"\ninterface = \"eth1\"", &[]).unwrap();
-        assert!(serve.dhcp_range.is_some() && serve.image.is_none());
+        assert!(serve.dhcp_range.len() == 1 && serve.image.is_none());
+        for several in ["\"eth1,eth2\"", "[\"eth1\", \"eth2\"]"] {
+            let (_, serve) = read(&format!("interface = {several}"), &[]).unwrap();
+            assert_eq!(serve.interface, ["eth1", "eth2"]);
+        }
+        assert!(read("interface = [1]", &[]).is_err() && read("image = [\"lab\"]", &[]).is_err());
     }
 
     #[test]

@@ -38,12 +38,12 @@ pub struct Serve {
     /// Options of this command, and --repo, that stand in a file (TOML): image = "lab", no-boot = true; what is typed wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The network interface; needs no name where there is only one
-    #[arg(long, value_name = "IF")]
-    pub interface: Option<String>,
-    /// Hand out these addresses, on a network that has no DHCP server
-    #[arg(long, value_name = "FIRST-LAST")]
-    pub dhcp_range: Option<Range>,
+    /// The network interface, or several: eth1,eth2; needs no name where there is only one
+    #[arg(long, value_name = "IF", value_delimiter = ',')]
+    pub interface: Vec<String>,
+    /// Hand out these addresses, on a network that has no DHCP server; one range for each such network
+    #[arg(long, value_name = "FIRST-LAST", value_delimiter = ',')]
+    pub dhcp_range: Vec<Range>,
     /// Send this image of --repo to whoever restores it
     #[arg(long, value_name = "NAME", group = "images")]
     pub image: Option<String>,
@@ -66,7 +66,7 @@ pub struct Serve {
     /// Where the site's key is kept, and what is known of its machines
     #[arg(long, value_name = "FOLDER", env = "KEIKI_STATE", default_value = STATE, hide_env_values = true)]
     pub state: PathBuf,
-    /// So many Mbit/s, and no more, are sent by multicast [default: 95 % of the interface's speed, 950 at most]
+    /// So many Mbit/s, and no more, are sent by multicast on each interface [default: 95 % of its speed, 950 at most]
     #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub rate: Option<u64>,
     /// Give images only to machines that carry out an order, and to who knows a code, which is printed

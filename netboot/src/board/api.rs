@@ -266,9 +266,11 @@ fn metrics(told: &Told) -> String {
     let later = [(String::new(), later as f64)];
     say("keiki_scheduled_machines", "gauge", "Machines that are restored later.", &later);
     say("keiki_group_machines", "gauge", "Those that are in a group, by it and the same.", &groups);
+    let labels =
+        |image: &Image| format!("{{image=\"{}\",interface=\"{}\"}}", image.name, image.interface);
     let mut of_each = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Image) -> f64| {
         let values = told.sent.iter();
-        let values = values.map(|image| (format!("{{image=\"{}\"}}", image.name), value(image)));
+        let values = values.map(|image| (labels(image), value(image)));
         say(name, kind, help, &values.collect::<Vec<_>>());
     };
     of_each(

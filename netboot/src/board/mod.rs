@@ -17,7 +17,7 @@ use image_core::error::Result;
 use serde::Serialize;
 
 use self::rows::Row;
-use crate::event::{Event, Kind, What};
+use crate::event::{Event, Kind, Mac, What};
 use crate::files::{Answers, Made, Question};
 use crate::interface::Interface;
 use crate::multicast::sender::Seen;
@@ -39,15 +39,17 @@ const MOST: usize = 1 << 14;
 #[derive(Debug)]
 pub struct Board {
     machines: Mutex<BTreeMap<Ipv4Addr, Row>>,
-    rooms: Option<Arc<Rooms>>,
+    rooms: Vec<(String, Arc<Rooms>)>,
     site: Option<Arc<Site>>,
-    interface: Option<Interface>,
+    interfaces: Vec<Interface>,
 }
 
 /// An image that is sent, as the JSON has it.
 #[derive(Serialize, Clone, PartialEq, Debug)]
 struct Image {
     name: String,
+    /// By which interface.
+    interface: String,
     blocks: u32,
     /// Bytes on the wire, repairs included.
     sent_bytes: u64,
@@ -70,10 +72,13 @@ struct Told {
 }
 
 impl Board {
-    /// A board without machines; images for them are sent in `rooms`, and `site` decides over them.
-    pub fn new(rooms: Option<Arc<Rooms>>, site: Option<(Arc<Site>, Interface)>) -> Self {
-        let (site, interface) = site.unzip();
-        Self { machines: Mutex::default(), rooms, site, interface }
+    /// A board without machines, of these networks; images for them are sent in `rooms`, by interface, and `site` decides over them.
+    pub fn new(
+        rooms: Vec<(String, Arc<Rooms>)>,
+        site: Option<Arc<Site>>,
+        interfaces: Vec<Interface>,
+    ) -> Self {
+        Self { machines: Mutex::default(), rooms, site, interfaces }
     }
 
     fn machines(&self) -> MutexGuard<'_, BTreeMap<Ipv4Addr, Row>> {
@@ -149,15 +154,19 @@ impl Board {
 
     /// The images that are sent, and in the rows what their sessions know of machines.
     fn sent(&self, rows: &mut BTreeMap<Ipv4Addr, Row>) -> Vec<Image> {
-        let open = self.rooms.as_ref().map_or_else(Vec::new, |rooms| rooms.sent());
-        for (name, room) in &open {
+        let of = |(interface, rooms): &(String, Arc<Rooms>)| {
+            let sent = rooms.sent().into_iter();
+            sent.map(|(name, room)| (interface.clone(), name, room)).collect::<Vec<_>>()
+        };
+        let open: Vec<(String, String, Arc<Room>)> = self.rooms.iter().flat_map(of).collect();
+        for (_, name, room) in &open {
             for (address, has) in room.server().left() {
                 rows.entry(address).or_insert_with(|| at(address)).left(name, has, room.blocks());
             }
         }
         // Where a machine is counts for more than where it was, and where it spoke last for more than where it fell silent.
         let mut inside: BTreeMap<Ipv4Addr, (Seen, u32)> = BTreeMap::new();
-        for (_, room) in &open {
+        for (_, _, room) in &open {
             for seen in room.server().clients() {
                 let Some(address) = seen.address else { continue };
                 let known = inside.get(&address).map(|(known, _)| known.silent);
@@ -169,10 +178,11 @@ impl Board {
         for (address, (seen, blocks)) in inside {
             rows.entry(address).or_insert_with(|| at(address)).seen(&seen, blocks);
         }
-        let image = |(name, room): (String, Arc<Room>)| {
+        let image = |(interface, name, room): (String, String, Arc<Room>)| {
             let (blocks, sent, clients) = (room.blocks(), room.server().sent(), room.clients());
             Image {
                 name,
+                interface,
                 blocks,
                 sent_bytes: sent.bytes(),
                 unreadable_blocks: sent.unreadable,
@@ -183,12 +193,11 @@ impl Board {
         open.into_iter().map(image).collect()
     }
 
-    /// Wakes the machine with these adapters.
+    /// Wakes the machine with these adapters, in whichever network it is.
     fn wake(&self, macs: &[String]) -> Result<()> {
-        let Some(interface) = &self.interface else { return Ok(()) };
-        macs.iter()
-            .filter_map(|mac| mac.parse().ok())
-            .try_for_each(|mac| wake::send(interface, mac))
+        let macs: Vec<Mac> = macs.iter().filter_map(|mac| mac.parse().ok()).collect();
+        let each = |interface| macs.iter().try_for_each(|mac| wake::send(interface, *mac));
+        self.interfaces.iter().try_for_each(each)
     }
 }
 
@@ -237,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_happened_last_stands_beside_each_machine() {
-        let board = Board::new(None, None);
+        let board = Board::new(Vec::new(), None, Vec::new());
         let address = Some(Ipv4Addr::new(10, 0, 0, 5));
         let event = |what| Event { address, mac: None, kind: None, what };
         let first = Event {

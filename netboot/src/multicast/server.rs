@@ -110,6 +110,11 @@ impl Pace {
         Self { rate: rate.max(1), free: Arc::new(Mutex::new(Instant::now())), busy: Arc::default() }
     }
 
+    /// That of another cable; the sessions on both share the memory for blocks.
+    pub fn beside(&self, rate: u64) -> Self {
+        Self { busy: Arc::clone(&self.busy), ..Self::new(rate) }
+    }
+
     /// What one of the sessions gets, which share so many.
     fn share(&self, all: usize) -> usize {
         (all / self.busy.load(Ordering::Relaxed).max(1)).max(1)

@@ -1,38 +1,37 @@
 //! `keiki serve`: boot machines over the network, and send them an image.
 
+mod link;
 mod news;
 mod room;
 mod rules;
 mod shelf;
 mod status;
+mod system;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use image_core::error::Error;
+use anyhow::{Result, bail};
 use image_core::exec::real::Machine;
-use image_core::report::{Report, Stage};
+use image_core::report::Report;
 use image_core::units::Bytes;
-use live_iso::boot::{Boot, Settings};
-use live_iso::{net, packages};
+use live_iso::net;
 use netboot::board::Board;
-use netboot::dhcp::answer::{BootFiles, Restored};
-use netboot::dhcp::leases::Range;
-use netboot::dhcp::probe;
 use netboot::event::{Event, Roster, What};
 use netboot::files::Files;
-use netboot::interface::{self, Interface};
+use netboot::interface::Interface;
 use netboot::orders::site::Site;
 use netboot::server;
 use serde_json::json;
 
+use self::link::Link;
 use self::news::News;
-use self::room::Sending;
+use self::room::{Guard, Sending};
+use self::system::System;
 use super::Usage;
-use super::iso::{cache, lacks_nothing, tree};
+use super::iso::lacks_nothing;
 use crate::args::Global;
 use crate::args::iso::Packages;
 use crate::args::serve::{Also, Serve};
@@ -41,10 +40,6 @@ use crate::output::{self, progress::Progress};
 
 /// How long a Ctrl-C may go unnoticed.
 const TICK: Duration = Duration::from_millis(200);
-
-/// What a person does who has no internet here.
-const FETCHED: &str = "what machines boot is fetched from the distribution. Where there is no internet, run \
-                       `keiki serve --prepare` before, as the same user where there is; it is kept";
 
 /// The server's address where there is no server.
 const NOWHERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -65,92 +60,60 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
         lacks_nothing("booting over a network", &net::missing(&Machine))?;
     }
     if args.prepare {
-        let made = files(args, (NOWHERE, None), progress)?;
+        let made = System::make(args, None, progress)?.files(NOWHERE, progress)?;
         progress.finish();
         return prepared(global, bytes(&made)).map(|()| Exit::Done);
     }
-    let interface = interface::choose(args.interface.as_deref())?;
-    if let Some(range) = &args.dhcp_range {
-        fits(range, &interface)?;
-    }
+    let links = link::find(args)?;
+    let boots = !args.no_boot;
     // What is wrong with what was typed is to be known before the network is asked, and before anything is built.
     let found = room::find(global, args, progress)?;
     let site = found.as_ref().map(|found| site(args, found, progress)).transpose()?;
-    if !args.no_boot {
-        look_for_others(args, &interface, progress)?;
+    if boots {
+        links.iter().try_for_each(|link| link.look_for_others(progress))?;
     }
-    let names = BootFiles {
-        bios: net::BIOS.to_owned(),
-        uefi: net::UEFI.to_owned(),
-        http: format!("http://{}/{}", interface.address, net::UEFI),
+    let bind = |link: &Link| link.bind(boots, site.as_ref());
+    let bound = links.iter().map(bind).collect::<Result<Vec<_>>>()?;
+    let system = boots.then(|| System::make(args, site.as_deref(), progress));
+    let mut system = system.transpose()?;
+    let sending = found.as_ref().map(|found| found.send(&links, progress)).transpose()?;
+    let guard = match (&found, &site) {
+        (Some(found), Some(site)) => Some(found.guard(args, site)?),
+        _ => None,
     };
-    let restored = site.clone().map(|site| site as Arc<dyn Restored>);
-    let names = Some(names).filter(|_| !args.no_boot);
-    let bound = server::bind(&interface, names, args.dhcp_range, restored)?;
-    let mut files = match args.no_boot {
-        true => Files::default(),
-        false => files(args, (interface.address, site.as_deref()), progress)?,
-    };
-    let size = bytes(&files);
-    let pace = room::pace(args, &interface);
-    let way = (interface.address, &pace);
-    let shared = room::send_system(way, &mut files)?;
-    let send = |found: &room::Found| found.send(way, &mut files, progress);
-    let mut sending = found.as_ref().map(send).transpose()?;
-    let rooms = sending.as_ref().map(|sending| sending.rooms.clone());
-    let board = Arc::new(Board::new(rooms, site.clone().map(|site| (site, interface.clone()))));
-    files.add_answers("", board.clone());
-    let mut code = None;
-    if let (Some(site), Some(found)) = (&site, &found) {
-        files.add_answers("", site.clone());
-        code = found.guard(args, site, &mut files)?;
+    let rooms = sending.as_ref().map_or_else(Vec::new, |sending| sending.rooms.clone());
+    let interfaces = links.iter().map(|link| link.interface.clone()).collect();
+    let board = Arc::new(Board::new(rooms, site.clone(), interfaces));
+    let (events, told) = server::events();
+    let mut running = Vec::new();
+    let mut sizes = [Bytes::ZERO; 2];
+    for (at, (link, bound)) in links.iter().zip(bound).enumerate() {
+        let mut files = match &mut system {
+            Some(system) => system.files(link.interface.address, progress)?,
+            None => Files::default(),
+        };
+        sizes = [bytes(&files), room::send_system(link.way(), &mut files)?];
+        files.add_answers("", board.clone());
+        if let (Some(found), Some(sending)) = (&found, &sending) {
+            found.add(sending, at, &mut files)?;
+        }
+        if let (Some(site), Some(guard)) = (&site, &guard) {
+            files.add_answers("", site.clone());
+            guard.add(&mut files);
+        }
+        running.push(bound.serve(files, &events)?);
     }
-    let (running, events) = bound.serve(files)?;
+    drop((system, events));
     progress.finish();
-    let watched = board_at(interface.address, site.as_ref().map(|site| site.token()));
-    let told = (&interface, [size, shared], watched.as_str(), code.as_deref());
-    tell(global, args, told, sending.as_ref())?;
+    let address = links.first().map_or(NOWHERE, |link| link.interface.address);
+    let watched = board_at(address, site.as_ref().map(|site| site.token()));
+    let code = guard.as_ref().and_then(Guard::code);
+    tell(global, args, (&links, sizes, &watched, code), sending.as_ref())?;
     let news = site.as_deref().map(|site| (News::new(site), site));
-    follow(global, (&events, &board), (sending.as_mut(), news), progress)?;
+    let mut sending = sending;
+    follow(global, (&told, &board), (sending.as_mut(), news), progress)?;
     drop(running);
     Ok(sending.map_or(Exit::Done, |sending| sending.exit()))
-}
-
-/// Refuses addresses that clients could not be reached at.
-fn fits(range: &Range, interface: &Interface) -> Result<()> {
-    let Interface { name, address, mask, .. } = interface;
-    let network = |address: &Ipv4Addr| u32::from(*address) & u32::from(*mask);
-    let is_here = |end| network(end) == network(address);
-    if is_here(&range.first) && is_here(&range.last) {
-        return Ok(());
-    }
-    let why =
-        format!("{range} is not in the network of {name}, which is {address} with the mask {mask}");
-    Err(Usage(why).into())
-}
-
-/// Two servers that hand out addresses would quarrel; and beside none nobody gets one.
-fn look_for_others(args: &Serve, interface: &Interface, progress: &Progress) -> Result<()> {
-    let name = &interface.name;
-    match (args.dhcp_range, probe::other_server(interface)) {
-        (Some(_), Ok(Some(other))) => Err(Error::refused(format!(
-            "the DHCP server {other} answers on {name}: leave --dhcp-range away, and boot files are told beside it; or \
-             take it off this network"
-        ))
-        .into()),
-        (Some(_), Err(error)) => Err(anyhow::Error::new(error).context(format!(
-            "{name} gets its own address from a DHCP server: give it a fixed one, or leave --dhcp-range away"
-        ))),
-        (None, Ok(None)) => {
-            progress.warning(&format!(
-                "no DHCP server answers on {name}: machines get no address, and do not boot. Is it an isolated network? \
-                 Then hand out addresses with --dhcp-range"
-            ));
-            Ok(())
-        }
-        // It cannot be asked where this machine is a client itself; so there is one.
-        (None, Ok(Some(_)) | Err(_)) | (Some(_), Ok(None)) => Ok(()),
-    }
 }
 
 /// What decides over machines that boot from here.
@@ -164,42 +127,6 @@ fn site(args: &Serve, found: &room::Found, progress: &Progress) -> Result<Arc<Si
 fn board_at(address: Ipv4Addr, token: Option<&str>) -> String {
     let token = token.map(|token| format!("#{token}")).unwrap_or_default();
     format!("http://{address}/board{token}")
-}
-
-/// Makes everything that machines fetch.
-fn files(
-    args: &Serve,
-    (server, site): (Ipv4Addr, Option<&Site>),
-    progress: &Progress,
-) -> Result<Files> {
-    let made = tree(args.packages, args.system.keymap.as_deref(), progress);
-    let made = made.map_err(|error| match args.packages {
-        Packages::Download if !progress.interrupted() => error.context(FETCHED),
-        _ => error,
-    });
-    let tree = made?.context("no packages")?;
-    let cache = cache()?;
-    let grub = packages::network_grub(&Machine, &tree, &cache, progress)?;
-    progress.checkpoint()?;
-    progress.stage(Stage::Build, None);
-    let keiki = std::env::current_exe().context("cannot find this program's own file")?;
-    let work = tempfile::tempdir().context("cannot write to the folder for temporary files")?;
-    let profile = (&tree, args.system.profile.into());
-    let boot = Boot::make(&Machine, profile, &keiki, &cache, work.path(), progress)?;
-    let settings = Settings {
-        keymap: args.system.keymap.clone(),
-        console: args.system.console,
-        server: site.map(|_| room::url(server)),
-        site: site.map(Site::public),
-        ..Settings::default()
-    };
-    let mut files = Files::default();
-    let server = server.to_string();
-    for (name, bytes) in net::files(&Machine, (&tree, &grub), &boot, &settings, &server)? {
-        files.add(&name, bytes);
-    }
-    progress.checkpoint()?;
-    Ok(files)
 }
 
 fn bytes(files: &Files) -> Bytes {
@@ -223,34 +150,31 @@ fn prepared(global: &Global, size: Bytes) -> Result<()> {
 fn tell(
     global: &Global,
     args: &Serve,
-    (interface, [size, shared], board, code): (&Interface, [Bytes; 2], &str, Option<&str>),
+    (links, [size, shared], board, code): (&[Link], [Bytes; 2], &str, Option<&str>),
     sending: Option<&Sending>,
 ) -> Result<()> {
-    let Interface { name, address, .. } = interface;
+    let boots = !args.no_boot;
     if global.json {
-        let mode = match (args.no_boot, args.dhcp_range) {
-            (true, _) => "none",
-            (false, Some(_)) => "lease",
-            (false, None) => "proxy",
+        let network = |link: &Link| {
+            let Interface { name, address, .. } = &link.interface;
+            json!({"interface": name, "address": address, "dhcp": link.mode(boots)})
         };
-        return output::json(&json!({"interface": name, "address": address, "dhcp": mode,
-            "bytes": size, "image": args.image, "board": board, "code": code}));
+        let networks: Vec<_> = links.iter().map(network).collect();
+        return output::json(&json!({"networks": networks, "bytes": size, "image": args.image,
+            "board": board, "code": code}));
     }
     if global.quiet {
         return Ok(());
     }
-    let mode = match &args.dhcp_range {
-        _ if args.no_boot => "booting nobody".to_owned(),
-        Some(range) => format!("handing out {range}"),
-        None => "beside the DHCP server of the network".to_owned(),
-    };
     let loads = match size.saturating_sub(shared) {
         _ if args.no_boot => String::new(),
         alone => format!("; each machine loads {alone}, and all of them at once {shared}"),
     };
-    let mut lines = vec![format!("Serving on {name} ({address}), {mode}{loads}.")];
-    if let Some(how) = sending.and_then(|sending| sending.how(interface)) {
-        lines.push(format!("Any number of machines, at any time: {how}"));
+    let networks: Vec<String> = links.iter().map(|link| link.words(boots)).collect();
+    let mut lines = vec![format!("Serving on {}{loads}.", networks.join("; "))];
+    for link in links {
+        let how = sending.and_then(|sending| sending.how(&link.interface));
+        lines.extend(how.map(|how| format!("Any number of machines, at any time: {how}")));
     }
     lines.push(match (sending.is_some(), &args.unattended) {
         (true, None) => {
@@ -343,9 +267,8 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use netboot::event::{Event, Kind, Mac, What};
-    use netboot::interface::Interface;
 
-    use super::{fits, line};
+    use super::line;
 
     #[test]
     fn events_are_lines() {
@@ -361,16 +284,5 @@ mod tests {
         assert_eq!(line(&event).unwrap().split_whitespace().nth(1), Some("-"));
         event.what = What::Seen;
         assert_eq!(line(&event), None);
-    }
-
-    #[test]
-    fn addresses_of_another_network_are_refused() {
-        let [address, mask] = [[10, 0, 0, 1], [255, 255, 255, 0]].map(Ipv4Addr::from);
-        let here = Interface { name: "eth1".to_owned(), address, mask, mac: Mac::default() };
-        assert!(fits(&"10.0.0.50-10.0.0.99".parse().unwrap(), &here).is_ok());
-        for far in ["10.0.0.50-10.0.1.99", "10.0.1.50-10.0.1.99", "10.0.0.50-10.9.0.51"] {
-            let said = fits(&far.parse().unwrap(), &here).unwrap_err().to_string();
-            assert!(said.contains("is not in the network of eth1"), "{said}");
-        }
     }
 }

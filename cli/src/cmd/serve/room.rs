@@ -19,10 +19,11 @@ use netboot::multicast::server::Pace;
 use netboot::orders::door::Door;
 use netboot::orders::site::Site;
 use netboot::room::guests::Guests;
-use netboot::room::rooms::Rooms;
+use netboot::room::rooms::{Rooms, Sent};
 use netboot::room::server::Room;
 
 use super::super::{location, open_or_create, repository};
+use super::link::Link;
 use crate::args::Global;
 use crate::args::serve::Serve;
 use crate::exit::Exit;
@@ -44,8 +45,8 @@ pub fn url(server: Ipv4Addr) -> String {
 pub struct Sending {
     /// The one that always is.
     image: Option<String>,
-    /// The rooms.
-    pub rooms: Arc<Rooms>,
+    /// The rooms in each network, which has the name of its interface.
+    pub rooms: Vec<(String, Arc<Rooms>)>,
     told: Instant,
     /// Images of which it was told how far machines are.
     is_told: BTreeSet<String>,
@@ -100,44 +101,64 @@ impl Found {
         Ok(())
     }
 
-    /// Lets machines save there by orders of `site`, and others fetch only with its code where it is private; the code.
+    /// What lets machines save there by orders of `site`, and others fetch only with its code where it is private.
     ///
     /// # Errors
     /// The code cannot be kept.
-    pub fn guard(
-        &self,
-        args: &Serve,
-        site: &Arc<Site>,
-        files: &mut Files,
-    ) -> Result<Option<String>> {
+    pub fn guard(&self, args: &Serve, site: &Arc<Site>) -> Result<Guard> {
         let local = Arc::new(Local::new(&self.folder));
-        files.add_takes(REPOSITORY, Arc::new(Guests::new(local, Arc::clone(site))));
-        if !args.private {
-            return Ok(None);
-        }
-        let door = Door::open(&args.state, Arc::clone(site))?;
-        let code = door.code().to_owned();
-        files.add_door(REPOSITORY, Arc::new(door));
-        Ok(Some(code))
+        let guests = Arc::new(Guests::new(local, Arc::clone(site)));
+        let door = args.private.then(|| Door::open(&args.state, Arc::clone(site)));
+        Ok(Guard { guests, door: door.transpose()?.map(Arc::new) })
     }
 
-    /// Adds the repository to what is served, with rooms for its images; the one that is always sent has its room from now on.
+    /// Rooms for its images in each network; the one that is always sent has its room from now on.
     ///
     /// # Errors
     /// The image is damaged.
-    pub fn send(
-        &self,
-        way: (Ipv4Addr, &Pace),
-        files: &mut Files,
-        progress: &Progress,
-    ) -> Result<Sending> {
-        files.add_folder(REPOSITORY, &self.folder)?;
-        let rooms = Arc::new(Rooms::new(self.repo.clone(), way));
-        self.image.as_ref().map_or(Ok(()), |image| rooms.open(image, progress))?;
-        files.add_answers(REPOSITORY, rooms.clone());
+    pub fn send(&self, links: &[Link], progress: &Progress) -> Result<Sending> {
+        let mut all = Vec::new();
+        for link in links {
+            let rooms = Arc::new(Rooms::new(self.repo.clone(), link.way()));
+            self.image.as_ref().map_or(Ok(()), |image| rooms.open(image, progress))?;
+            all.push((link.interface.name.clone(), rooms));
+        }
         // With its id: machines that come later get the same, whatever is saved meanwhile.
         let image = self.image.as_ref().map(output::image);
-        Ok(Sending { image, rooms, told: Instant::now(), is_told: BTreeSet::new() })
+        Ok(Sending { image, rooms: all, told: Instant::now(), is_told: BTreeSet::new() })
+    }
+
+    /// Adds the repository to what is served in one of these networks, with its rooms there.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn add(&self, sending: &Sending, at: usize, files: &mut Files) -> Result<()> {
+        files.add_folder(REPOSITORY, &self.folder)?;
+        if let Some((_, rooms)) = sending.rooms.get(at) {
+            files.add_answers(REPOSITORY, rooms.clone());
+        }
+        Ok(())
+    }
+}
+
+/// Who may write into the repository, and read from it.
+pub struct Guard {
+    guests: Arc<Guests>,
+    door: Option<Arc<Door>>,
+}
+
+impl Guard {
+    /// What a person types, where it is private.
+    pub fn code(&self) -> Option<&str> {
+        self.door.as_ref().map(|door| door.code())
+    }
+
+    /// Guards the repository in what is served.
+    pub fn add(&self, files: &mut Files) {
+        files.add_takes(REPOSITORY, self.guests.clone());
+        if let Some(door) = &self.door {
+            files.add_door(REPOSITORY, door.clone());
+        }
     }
 }
 
@@ -154,10 +175,10 @@ pub fn send_system(way: (Ipv4Addr, &Pace), files: &mut Files) -> Result<Bytes> {
     Ok(size)
 }
 
-/// How fast may be sent by multicast.
-pub fn pace(args: &Serve, interface: &Interface) -> Pace {
+/// How fast may be sent by multicast, in bytes of a second.
+pub fn rate(args: &Serve, interface: &Interface) -> u64 {
     let rate = args.rate.unwrap_or_else(|| speed(interface) * 95 / 100);
-    Pace::new(rate.saturating_mul(1_000_000 / 8))
+    rate.saturating_mul(1_000_000 / 8)
 }
 
 /// What the interface carries, in Mbit/s; at most what machines usually have.
@@ -174,9 +195,26 @@ impl Sending {
         Some(format!("keiki --repo {} restore {name} DISK", url(interface.address)))
     }
 
+    fn all(&self) -> impl Iterator<Item = &Rooms> {
+        self.rooms.iter().map(|(_, rooms)| rooms.as_ref())
+    }
+
     /// What the program ends with: some machines got nothing of what could not be read.
     pub fn exit(&self) -> Exit {
-        if self.rooms.unreadable() > 0 { Exit::Damaged } else { Exit::Done }
+        if self.all().any(|rooms| rooms.unreadable() > 0) { Exit::Damaged } else { Exit::Done }
+    }
+
+    /// The rooms that are open; images are told by network where there are several.
+    fn sent(&self) -> Vec<Sent> {
+        let is_one = self.rooms.len() == 1;
+        let of = |(interface, rooms): &(String, Arc<Rooms>)| {
+            let told = |(name, room)| match is_one {
+                true => (name, room),
+                false => (format!("{name} on {interface}"), room),
+            };
+            rooms.sent().into_iter().map(told).collect::<Vec<_>>()
+        };
+        self.rooms.iter().flat_map(of).collect()
     }
 
     /// Looks after the rooms. Says how far the machines are, now and then, where there are any and it is `shown`.
@@ -184,8 +222,9 @@ impl Sending {
     /// # Errors
     /// Standard output is closed; nothing is sent any more.
     pub fn tell(&mut self, shown: bool, progress: &Progress) -> Result<()> {
-        self.rooms.refused().iter().for_each(|why| progress.warning(why));
-        let sent = self.rooms.sent();
+        let refused: BTreeSet<String> = self.all().flat_map(Rooms::refused).collect();
+        refused.iter().for_each(|why| progress.warning(why));
+        let sent = self.sent();
         if sent.iter().any(|(_, room)| room.server().has_ended()) {
             bail!("nothing is sent any more: a part of this program failed, and said why");
         }
@@ -193,7 +232,7 @@ impl Sending {
             return Ok(());
         }
         self.told = Instant::now();
-        self.rooms.close_idle(self.told);
+        self.all().for_each(|rooms| rooms.close_idle(self.told));
         if !shown {
             return Ok(());
         }
@@ -215,7 +254,7 @@ impl Sending {
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        self.rooms.close();
+        self.all().for_each(Rooms::close);
     }
 }
 

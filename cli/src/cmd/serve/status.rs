@@ -66,7 +66,8 @@ pub fn run(global: &Global, args: &Status) -> Result<Exit> {
     for image in told["sent"].as_array().into_iter().flatten() {
         let name = image["name"].as_str().unwrap_or_default();
         let sent = Bytes::new(image["sent_bytes"].as_u64().unwrap_or(0));
-        output::say(&format!("{name}: {sent} sent in all"))?;
+        let interface = image["interface"].as_str().unwrap_or_default();
+        output::say(&format!("{name}: {sent} sent in all on {interface}"))?;
     }
     let mut table =
         Table::new(&["machine", "name", "group", "address", "what it does", "what hinders it"]);
