@@ -13,11 +13,11 @@ use image_core::repo::{Local, Repository};
 use image_core::report::Quiet;
 use image_core::units::Bytes;
 use keiki_tests::bench::{self, Bench};
-use keiki_tests::room::{REPO, sent};
+use keiki_tests::room::{Client, REPO, Room, sent};
 use keiki_tests::site::{self, World, are, make_disk};
 use keiki_tests::{keiki, network, sparse, volumes};
 use netboot::files::{Answers, Question};
-use netboot::multicast::server::Pace;
+use netboot::multicast::pace::Pace;
 use netboot::room::rooms::{IDLE, MOST, Rooms};
 use serde_json::{Value, json};
 
@@ -216,6 +216,19 @@ fn net_a_room_that_closed_opens_again() -> Result<()> {
     ensure!(rooms.sent().is_empty() && ask(&format!("room/{other}")).is_none());
     // Nothing is left of it: images can be pruned.
     ensure!(std::fs::read_dir(bench.path("repo/locks"))?.next().is_none(), "a lock is left");
+    Ok(())
+}
+
+/// Machines whose ports carry a tenth of what is sent share a lane: their image leaves the server once more, not once for each.
+#[test]
+fn net_machines_on_slow_ports_share_a_lane() -> Result<()> {
+    let slow = Client { port: Some(5), ..Client::default() };
+    let clients = [[Client::default(); 6].as_slice(), &[slow; 5]].concat();
+    let outcome = Room::new(16)?.play(50, &clients)?;
+    println!("{outcome:.2?}");
+    ensure!(outcome.times.iter().all(Option::is_some));
+    // What they lost until they left is in it.
+    ensure!(outcome.sent < 4.5, "{}", outcome.sent);
     Ok(())
 }
 

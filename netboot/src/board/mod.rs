@@ -151,14 +151,14 @@ impl Board {
     fn sent(&self, rows: &mut BTreeMap<Ipv4Addr, Row>) -> Vec<Image> {
         let open = self.rooms.as_ref().map_or_else(Vec::new, |rooms| rooms.sent());
         for (name, room) in &open {
-            for (address, has) in room.server().left() {
+            for (address, has) in room.left() {
                 rows.entry(address).or_insert_with(|| at(address)).left(name, has, room.blocks());
             }
         }
         // Where a machine is counts for more than where it was, and where it spoke last for more than where it fell silent.
         let mut inside: BTreeMap<Ipv4Addr, (Seen, u32)> = BTreeMap::new();
         for (_, room) in &open {
-            for seen in room.server().clients() {
+            for seen in room.known() {
                 let Some(address) = seen.address else { continue };
                 let known = inside.get(&address).map(|(known, _)| known.silent);
                 if known.is_none_or(|silent| seen.silent < silent) {
@@ -170,7 +170,7 @@ impl Board {
             rows.entry(address).or_insert_with(|| at(address)).seen(&seen, blocks);
         }
         let image = |(name, room): (String, Arc<Room>)| {
-            let (blocks, sent, clients) = (room.blocks(), room.server().sent(), room.clients());
+            let (blocks, sent, clients) = (room.blocks(), room.sent(), room.clients());
             Image {
                 name,
                 blocks,
