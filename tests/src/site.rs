@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::bench::Bench;
 use crate::network::{self, HERE, Neighbour};
+use crate::storm::Process;
 use crate::{call, filesystem, keiki, run, sparse, tool, volumes};
 
 /// How long something may take; no figure, only the end of a test that hangs.
@@ -25,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(900);
 #[derive(Debug)]
 pub struct Site {
     state: PathBuf,
-    _server: Beside,
+    server: Beside,
     /// The address of its page.
     pub board: String,
     /// Its public key.
@@ -46,11 +47,16 @@ impl Site {
         if !said.starts_with("Serving on") {
             anyhow::bail!("{said}{}", server.finish(PATIENCE)?.talk());
         }
-        let mut site = Self { state, _server: server, board: String::new(), key: String::new() };
+        let mut site = Self { state, server, board: String::new(), key: String::new() };
         let told = site.status()?;
         let text = |name: &str| told[name].as_str().map(str::to_owned).context("no status");
         (site.board, site.key) = (text("board")?, text("site_key")?);
         Ok(site)
+    }
+
+    /// What the server takes.
+    pub fn process(&self) -> Process {
+        Process(self.server.id())
     }
 
     /// What `keiki serve status` says.

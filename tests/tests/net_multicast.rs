@@ -9,7 +9,8 @@ use anyhow::{Result, ensure};
 use keiki_tests::{network, run};
 use netboot::multicast::blocks::Blocks;
 use netboot::multicast::client::Listener;
-use netboot::multicast::server::{IMAGE, Pace, Server, Source};
+use netboot::multicast::pace::Pace;
+use netboot::multicast::server::{IMAGE, Server, Source};
 use netboot::multicast::symbols::SYMBOL;
 
 /// Blocks of which each byte is known.

@@ -11,12 +11,13 @@ use anyhow::{Context, Result, bail, ensure};
 use image_core::exec::real::{Beside, Machine};
 use image_core::repo::{Local, Repository};
 use image_core::report::Quiet;
+use image_core::units::Bytes;
 use keiki_tests::bench::{self, Bench};
-use keiki_tests::room::{REPO, sent};
+use keiki_tests::room::{Client, REPO, Room, sent};
 use keiki_tests::site::{self, World, are, make_disk};
 use keiki_tests::{keiki, network, sparse, volumes};
 use netboot::files::{Answers, Question};
-use netboot::multicast::server::Pace;
+use netboot::multicast::pace::Pace;
 use netboot::room::rooms::{IDLE, MOST, Rooms};
 use serde_json::{Value, json};
 
@@ -45,7 +46,9 @@ fn has(world: &World, number: usize, image: &str) -> Result<()> {
 /// Begins to restore an image by hand.
 fn restore(world: &World, number: usize, image: &str) -> Result<Beside> {
     let target = world.target(number);
-    sparse::create(&target, site::SIZE)?;
+    if !target.exists() {
+        sparse::create(&target, site::SIZE)?;
+    }
     let mut call = keiki!("--progress", "none", "--repo", REPO);
     let words = bench::restore(image, &[target], "");
     call.args.extend(words.split_whitespace().map(Into::into));
@@ -214,4 +217,56 @@ fn net_a_room_that_closed_opens_again() -> Result<()> {
     // Nothing is left of it: images can be pruned.
     ensure!(std::fs::read_dir(bench.path("repo/locks"))?.next().is_none(), "a lock is left");
     Ok(())
+}
+
+/// Machines whose ports carry a tenth of what is sent share a lane: their image leaves the server once more, not once for each.
+#[test]
+fn net_machines_on_slow_ports_share_a_lane() -> Result<()> {
+    let slow = Client { port: Some(5), ..Client::default() };
+    let clients = [[Client::default(); 6].as_slice(), &[slow; 5]].concat();
+    let outcome = Room::new(16)?.play(50, &clients)?;
+    println!("{outcome:.2?}");
+    ensure!(outcome.times.iter().all(Option::is_some));
+    // What they lost until they left is in it.
+    ensure!(outcome.sent < 4.5, "{}", outcome.sent);
+    Ok(())
+}
+
+mod only_all {
+    use super::*;
+
+    /// Of each image; the server keeps 64 MiB of all of them.
+    const LENGTH: usize = 96 << 20;
+    /// What the server may take, in KiB: beside this there is what machines boot from.
+    const MEMORY: u64 = 200 << 10;
+
+    #[test]
+    fn net_images_at_once_take_little_memory() -> Result<()> {
+        let world = World::new(MOST as u8, &["--rate", "400"])?;
+        let source = |number: usize| disk(&world.bench, &number.to_string());
+        for number in 0..MOST {
+            let mut bytes = vec![0; LENGTH];
+            blake3::Hasher::new().update(&[number as u8]).finalize_xof().fill(&mut bytes);
+            std::fs::write(source(number), bytes)?;
+            world.bench.save(&format!("image-{number}"), &[source(number)])?;
+        }
+        let size = Bytes::from(LENGTH);
+        let restored = (0..MOST).map(|number| {
+            sparse::create(&world.target(number), size)?;
+            restore(&world, number, &format!("image-{number}"))
+        });
+        let restored = restored.collect::<Result<Vec<_>>>()?;
+        for (number, running) in restored.into_iter().enumerate() {
+            let (code, said) = site::end(running)?;
+            ensure!(code == Some(0), "{number}: {code:?} {said}");
+            ensure!(std::fs::read(world.target(number))? == std::fs::read(source(number))?);
+        }
+        let memory = world.site.process().status("VmHWM")?;
+        println!("{} MiB at most", memory >> 10);
+        let sent = told(&world)?;
+        let is_sent = |one: &&Value| one["sent_bytes"].as_u64() > Some(LENGTH as u64);
+        ensure!(sent.iter().filter(is_sent).count() == MOST, "{sent:?}");
+        ensure!(memory < MEMORY, "{memory} KiB");
+        Ok(())
+    }
 }

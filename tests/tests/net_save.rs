@@ -151,6 +151,10 @@ fn private(world: &World) -> Result<()> {
     let token = world.site.token();
     ensure!(status(&[], "repo/keiki")? == "401" && status(&[], "repo/catalog")? == "401");
     ensure!(status(&[], "repo/")? == "401" && status(&[], "board")? == "200");
+    // Nobody else opens a room.
+    let id = world.bench.run("show golden")?["id"].as_str().context("id")?.to_owned();
+    ensure!(status(&[], &format!("repo/room/{id}"))? == "401");
+    ensure!(status(&["-u", &format!("keiki:{code}")], &format!("repo/room/{id}"))? == "200");
     ensure!(tool::run(&images(&code))?.contains("golden"));
     ensure!(tool::run(&images(token))?.contains("golden"));
     // A person is asked for it; a program is not.

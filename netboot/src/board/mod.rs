@@ -160,14 +160,14 @@ impl Board {
         };
         let open: Vec<(String, String, Arc<Room>)> = self.rooms.iter().flat_map(of).collect();
         for (_, name, room) in &open {
-            for (address, has) in room.server().left() {
+            for (address, has) in room.left() {
                 rows.entry(address).or_insert_with(|| at(address)).left(name, has, room.blocks());
             }
         }
         // Where a machine is counts for more than where it was, and where it spoke last for more than where it fell silent.
         let mut inside: BTreeMap<Ipv4Addr, (Seen, u32)> = BTreeMap::new();
         for (_, _, room) in &open {
-            for seen in room.server().clients() {
+            for seen in room.known() {
                 let Some(address) = seen.address else { continue };
                 let known = inside.get(&address).map(|(known, _)| known.silent);
                 if known.is_none_or(|silent| seen.silent < silent) {
@@ -179,7 +179,7 @@ impl Board {
             rows.entry(address).or_insert_with(|| at(address)).seen(&seen, blocks);
         }
         let image = |(interface, name, room): (String, String, Arc<Room>)| {
-            let (blocks, sent, clients) = (room.blocks(), room.server().sent(), room.clients());
+            let (blocks, sent, clients) = (room.blocks(), room.sent(), room.clients());
             Image {
                 name,
                 interface,

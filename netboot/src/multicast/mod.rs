@@ -10,12 +10,13 @@
 //!
 //! None of these has a socket or a clock: the same code runs in the simulator of the tests, with ten thousand clients.
 //!
-//! - [`server`] and [`client`] are around them, with sockets and threads; `members` who is in a session; `gather` waits for those who come together; `querier` keeps switches from forgetting who listens.
+//! - [`server`] and [`client`] are around them, with sockets and threads; [`pace`] how fast they send; `members` who is in a session; `gather` waits for those who come together; `querier` keeps switches from forgetting who listens.
 
 pub mod blocks;
 pub mod client;
 mod gather;
 mod members;
+pub mod pace;
 pub mod packet;
 mod querier;
 pub mod receiver;

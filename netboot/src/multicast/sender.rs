@@ -446,6 +446,11 @@ impl Sender {
         // Of half of them: the others may be few, and one of them on a bad cable.
         self.usual_loss = losses.get(losses.len().saturating_sub(1) / 2).copied().unwrap_or(0.0);
     }
+
+    /// That loss.
+    pub fn usual_loss(&self) -> f32 {
+        self.usual_loss
+    }
 }
 
 /// The most symbols that a client lacks of a block, and the most loss of such a client.

@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::ErrorKind;
+use std::iter::Sum;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender as Channel, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -16,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recvfrom};
 
 use super::members::Members;
+use super::pace::{Busy, Pace};
 use super::packet::{Body, Key, LONGEST, Packet};
 use super::querier;
 use super::sender::{Next, Seen, Sender, Train};
@@ -43,9 +45,7 @@ const PLAN: Duration = Duration::from_millis(50);
 /// Packets that the kernel gets at once: 23 KB, which the buffer of a switch takes.
 const BATCH: u16 = 16;
 /// What a packet with a symbol takes on an Ethernet: headers, checksum, preamble and the gap behind it.
-const WIRE: u32 = LONGEST as u32 + 28 + 38;
-/// What was not sent in time is sent later, as long as it is no more than this behind.
-const BEHIND: Duration = Duration::from_millis(10);
+pub(super) const WIRE: u32 = LONGEST as u32 + 28 + 38;
 /// Blocks of all sessions that stay in memory: they are repaired soon after they were sent.
 const KEPT: usize = 64;
 /// Reports that are taken before more is sent: whoever floods the port does not end the session.
@@ -78,7 +78,7 @@ pub struct Terms {
     pub server: SocketAddrV4,
 }
 
-/// What a session did until now.
+/// What a session did until now, or several together.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Sent {
     /// Packets with symbols.
@@ -87,67 +87,19 @@ pub struct Sent {
     pub unreadable: u32,
 }
 
+impl Sum for Sent {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            packets: sum.packets + one.packets,
+            unreadable: sum.unreadable + one.unreadable,
+        })
+    }
+}
+
 impl Sent {
     /// Bytes of the packets with symbols, on the wire of an Ethernet.
     pub fn bytes(&self) -> u64 {
         self.packets.saturating_mul(u64::from(WIRE))
-    }
-}
-
-/// What the cable carries: all sessions on it together send no faster, each in its turn, and keep no more blocks.
-#[derive(Clone, Debug)]
-pub struct Pace {
-    rate: u64,
-    /// When the next packet may go.
-    free: Arc<Mutex<Instant>>,
-    /// How many sessions have something to send.
-    busy: Arc<AtomicUsize>,
-}
-
-impl Pace {
-    /// So many bytes of a second on the wire.
-    pub fn new(rate: u64) -> Self {
-        Self { rate: rate.max(1), free: Arc::new(Mutex::new(Instant::now())), busy: Arc::default() }
-    }
-
-    /// That of another cable; the sessions on both share the memory for blocks.
-    pub fn beside(&self, rate: u64) -> Self {
-        Self { busy: Arc::clone(&self.busy), ..Self::new(rate) }
-    }
-
-    /// What one of the sessions gets, which share so many.
-    fn share(&self, all: usize) -> usize {
-        (all / self.busy.load(Ordering::Relaxed).max(1)).max(1)
-    }
-
-    /// Waits until so many packets may go.
-    fn wait(&self, packets: usize) {
-        let bytes = u64::from(WIRE) * packets as u64;
-        let takes = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / self.rate);
-        let now = Instant::now();
-        let turn = {
-            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-            let turn = (*free).max(now.checked_sub(BEHIND).unwrap_or(now));
-            *free = turn + takes;
-            turn
-        };
-        thread::sleep(turn.saturating_duration_since(now));
-    }
-}
-
-/// A session that has something to send; the others get its share when it is dropped.
-struct Busy(Arc<AtomicUsize>);
-
-impl Busy {
-    fn new(pace: &Pace) -> Self {
-        pace.busy.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(&pace.busy))
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -474,6 +426,7 @@ fn run(mut line: Line, mut shelf: Shelf, state: &Mutex<State>, ends: &AtomicBool
             if plan <= Instant::now() {
                 plan = Instant::now() + PLAN;
                 sender.look_at_losses();
+                line.pace.hear(sender.usual_loss(), now);
                 let body = Body::Plan(sender.period());
                 let said = line.packet(sender.sequence(), sender.begun(), body);
                 // It is said again soon.
@@ -507,29 +460,5 @@ fn run(mut line: Line, mut shelf: Shelf, state: &Mutex<State>, ends: &AtomicBool
             Next::Wait(until) => line.listen(until.saturating_sub(now)),
             Next::Idle => line.listen(PLAN),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::{Duration, Instant};
-
-    use super::{Pace, WIRE};
-
-    #[test]
-    fn sessions_share_the_cable() {
-        let pace = Pace::new(u64::from(WIRE) * 1000);
-        let began = Instant::now();
-        let work = || (0..50).for_each(|_| pace.wait(2));
-        let timed = || {
-            work();
-            began.elapsed()
-        };
-        let times = std::thread::scope(|scope| {
-            [scope.spawn(timed), scope.spawn(timed)].map(|one| one.join().unwrap())
-        });
-        // 200 packets at 1000 of a second; neither waits for the end of the other.
-        assert!(times.iter().max() > Some(&Duration::from_millis(180)), "{times:?}");
-        assert!(times.iter().min() > Some(&Duration::from_millis(150)), "{times:?}");
     }
 }

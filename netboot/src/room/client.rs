@@ -70,9 +70,20 @@ impl<'a> Room<'a> {
         let offer = Offer::find(self.files.as_ref(), &self.names, report)?;
         let gone = || Error::refused("the server does not send this image any more");
         let offer = offer.filter(|offer| offer.blocks == self.list).ok_or_else(gone)?;
+        self.session(&self.names, &offer, lacking).map(Some)
+    }
+
+    /// Joins the lane, for these blocks; none where there is none.
+    fn join_lane(&self, lacking: HashSet<u32>, report: &dyn Report) -> Result<Option<Session>> {
+        let names = self.names.lane();
+        let offer = Offer::find(self.files.as_ref(), &names, report)?;
+        let offer = offer.filter(|offer| offer.blocks == self.list);
+        offer.map(|offer| self.session(&names, &offer, lacking)).transpose()
+    }
+
+    fn session(&self, names: &Names, offer: &Offer, lacking: HashSet<u32>) -> Result<Session> {
         let lengths = self.blocks.iter().map(|block| block.length).collect();
-        let way = (self.files.as_ref(), &self.names, offer.terms()?);
-        Session::join(way, lengths, lacking).map(Some)
+        Session::join((self.files.as_ref(), names, offer.terms()?), lengths, lacking)
     }
 }
 
@@ -112,6 +123,8 @@ struct Feed<'r, 'a> {
     report: &'r dyn Report,
     ready: VecDeque<Delivery>,
     way: Way,
+    /// Whether it has left the session of all for its lane.
+    is_slow: bool,
     /// Whether it was said that something wrong came.
     is_told: bool,
 }
@@ -128,7 +141,7 @@ enum Way {
 impl<'r, 'a> Feed<'r, 'a> {
     fn new(room: &'r Room<'a>, segments: Vec<&'r Segment>, report: &'r dyn Report) -> Self {
         let (ready, way) = (VecDeque::new(), Way::Unasked);
-        Self { room, segments, report, ready, way, is_told: false }
+        Self { room, segments, report, ready, way, is_slow: false, is_told: false }
     }
 
     /// The way for what is `wanted`, which is the files where nothing comes by multicast.
@@ -151,11 +164,8 @@ impl<'r, 'a> Feed<'r, 'a> {
         }
         self.report.checkpoint()?;
         if session.loses_most() {
-            let count = session.lacking.len();
-            self.report.note(&format!(
-                "the way to this machine carries a part of what is sent; the {count} blocks that are missing are fetched"
-            ));
-            return Ok(false);
+            let lacking = std::mem::take(&mut session.lacking);
+            return Ok(self.leave(lacking));
         }
         let came = session.take();
         if came.is_empty() && session.silent() < PATIENCE {
@@ -191,6 +201,25 @@ impl<'r, 'a> Feed<'r, 'a> {
             }
         }
         Ok(true)
+    }
+
+    /// Leaves a session that is too fast, for its lane; whether that sends what is `lacking`.
+    fn leave(&mut self, lacking: HashSet<u32>) -> bool {
+        let why = "the way to this machine carries a part of what is sent";
+        let count = lacking.len();
+        // The session ends before another one begins.
+        self.way = Way::Unasked;
+        let lane = match std::mem::replace(&mut self.is_slow, true) {
+            true => None,
+            false => self.room.join_lane(lacking, self.report).ok().flatten(),
+        };
+        if let Some(lane) = lane {
+            self.report.note(&format!("{why}; the {count} blocks that are missing come slower"));
+            self.way = Way::Multicast(lane);
+            return true;
+        }
+        self.report.note(&format!("{why}; the {count} blocks that are missing are fetched"));
+        false
     }
 
     /// A chunk from the files of the repository.

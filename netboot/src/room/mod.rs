@@ -48,6 +48,12 @@ impl Names {
         let offer = format!("{FOLDER}/{image}");
         Self { blocks: format!("{offer}.blocks"), join: format!("{offer}.join"), offer }
     }
+
+    /// The same of its lane, which has the same blocks.
+    fn lane(&self) -> Self {
+        let (offer, blocks) = (format!("{}.lane", self.offer), self.blocks.clone());
+        Self { join: format!("{offer}.join"), blocks, offer }
+    }
 }
 
 /// The volumes whose chunks are sent. What lies between partitions is little, and is wanted at another time.

@@ -18,7 +18,8 @@ use image_core::units::Bytes;
 use super::server::Room;
 use super::{FOLDER, Names, OPENS};
 use crate::files::{Answers, Made, Question};
-use crate::multicast::server::{IMAGE, MORE, Pace, Place};
+use crate::multicast::pace::Pace;
+use crate::multicast::server::{IMAGE, MORE, Place};
 
 /// So many images are sent beside the one that always is; others are fetched.
 pub const MOST: usize = 4;
@@ -172,7 +173,7 @@ impl Maker {
 }
 
 fn unreadable(room: &Room) -> u32 {
-    room.server().sent().unreadable
+    room.sent().unreadable
 }
 
 fn opens() -> Made {

@@ -1,8 +1,9 @@
 //! The side of the room that has the image.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,20 +15,59 @@ use image_core::report::Report;
 use super::blocks::{self, Block};
 use super::{Joined, Names, Offer, file};
 use crate::files::{Answers, Made, Question};
+use crate::multicast::pace::Pace;
 use crate::multicast::sender::Seen;
-use crate::multicast::server::{Pace, Place, SYSTEM, Server, Source};
+use crate::multicast::server::{MORE, Place, SYSTEM, Sent, Server, Source};
 
 /// Who is silent for so long is switched off, or has another number by now.
 const SILENT: Duration = Duration::from_secs(15);
 
 /// A room that is open; it closes when dropped.
-#[derive(Debug)]
 pub struct Room {
     names: Names,
-    offer: Bytes,
     blocks: Bytes,
     count: u32,
+    main: Session,
+    /// For those whose way carries only a part of what is sent, once one of them asks.
+    lane: Mutex<Option<Session>>,
+    source: Arc<dyn Source>,
+    interface: Ipv4Addr,
+    pace: Pace,
+}
+
+impl fmt::Debug for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Room({})", self.names.offer)
+    }
+}
+
+/// A session, and what is told of it.
+struct Session {
+    offer: Bytes,
     server: Server,
+}
+
+impl Session {
+    fn start(
+        source: &Arc<dyn Source>,
+        way: (Ipv4Addr, Place),
+        pace: &Pace,
+        list: Hash,
+    ) -> Result<Self> {
+        let server = Server::start(Arc::clone(source), way, pace)?;
+        let offer = serde_json::to_vec(&Offer::new(server.terms(), list))
+            .map_err(|error| Error::io("room", "describe", error.into()))?;
+        Ok(Self { offer: offer.into(), server })
+    }
+
+    /// The answer to a question for one of these names. Who asks to join has joined once it speaks.
+    fn answer(&self, name: &str, names: &Names) -> Option<Made> {
+        if name == names.offer {
+            self.server.expect();
+            return Some(Made::new("application/json", self.offer.clone()));
+        }
+        (name == names.join).then(|| Made::json(&Joined { slot: self.server.join() }))
+    }
 }
 
 impl Room {
@@ -70,11 +110,9 @@ impl Room {
         (at, pace): ((Ipv4Addr, Place), &Pace),
     ) -> Result<Self> {
         let count = u32::try_from(source.lengths().len()).unwrap_or(u32::MAX);
-        let server = Server::start(source, at, pace)?;
-        let offer = serde_json::to_vec(&Offer::new(server.terms(), Hash::of(&list)))
-            .map_err(|error| Error::io("room", "describe", error.into()))?;
-        let (names, offer, blocks) = (Names::of(id), offer.into(), list.into());
-        Ok(Self { names, offer, blocks, count, server })
+        let main = Session::start(&source, at, pace, Hash::of(&list))?;
+        let (names, blocks, lane) = (Names::of(id), list.into(), Mutex::default());
+        Ok(Self { names, blocks, count, main, lane, source, interface: at.0, pace: pace.clone() })
     }
 
     /// Number of blocks.
@@ -82,31 +120,64 @@ impl Room {
         self.count
     }
 
-    /// The machines in it, those that are silent for long left out.
+    /// What its sessions know, one after the other.
+    fn each<T>(&self, of: impl Fn(&Server) -> T) -> Vec<T> {
+        let lane = lock(&self.lane);
+        let sessions = [Some(&self.main), lane.as_ref()];
+        sessions.into_iter().flatten().map(|session| of(&session.server)).collect()
+    }
+
+    /// All machines in it, also those that are silent by now.
+    pub fn known(&self) -> Vec<Seen> {
+        self.each(Server::clients).concat()
+    }
+
+    /// The machines in it.
     pub fn clients(&self) -> Vec<Seen> {
-        let mut clients = self.server.clients();
+        let mut clients = self.known();
         clients.retain(|client| client.silent < SILENT);
         clients
     }
 
-    /// What is sent.
-    pub fn server(&self) -> &Server {
-        &self.server
+    /// Those that have left, and how many blocks each had.
+    pub fn left(&self) -> Vec<(Ipv4Addr, u32)> {
+        self.each(Server::left).concat()
+    }
+
+    /// What was sent.
+    pub fn sent(&self) -> Sent {
+        self.each(Server::sent).into_iter().sum()
+    }
+
+    /// Whether a part of it came to an end, so that somebody gets nothing any more.
+    pub fn has_ended(&self) -> bool {
+        self.each(Server::has_ended).contains(&true)
+    }
+
+    /// The answer of the lane, which begins when somebody asks for its offer; none where it cannot.
+    fn slower(&self, name: &str) -> Option<Made> {
+        let names = self.names.lane();
+        let mut lane = lock(&self.lane);
+        if lane.is_none() && name == names.offer {
+            let (way, pace) = ((self.interface, MORE), self.pace.lane());
+            *lane = Session::start(&self.source, way, &pace, Hash::of(&self.blocks)).ok();
+        }
+        lane.as_ref()?.answer(name, &names)
     }
 }
 
+fn lock(lane: &Mutex<Option<Session>>) -> MutexGuard<'_, Option<Session>> {
+    lane.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Answers for Room {
-    /// For names in the repository. Who asks to join has joined once it speaks.
+    /// For names in the repository.
     fn answer(&self, question: &Question<'_>) -> Option<Made> {
         let name = Some(question.name).filter(|_| question.posted.is_none())?;
-        if name == self.names.offer {
-            self.server.expect();
-            return Some(Made::new("application/json", self.offer.clone()));
-        }
         if name == self.names.blocks {
             return Some(Made::new("application/octet-stream", self.blocks.clone()));
         }
-        (name == self.names.join).then(|| Made::json(&Joined { slot: self.server.join() }))
+        self.main.answer(name, &self.names).or_else(|| self.slower(name))
     }
 }
 

@@ -11,7 +11,7 @@ use netboot::dhcp::answer::{BootFiles, Restored};
 use netboot::dhcp::leases::Range;
 use netboot::dhcp::probe;
 use netboot::interface::{self, Interface};
-use netboot::multicast::server::Pace;
+use netboot::multicast::pace::Pace;
 use netboot::orders::site::Site;
 use netboot::server::{self, Bound};
 

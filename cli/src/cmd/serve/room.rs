@@ -15,7 +15,7 @@ use image_core::units::Bytes;
 use live_iso::net;
 use netboot::files::Files;
 use netboot::interface::Interface;
-use netboot::multicast::server::Pace;
+use netboot::multicast::pace::Pace;
 use netboot::orders::door::Door;
 use netboot::orders::site::Site;
 use netboot::room::guests::Guests;
@@ -225,7 +225,7 @@ impl Sending {
         let refused: BTreeSet<String> = self.all().flat_map(Rooms::refused).collect();
         refused.iter().for_each(|why| progress.warning(why));
         let sent = self.sent();
-        if sent.iter().any(|(_, room)| room.server().has_ended()) {
+        if sent.iter().any(|(_, room)| room.has_ended()) {
             bail!("nothing is sent any more: a part of this program failed, and said why");
         }
         if self.told.elapsed() < TOLD {
@@ -267,7 +267,7 @@ fn line(name: &str, room: &Room) -> Option<String> {
         1 => "one machine".to_owned(),
         count => format!("{count} machines"),
     };
-    let sent = room.server().sent();
+    let sent = room.sent();
     let mut line = format!(
         "{name}: sent to {machines}; the last of them has {percent} %; {} sent in all",
         Bytes::new(sent.bytes()),
