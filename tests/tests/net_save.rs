@@ -206,6 +206,7 @@ fn net_a_save_that_is_killed_begins_again() -> Result<()> {
         let said = status(&["-u", &login, "-X", what, "-d", ""], path)?;
         ensure!(said == told, "{what} {path}: {said}");
     }
+    forged(&world, &login)?;
     let now = files(&repo)?;
     ensure!(before.iter().all(|(name, bytes)| now.get(name) == Some(bytes)));
     drop(one);
@@ -220,7 +221,33 @@ fn net_a_save_that_is_killed_begins_again() -> Result<()> {
     check(&repo)
 }
 
-/// Where the server's disk is full, the save fails and says why; there is no image, and what is there stays whole.
+/// A pack of which one chunk is another one, sent by somebody who heard the grant of a machine that is saved, gets no place.
+fn forged(world: &World, login: &str) -> Result<()> {
+    let (elsewhere, repo) = (world.bench.path("elsewhere"), world.bench.path("repo"));
+    tool::run(&keiki!("--repo", &elsewhere, "save", world.target(0), "--name", "forged"))?;
+    let pack = fs::read_dir(elsewhere.join("packs"))?.next().context("no pack")??;
+    let name = pack.file_name().display().to_string();
+    let mut bytes = fs::read(pack.path())?;
+    *bytes.get_mut(1000).context("no bytes")? ^= 1;
+    let grant = login.trim_start_matches("order:");
+    let session: String = blake3::hash(grant.as_bytes()).to_hex().chars().take(16).collect();
+    let draft = format!("repo/tmp/{session}{}.7", "f".repeat(16));
+    let piece = world.bench.path("piece");
+    let sent = format!("@{}", piece.display());
+    for (number, bytes) in bytes.chunks(1 << 20).enumerate() {
+        fs::write(&piece, bytes)?;
+        let options = ["-u", login, "-X", "PUT", "--data-binary", &sent];
+        let told = status(&options, &format!("{draft}?at={}", number << 20))?;
+        ensure!(told == "200", "piece {number}: {told}");
+    }
+    let place = format!("packs/{name}");
+    let told = status(&["-u", login, "-X", "POST", "-d", ""], &format!("{draft}?to={place}"))?;
+    ensure!(told == "403" && !repo.join(&place).exists(), "{told}");
+    let told = status(&["-u", login, "-X", "DELETE"], &draft)?;
+    ensure!(told == "200", "{told}");
+    Ok(())
+}
+
 /// The first image of a lab: where there is none yet, none is sent.
 #[test]
 fn net_the_first_image_is_saved_and_restored() -> Result<()> {
@@ -256,6 +283,7 @@ fn net_the_first_image_is_saved_and_restored() -> Result<()> {
     volumes::expect_same(&first?, &second?)
 }
 
+/// Where the server's disk is full, the save fails and says why; there is no image, and what is there stays whole.
 #[test]
 fn net_a_full_server_is_told() -> Result<()> {
     let World { bench, site, machines } = World::new(1, &[])?;

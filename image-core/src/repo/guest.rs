@@ -3,7 +3,10 @@
 //! A guest saves as everybody does ([`Write`]), but its server looks at each file before it comes into its place: a name that says
 //! what is in it has to be right, nothing that is there gets other bytes, and nothing is removed but the guest's own.
 //!
-//! - [`Drafts`] files that come in pieces, each of which may come twice. - [`Guest`] what they may become.
+//! - [`Drafts`] files that come in pieces, each of which may come twice. - [`Guest`] what they may become. - `pack.rs` whether a
+//!   pack is what it says.
+
+mod pack;
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind};
@@ -16,7 +19,7 @@ use crate::image::manifest::MAX_ROOT;
 use crate::image::pack::Entry;
 use crate::image::record::{ImageName, MAX_RECORD, Record};
 use crate::image::segment::MAX_SEGMENT;
-use crate::repo::index::{PackFile, list_packs, read_trailer, read_trailer_at};
+use crate::repo::index::{PackFile, list_packs, read_trailer};
 use crate::repo::locations::{self, MAX_LOCATIONS, Place};
 use crate::repo::lock::{DRAFT, Lock, LockKind, MAX_LOCK, is_shared, leftovers};
 use crate::repo::read::{Read, is_missing};
@@ -238,7 +241,7 @@ impl Guest {
                 let list = files.list("tmp")?;
                 let file = list.iter().find(|file| file.name == name);
                 let size = file.ok_or_else(|| other(from, ErrorKind::NotFound))?.size;
-                read_trailer_at(files, from, PackFile { name: hash, size })?;
+                pack::is_sound(files, from, PackFile { name: hash, size })?;
             }
             "tables" => drop(whole(MAX_SEGMENT)?),
             "roots" => drop(whole(MAX_ROOT)?),

@@ -8,10 +8,12 @@ use super::super::write::Session;
 use super::super::{Address, Http, Local, Memory, ORDERED, Repository, sample};
 use super::{Guest, prefix, status};
 use crate::error::Error;
-use crate::image::hash::Hash;
+use crate::image::hash::{ChunkId, Hash};
 use crate::image::header::seal;
+use crate::image::pack::{Entry, PackBuilder};
+use crate::repo::index::{PackFile, list_packs, pack_path, read_trailer};
 use crate::repo::lock::{Lock, LockKind};
-use crate::repo::{Read, locations};
+use crate::repo::{Read, Write, locations};
 use crate::report::Quiet;
 use crate::units::Bytes;
 
@@ -146,6 +148,64 @@ fn names_say_what_is_in_files() {
         [before, vec![format!("tables/{hash}"), format!("locks/{session}.0")]].concat();
     expected.sort();
     assert_eq!(files.paths(), expected);
+}
+
+#[test]
+fn every_chunk_of_a_pack_is_looked_at() {
+    let (files, _) = sample::generations();
+    let packs = list_packs(&files).unwrap();
+    let trailer = |pack: &PackFile| read_trailer(&files, *pack).unwrap().chunks;
+    let with_deltas = |pack: &&PackFile| trailer(pack).iter().any(|(_, it)| it.base.is_some());
+    let pack = *packs.iter().find(with_deltas).unwrap();
+    let chunks = trailer(&pack);
+    let place = pack_path(pack.name);
+    let bytes = files.get(&place, Bytes::mib(8)).unwrap();
+    files.delete(&place).unwrap();
+    let (mut guest, session) = guest(&files);
+    let before = files.paths();
+    let draft = format!("tmp/{session}.1");
+    let mut put = |bytes: &[u8], place: &str| {
+        guest.append(&draft, 0, bytes).unwrap();
+        let done = guest.finish(&draft, place);
+        drop(guest.delete(&draft));
+        done
+    };
+    let mut refused = |bytes: &[u8], place: &str, expected: &str| {
+        let why = put(bytes, place).unwrap_err();
+        assert!(matches!(&why, Error::Refused(why) if why.contains(expected)), "{why}");
+        assert_eq!(status(&why), 403);
+        assert_eq!(files.paths(), before);
+    };
+    // Of each chunk one byte is another one.
+    for (at, entry) in &chunks {
+        let mut bytes = bytes.clone();
+        bytes[at.index().unwrap()] ^= 1;
+        refused(&bytes, &place, &format!("chunk {}, hash of the stored bytes", entry.id));
+    }
+    // The trailer goes with the bytes, but the bytes with no chunk of that name.
+    for wrong in 0..chunks.len() {
+        let mut builder = PackBuilder::new();
+        for (number, (_, entry)) in chunks.iter().enumerate() {
+            let id = if number == wrong { ChunkId::of(b"other bytes") } else { entry.id };
+            builder.put(&Entry { id, ..*entry }).unwrap();
+        }
+        let end = builder.data_len().index().unwrap();
+        let (name, tail) = builder.finish();
+        refused(&[&bytes[..end], &tail].concat(), &pack_path(name), "hash of the plain bytes");
+    }
+    // What its deltas are based on is not there.
+    let base = chunks.iter().find_map(|(_, entry)| entry.base).unwrap();
+    let of_base = |pack: &&PackFile| trailer(pack).iter().any(|(_, entry)| entry.id == base);
+    let of_base = packs.iter().filter(|one| one.name != pack.name).find(of_base).unwrap();
+    let of_base = pack_path(of_base.name);
+    files.rename(&of_base, "trash/away").unwrap();
+    let why = put(&bytes, &place).unwrap_err().to_string();
+    assert!(why.contains(&format!("its base, chunk {base}, is in no intact pack")), "{why}");
+    files.rename("trash/away", &of_base).unwrap();
+    assert_eq!(files.paths(), before);
+
+    put(&bytes, &place).unwrap();
+    assert_eq!(files.get(&place, Bytes::mib(8)).unwrap(), bytes);
 }
 
 #[test]
