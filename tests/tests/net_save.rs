@@ -7,6 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use expectrl::Expect;
+use image_core::exec::real::Machine;
 use keiki_tests::binary::keiki;
 use keiki_tests::site::{self, Site, World, are, make_disk};
 use keiki_tests::{call, keiki, tool, volumes};
@@ -164,6 +166,93 @@ fn private(world: &World) -> Result<()> {
     }
     refused(&code, "says 403")?;
     ensure!(tool::run(&images(token))?.contains("golden"));
+    Ok(())
+}
+
+/// Somebody at a machine asks that it is saved: nothing is, until somebody at the server agrees.
+#[test]
+fn net_a_machine_asks_and_is_saved_when_somebody_agrees() -> Result<()> {
+    let world = World::new(2, &[])?;
+    let (server, repo) = (&world.site, world.bench.path("repo"));
+    make_disk(&world.bench, &world.target(0), "golden")?;
+    let before = fs::read(world.target(0))?;
+    let all = files(&repo)?;
+    let asks = |count: usize| {
+        move |machines: &[Value]| {
+            machines.iter().filter(|one| one["asks"] == "golden").count() == count
+        }
+    };
+    let id = |told: &[Value]| -> Result<String> {
+        Ok(world.machine(told, 0)?["id"].as_str().context("id")?.to_owned())
+    };
+
+    let refused = Machine.spawn(&world.asking(0, "golden")?)?;
+    let told = server.until(asks(1))?;
+    server.conforms()?;
+    let words = told[0]["limit"].as_str().unwrap_or_default();
+    ensure!(words.starts_with("asks to be saved as golden: /"), "{told:?}");
+    let state = world.bench.path("state");
+    let status = tool::run(&keiki!("serve", "status", "--interface", "br0", "--state", &state))?;
+    ensure!(status.contains("asks to be saved as golden"), "{status}");
+    server.post(&format!("api/machines/{}/stop", id(&told)?), "")?;
+    let (code, said) = site::end(refused)?;
+    ensure!(code == Some(1) && said.contains("somebody at the server said no"), "{code:?} {said}");
+    let told = server.until(asks(0))?;
+    ensure!(told[0]["state"] == "waits" && told[0]["limit"].is_null(), "{told:?}");
+    ensure!(files(&repo)? == all, "something was saved unasked");
+
+    let agreed = Machine.spawn(&world.asking(0, "golden")?)?;
+    let told = server.until(asks(1))?;
+    server.post(&format!("api/machines/{}/save", id(&told)?), r#"{"name": "golden"}"#)?;
+    let (code, said) = site::end(agreed)?;
+    ensure!(code == Some(0) && said.contains("It is saved as golden"), "{code:?} {said}");
+    ensure!(said.contains("Nothing is saved before somebody agrees there"), "{said}");
+    ensure!(said.contains("somebody at the server has to agree to save it as golden"), "{said}");
+    ensure!(fs::read(world.target(0))? == before, "the disk was changed");
+    let told = server.until(asks(0))?;
+    ensure!(told[0]["limit"] == "it was saved as golden", "{told:?}");
+    check(&repo)?;
+    let out = world.bench.path("out");
+    tool::run(&keiki!("--repo", &repo, "restore", "golden", &out))?;
+    volumes::expect_same(&volumes::trees(&[world.target(0)])?, &volumes::trees(&[out])?)?;
+
+    takes_it_back(&world, &told)
+}
+
+/// At a machine that nobody knew somebody asks, sees what he needs to know, and takes it back by a key; for the other one, which is
+/// `told`, nothing is another thing.
+fn takes_it_back(world: &World, told: &[Value]) -> Result<()> {
+    let repo = world.bench.path("repo");
+    let all = files(&repo)?;
+    let call = world.asking(1, "other")?;
+    let words = call.args.iter().map(|word| word.display().to_string());
+    let line: Vec<String> =
+        std::iter::once(call.program.display().to_string()).chain(words).collect();
+    let mut screen = expectrl::spawn(line.join(" "))?;
+    screen.set_expect_timeout(Some(PATIENCE));
+    let mut said = String::new();
+    for words in [
+        "asks the server to save it as other",
+        "Press any key to take that back.",
+        "It waits: somebody at the server has to agree",
+    ] {
+        let found = screen.expect(words)?;
+        said += &String::from_utf8_lossy(found.as_bytes());
+    }
+    let machines =
+        world.site.until(|machines| machines.iter().any(|one| one["asks"] == "other"))?;
+    let other = world.machine(&machines, 1)?;
+    let tag = other["tag"].as_str().context("tag")?;
+    ensure!(said.contains(&format!("beside {tag}.")), "{said}");
+    let same = world.machine(&machines, 0)?;
+    ensure!(same["limit"] == told[0]["limit"] && same["state"] == told[0]["state"], "{same}");
+    screen.send("x")?;
+    screen.expect("It asks no more; nothing is saved.")?;
+    screen.expect(expectrl::Eof)?;
+    let machines = world.site.until(|machines| machines.iter().all(|one| one["asks"].is_null()))?;
+    let other = world.machine(&machines, 1)?;
+    ensure!(other["state"] == "waits" && other["limit"].is_null(), "{other}");
+    ensure!(files(&repo)? == all, "something was saved");
     Ok(())
 }
 
