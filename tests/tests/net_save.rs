@@ -256,21 +256,17 @@ fn takes_it_back(world: &World, told: &[Value]) -> Result<()> {
     Ok(())
 }
 
-/// A save over a slow cable that loses its power begins again, and ends; meanwhile its grant opens nothing but its own.
-#[test]
-fn net_a_save_that_is_killed_begins_again() -> Result<()> {
-    let world = World::new(1, &[])?;
-    let (server, repo) = (&world.site, world.bench.path("repo"));
-    make_disk(&world.bench, &world.target(0), "golden")?;
+/// Makes the cable of the first machine a slow one.
+fn slow(world: &World) -> Result<()> {
     let slow = call!(
         "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "16mbit", "burst", "64kb",
         "latency", "400ms"
     );
-    world.machines[0].run(&slow)?;
-    let one = world.agent(0, &server.key)?;
-    let machine = id(&world, 0)?;
-    let before = files(&repo)?;
-    server.post(&format!("api/machines/{machine}/save"), r#"{"name": "golden"}"#)?;
+    world.machines[0].run(&slow).map(drop)
+}
+
+/// Waits until a save is at work.
+fn until_written(repo: &Path) -> Result<()> {
     let began = Instant::now();
     let is_written = || {
         let drafts = fs::read_dir(repo.join("tmp")).into_iter().flatten().flatten();
@@ -280,6 +276,57 @@ fn net_a_save_that_is_killed_begins_again() -> Result<()> {
         ensure!(began.elapsed() < PATIENCE, "nothing is written");
         std::thread::sleep(Duration::from_millis(50));
     }
+    Ok(())
+}
+
+/// A server that is killed in the middle of a save leaves a sound repository, and once it is started again the save goes on.
+#[test]
+fn net_a_save_goes_on_when_the_server_is_killed() -> Result<()> {
+    let world = World::new(1, &[])?;
+    make_disk(&world.bench, &world.target(0), "golden")?;
+    slow(&world)?;
+    let golden = world.agent(0, &world.site.key)?;
+    let machine = id(&world, 0)?;
+    world.site.post(&format!("api/machines/{machine}/save"), r#"{"name": "golden"}"#)?;
+    let repo = world.bench.path("repo");
+    until_written(&repo)?;
+    let draft = |repo: &Path| -> Result<(String, u64)> {
+        let draft = fs::read_dir(repo.join("tmp"))?.next().context("no draft")??;
+        Ok((draft.file_name().display().to_string(), draft.metadata()?.len()))
+    };
+    let World { bench, site, machines } = world;
+    drop(site);
+    let (name, length) = draft(&repo)?;
+    check(&repo)?;
+    ensure!(count(&repo, "images") == 1, "a half image is none");
+    let answers = bench.path("answers.toml").display().to_string();
+    let site = Site::start(site::serve(&bench, &["--answers", &answers]), bench.path("state"))?;
+    let world = World { bench, site, machines };
+    let (same, more) = draft(&repo)?;
+    ensure!(same == name && more >= length, "{same} {more} after {name} {length}");
+    let (code, said) = site::end(golden)?;
+    ensure!(code == Some(0) && said.contains("It is saved as golden"), "{code:?} {said}");
+    let told = world.site.until(are(1, "waits"))?;
+    ensure!(told[0]["limit"] == "it was saved as golden", "{told:?}");
+    is_tidy(&repo)?;
+    check(&repo)?;
+    let out = world.bench.path("out");
+    tool::run(&keiki!("--repo", &repo, "restore", "golden", &out))?;
+    volumes::expect_same(&volumes::trees(&[world.target(0)])?, &volumes::trees(&[out])?)
+}
+
+/// A save over a slow cable that loses its power begins again, and ends; meanwhile its grant opens nothing but its own.
+#[test]
+fn net_a_save_that_is_killed_begins_again() -> Result<()> {
+    let world = World::new(1, &[])?;
+    let (server, repo) = (&world.site, world.bench.path("repo"));
+    make_disk(&world.bench, &world.target(0), "golden")?;
+    slow(&world)?;
+    let one = world.agent(0, &server.key)?;
+    let machine = id(&world, 0)?;
+    let before = files(&repo)?;
+    server.post(&format!("api/machines/{machine}/save"), r#"{"name": "golden"}"#)?;
+    until_written(&repo)?;
     let login = format!("order:{}", grant(&world)?);
     for (what, path, told) in [
         ("PUT", "repo/tmp/00000000000000000000000000000000.7?at=0", "403"),

@@ -275,6 +275,52 @@ fn pieces_may_come_twice_and_nothing_is_there_of_what_did_not_fit() {
 }
 
 #[test]
+fn a_guest_goes_on_at_a_server_that_was_started_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let local = Arc::new(Local::new(folder.path()));
+    Repository::create(local.clone()).unwrap();
+    let memory = Memory::new();
+    sample::repository(memory.clone());
+    let lock = {
+        let lock = Session::new(Arc::new(memory.clone()));
+        let _held = Lock::take(&Arc::new(lock), LockKind::Shared).unwrap();
+        let name = memory.paths().into_iter().find(|path| path.starts_with("locks/")).unwrap();
+        memory.get(&name, Bytes::kib(16)).unwrap()
+    };
+    let places: [Arc<dyn Write>; 2] = [local, Arc::new(memory)];
+    for files in places {
+        // Another run for each request: of none of them anything is remembered.
+        let guest = || Guest::new(files.clone(), GRANT, "web".parse().unwrap());
+        let session = format!("{}{}", prefix(GRANT), "0".repeat(16));
+        let draft = format!("tmp/lock-{session}.0");
+        let place = format!("locks/{session}.0");
+        guest().append(&draft, 0, b"").unwrap();
+        guest().append(&draft, 0, &lock).unwrap();
+        for _ in 0..2 {
+            guest().finish(&draft, &place).unwrap();
+        }
+        let draft = format!("tmp/{session}.1");
+        guest().append(&draft, 0, b"").unwrap();
+        assert_eq!(status(&guest().append(&draft, 0, b"").unwrap_err()), 409);
+        for (at, bytes) in [(0, &b"abc"[..]), (0, b"abc"), (3, b"de"), (3, b"de"), (5, b"f")] {
+            guest().append(&draft, at, bytes).unwrap();
+        }
+        for at in [7, 99] {
+            assert_eq!(status(&guest().append(&draft, at, b"x").unwrap_err()), 409, "{at}");
+        }
+        let table = format!("tables/{}", Hash::of(b"abcdef"));
+        for _ in 0..2 {
+            guest().finish(&draft, &table).unwrap();
+        }
+        assert_eq!(files.get(&table, Bytes::kib(1)).unwrap(), b"abcdef");
+        assert_eq!(status(&guest().append(&draft, 6, b"g").unwrap_err()), 404);
+        let other = format!("tables/{}", Hash::of(b"other"));
+        assert_eq!(status(&guest().finish(&draft, &other).unwrap_err()), 404);
+        assert!(files.list("tmp").unwrap().is_empty());
+    }
+}
+
+#[test]
 fn a_guest_waits_for_who_is_alone_here() {
     let files = Memory::new();
     sample::repository(files.clone());
