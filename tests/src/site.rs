@@ -243,6 +243,16 @@ impl World {
         Ok(Machine.spawn(&self.machines[number].call(&self.agent_call(number, site)?))?)
     }
 
+    /// The same, where somebody at the machine asks that it is saved under a name.
+    ///
+    /// # Errors
+    /// No disk can be made.
+    pub fn asking(&self, number: usize, name: &str) -> Result<Call> {
+        let mut call = self.agent_call(number, &self.site.key)?;
+        call.args.extend(["--save", name].map(Into::into));
+        Ok(self.machines[number].call(&call))
+    }
+
     /// The same, watched by strace, which writes calls of these names into files in a folder.
     ///
     /// # Errors

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use expectrl::Expect;
+use image_core::exec::real::Machine;
 use keiki_tests::binary::keiki;
 use keiki_tests::site::{self, Site, World, are, make_disk};
 use keiki_tests::{call, keiki, tool, volumes};
@@ -171,21 +173,104 @@ fn private(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// A save over a slow cable that loses its power begins again, and ends; meanwhile its grant opens nothing but its own.
+/// Somebody at a machine asks that it is saved: nothing is, until somebody at the server agrees.
 #[test]
-fn net_a_save_that_is_killed_begins_again() -> Result<()> {
-    let world = World::new(1, &[])?;
+fn net_a_machine_asks_and_is_saved_when_somebody_agrees() -> Result<()> {
+    let world = World::new(2, &[])?;
     let (server, repo) = (&world.site, world.bench.path("repo"));
     make_disk(&world.bench, &world.target(0), "golden")?;
+    let before = fs::read(world.target(0))?;
+    let all = files(&repo)?;
+    let asks = |count: usize| {
+        move |machines: &[Value]| {
+            machines.iter().filter(|one| one["asks"] == "golden").count() == count
+        }
+    };
+    let id = |told: &[Value]| -> Result<String> {
+        Ok(world.machine(told, 0)?["id"].as_str().context("id")?.to_owned())
+    };
+
+    let refused = Machine.spawn(&world.asking(0, "golden")?)?;
+    let told = server.until(asks(1))?;
+    server.conforms()?;
+    let words = told[0]["limit"].as_str().unwrap_or_default();
+    ensure!(words.starts_with("asks to be saved as golden: /"), "{told:?}");
+    let state = world.bench.path("state");
+    let status = tool::run(&keiki!("serve", "status", "--interface", "br0", "--state", &state))?;
+    ensure!(status.contains("asks to be saved as golden"), "{status}");
+    server.post(&format!("api/machines/{}/stop", id(&told)?), "")?;
+    let (code, said) = site::end(refused)?;
+    ensure!(code == Some(1) && said.contains("somebody at the server said no"), "{code:?} {said}");
+    let told = server.until(asks(0))?;
+    ensure!(told[0]["state"] == "waits" && told[0]["limit"].is_null(), "{told:?}");
+    ensure!(files(&repo)? == all, "something was saved unasked");
+
+    let agreed = Machine.spawn(&world.asking(0, "golden")?)?;
+    let told = server.until(asks(1))?;
+    server.post(&format!("api/machines/{}/save", id(&told)?), r#"{"name": "golden"}"#)?;
+    let (code, said) = site::end(agreed)?;
+    ensure!(code == Some(0) && said.contains("It is saved as golden"), "{code:?} {said}");
+    ensure!(said.contains("Nothing is saved before somebody agrees there"), "{said}");
+    ensure!(said.contains("somebody at the server has to agree to save it as golden"), "{said}");
+    ensure!(fs::read(world.target(0))? == before, "the disk was changed");
+    let told = server.until(asks(0))?;
+    ensure!(told[0]["limit"] == "it was saved as golden", "{told:?}");
+    check(&repo)?;
+    let out = world.bench.path("out");
+    tool::run(&keiki!("--repo", &repo, "restore", "golden", &out))?;
+    volumes::expect_same(&volumes::trees(&[world.target(0)])?, &volumes::trees(&[out])?)?;
+
+    takes_it_back(&world, &told)
+}
+
+/// At a machine that nobody knew somebody asks, sees what he needs to know, and takes it back by a key; for the other one, which is
+/// `told`, nothing is another thing.
+fn takes_it_back(world: &World, told: &[Value]) -> Result<()> {
+    let repo = world.bench.path("repo");
+    let all = files(&repo)?;
+    let call = world.asking(1, "other")?;
+    let words = call.args.iter().map(|word| word.display().to_string());
+    let line: Vec<String> =
+        std::iter::once(call.program.display().to_string()).chain(words).collect();
+    let mut screen = expectrl::spawn(line.join(" "))?;
+    screen.set_expect_timeout(Some(PATIENCE));
+    let mut said = String::new();
+    for words in [
+        "asks the server to save it as other",
+        "Press any key to take that back.",
+        "It waits: somebody at the server has to agree",
+    ] {
+        let found = screen.expect(words)?;
+        said += &String::from_utf8_lossy(found.as_bytes());
+    }
+    let machines =
+        world.site.until(|machines| machines.iter().any(|one| one["asks"] == "other"))?;
+    let other = world.machine(&machines, 1)?;
+    let tag = other["tag"].as_str().context("tag")?;
+    ensure!(said.contains(&format!("beside {tag}.")), "{said}");
+    let same = world.machine(&machines, 0)?;
+    ensure!(same["limit"] == told[0]["limit"] && same["state"] == told[0]["state"], "{same}");
+    screen.send("x")?;
+    screen.expect("It asks no more; nothing is saved.")?;
+    screen.expect(expectrl::Eof)?;
+    let machines = world.site.until(|machines| machines.iter().all(|one| one["asks"].is_null()))?;
+    let other = world.machine(&machines, 1)?;
+    ensure!(other["state"] == "waits" && other["limit"].is_null(), "{other}");
+    ensure!(files(&repo)? == all, "something was saved");
+    Ok(())
+}
+
+/// Makes the cable of the first machine a slow one.
+fn slow(world: &World) -> Result<()> {
     let slow = call!(
         "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "16mbit", "burst", "64kb",
         "latency", "400ms"
     );
-    world.machines[0].run(&slow)?;
-    let one = world.agent(0, &server.key)?;
-    let machine = id(&world, 0)?;
-    let before = files(&repo)?;
-    server.post(&format!("api/machines/{machine}/save"), r#"{"name": "golden"}"#)?;
+    world.machines[0].run(&slow).map(drop)
+}
+
+/// Waits until a save is at work.
+fn until_written(repo: &Path) -> Result<()> {
     let began = Instant::now();
     let is_written = || {
         let drafts = fs::read_dir(repo.join("tmp")).into_iter().flatten().flatten();
@@ -195,6 +280,57 @@ fn net_a_save_that_is_killed_begins_again() -> Result<()> {
         ensure!(began.elapsed() < PATIENCE, "nothing is written");
         std::thread::sleep(Duration::from_millis(50));
     }
+    Ok(())
+}
+
+/// A server that is killed in the middle of a save leaves a sound repository, and once it is started again the save goes on.
+#[test]
+fn net_a_save_goes_on_when_the_server_is_killed() -> Result<()> {
+    let world = World::new(1, &[])?;
+    make_disk(&world.bench, &world.target(0), "golden")?;
+    slow(&world)?;
+    let golden = world.agent(0, &world.site.key)?;
+    let machine = id(&world, 0)?;
+    world.site.post(&format!("api/machines/{machine}/save"), r#"{"name": "golden"}"#)?;
+    let repo = world.bench.path("repo");
+    until_written(&repo)?;
+    let draft = |repo: &Path| -> Result<(String, u64)> {
+        let draft = fs::read_dir(repo.join("tmp"))?.next().context("no draft")??;
+        Ok((draft.file_name().display().to_string(), draft.metadata()?.len()))
+    };
+    let World { bench, site, machines } = world;
+    drop(site);
+    let (name, length) = draft(&repo)?;
+    check(&repo)?;
+    ensure!(count(&repo, "images") == 1, "a half image is none");
+    let answers = bench.path("answers.toml").display().to_string();
+    let site = Site::start(site::serve(&bench, &["--answers", &answers]), bench.path("state"))?;
+    let world = World { bench, site, machines };
+    let (same, more) = draft(&repo)?;
+    ensure!(same == name && more >= length, "{same} {more} after {name} {length}");
+    let (code, said) = site::end(golden)?;
+    ensure!(code == Some(0) && said.contains("It is saved as golden"), "{code:?} {said}");
+    let told = world.site.until(are(1, "waits"))?;
+    ensure!(told[0]["limit"] == "it was saved as golden", "{told:?}");
+    is_tidy(&repo)?;
+    check(&repo)?;
+    let out = world.bench.path("out");
+    tool::run(&keiki!("--repo", &repo, "restore", "golden", &out))?;
+    volumes::expect_same(&volumes::trees(&[world.target(0)])?, &volumes::trees(&[out])?)
+}
+
+/// A save over a slow cable that loses its power begins again, and ends; meanwhile its grant opens nothing but its own.
+#[test]
+fn net_a_save_that_is_killed_begins_again() -> Result<()> {
+    let world = World::new(1, &[])?;
+    let (server, repo) = (&world.site, world.bench.path("repo"));
+    make_disk(&world.bench, &world.target(0), "golden")?;
+    slow(&world)?;
+    let one = world.agent(0, &server.key)?;
+    let machine = id(&world, 0)?;
+    let before = files(&repo)?;
+    server.post(&format!("api/machines/{machine}/save"), r#"{"name": "golden"}"#)?;
+    until_written(&repo)?;
     let login = format!("order:{}", grant(&world)?);
     for (what, path, told) in [
         ("PUT", "repo/tmp/00000000000000000000000000000000.7?at=0", "403"),
@@ -210,6 +346,7 @@ fn net_a_save_that_is_killed_begins_again() -> Result<()> {
         let said = status(&["-u", &login, "-X", what, "-d", ""], path)?;
         ensure!(said == told, "{what} {path}: {said}");
     }
+    forged(&world, &login)?;
     let now = files(&repo)?;
     ensure!(before.iter().all(|(name, bytes)| now.get(name) == Some(bytes)));
     drop(one);
@@ -224,7 +361,33 @@ fn net_a_save_that_is_killed_begins_again() -> Result<()> {
     check(&repo)
 }
 
-/// Where the server's disk is full, the save fails and says why; there is no image, and what is there stays whole.
+/// A pack of which one chunk is another one, sent by somebody who heard the grant of a machine that is saved, gets no place.
+fn forged(world: &World, login: &str) -> Result<()> {
+    let (elsewhere, repo) = (world.bench.path("elsewhere"), world.bench.path("repo"));
+    tool::run(&keiki!("--repo", &elsewhere, "save", world.target(0), "--name", "forged"))?;
+    let pack = fs::read_dir(elsewhere.join("packs"))?.next().context("no pack")??;
+    let name = pack.file_name().display().to_string();
+    let mut bytes = fs::read(pack.path())?;
+    *bytes.get_mut(1000).context("no bytes")? ^= 1;
+    let grant = login.trim_start_matches("order:");
+    let session: String = blake3::hash(grant.as_bytes()).to_hex().chars().take(16).collect();
+    let draft = format!("repo/tmp/{session}{}.7", "f".repeat(16));
+    let piece = world.bench.path("piece");
+    let sent = format!("@{}", piece.display());
+    for (number, bytes) in bytes.chunks(1 << 20).enumerate() {
+        fs::write(&piece, bytes)?;
+        let options = ["-u", login, "-X", "PUT", "--data-binary", &sent];
+        let told = status(&options, &format!("{draft}?at={}", number << 20))?;
+        ensure!(told == "200", "piece {number}: {told}");
+    }
+    let place = format!("packs/{name}");
+    let told = status(&["-u", login, "-X", "POST", "-d", ""], &format!("{draft}?to={place}"))?;
+    ensure!(told == "403" && !repo.join(&place).exists(), "{told}");
+    let told = status(&["-u", login, "-X", "DELETE"], &draft)?;
+    ensure!(told == "200", "{told}");
+    Ok(())
+}
+
 /// The first image of a lab: where there is none yet, none is sent.
 #[test]
 fn net_the_first_image_is_saved_and_restored() -> Result<()> {
@@ -260,6 +423,7 @@ fn net_the_first_image_is_saved_and_restored() -> Result<()> {
     volumes::expect_same(&first?, &second?)
 }
 
+/// Where the server's disk is full, the save fails and says why; there is no image, and what is there stays whole.
 #[test]
 fn net_a_full_server_is_told() -> Result<()> {
     let World { bench, site, machines } = World::new(1, &[])?;

@@ -34,6 +34,7 @@ use image_core::repo::Location;
 use crate::args::Cli;
 use crate::cmd;
 use crate::exit::Exit;
+use crate::network;
 use crate::output::progress::Progress;
 use ask::{Ask, Item};
 
@@ -124,6 +125,10 @@ const ENTRIES: [Entry; 6] = [
     ("Repository", "list, check, remove images; choose another one", repository::run),
 ];
 
+/// Where the machine was started by `keiki serve` with images.
+const SERVER: Entry =
+    ("Save to the server", "this machine, once somebody there agrees", save::to_server);
+
 const LIVE: Entry =
     ("This machine", "keyboard, network, shell, where images are, power", live::run);
 
@@ -138,6 +143,9 @@ impl Menu<'_> {
         ));
         let mut entries = ENTRIES.to_vec();
         if live::is_here() {
+            if network::site_key().is_some() {
+                entries.insert(1, SERVER);
+            }
             entries.push(LIVE);
             live::keyboard_first(self)?;
         }
@@ -232,8 +240,9 @@ impl Menu<'_> {
     }
 
     fn with_repository(&self, command: &[String]) -> Vec<String> {
-        // What copies from disk to disk knows of none.
-        let used = self.repo.iter().filter(|_| command.first().is_none_or(|verb| verb != "clone"));
+        // What copies from disk to disk knows of none, and a server has its own.
+        let knows = |verb: &String| !["clone", "agent"].contains(&verb.as_str());
+        let used = self.repo.iter().filter(|_| command.first().is_none_or(knows));
         let repo = used
             .flat_map(|repo| ["--repo".to_owned(), repo.as_typed().to_string_lossy().into_owned()]);
         repo.chain(command.iter().cloned()).collect()

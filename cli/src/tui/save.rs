@@ -1,4 +1,4 @@
-//! The entry `Save a disk`.
+//! The entries `Save a disk` and `Save to the server`.
 
 use std::path::Path;
 
@@ -22,6 +22,50 @@ struct Draft {
 pub fn run(menu: &mut Menu<'_>) -> Result<()> {
     let repository: Step<Draft> = |menu, _| places::any(menu);
     menu.walk(&mut Draft::default(), &[repository, first, name, ready])
+}
+
+/// `keiki agent --save`: asks the server that this machine was started from.
+pub fn to_server(menu: &mut Menu<'_>) -> Result<()> {
+    menu.walk(&mut Draft::default(), &[of_this, name, asked])
+}
+
+/// Which of its disks, where there are several; a volume group over several takes rules at the server.
+fn of_this(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
+    menu.ask.busy("Looking at the disks...");
+    let disks = disks::all()?;
+    if disks.len() < 2 {
+        return Ok(Move::Skip);
+    }
+    let blocked = |disk: &disks::Disk| disks::no_source(&disk.path, None);
+    let items: Vec<Item> = disks.iter().map(|disk| disk.item(blocked(disk))).collect();
+    let Some(at) = menu.choose("Save which disk?", &items, 0)? else { return Ok(Move::Back) };
+    draft.sources = disks.get(at).map(|disk| disk.path.display().to_string()).into_iter().collect();
+    Ok(Move::Next)
+}
+
+fn asked(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
+    let items = [
+        Item::new(format!("Ask the server to save this machine as {}", draft.name))
+            .with("nothing is saved before somebody agrees there; a key takes it back"),
+        Item::new("Main menu"),
+    ];
+    match menu.choose("Ready. The disk is only read.", &items, 0)? {
+        Some(0) => {}
+        Some(_) => return Ok(Move::Leave),
+        None => return Ok(Move::Back),
+    }
+    let mut words = vec!["agent".to_owned(), "--save".to_owned(), draft.name.clone()];
+    words.extend(draft.sources.iter().flat_map(|disk| ["--disk".to_owned(), disk.clone()]));
+    match menu.act(&words)? {
+        Exit::Done | Exit::Unreadable => {
+            menu.tell("\nThe image is complete, in the repository of the server.");
+            Ok(Move::Next)
+        }
+        _ => {
+            menu.tell("\nThere is no new image. Nothing on this machine was changed.");
+            Ok(Move::Leave)
+        }
+    }
 }
 
 fn first(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
@@ -179,7 +223,7 @@ fn ready(menu: &mut Menu<'_>, draft: &mut Draft) -> Result<Move> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Draft, Move, name, ready};
+    use super::{Draft, Move, asked, name, ready};
     use crate::exit::Exit;
     use crate::tui::tests::with_menu;
 
@@ -197,6 +241,22 @@ mod tests {
         for said in ["1 to 64 letters", "Type a name"] {
             assert!(heard.iter().any(|heard| heard.contains(said)), "{heard:?}");
         }
+    }
+
+    #[test]
+    fn the_server_is_asked_by_a_command() {
+        let ask = |exit| {
+            let mut draft = draft();
+            let mut end = Move::Back;
+            let (heard, ran) =
+                with_menu(&["Ask"], &[exit], |menu| end = asked(menu, &mut draft).unwrap());
+            assert_eq!(ran, ["agent --save lab --disk /dev/x y"]);
+            (heard.concat(), end)
+        };
+        let (heard, end) = ask(Exit::Done);
+        assert!(end == Move::Next && heard.contains("complete"), "{heard}");
+        let (heard, end) = ask(Exit::Failed);
+        assert!(end == Move::Leave && heard.contains("no new image"), "{heard}");
     }
 
     #[test]

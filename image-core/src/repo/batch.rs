@@ -30,6 +30,9 @@ const GAP: Bytes = Bytes::kib(512);
 /// The same between bases, of which a batch may have many.
 const BASE_GAP: Bytes = Bytes::kib(64);
 
+/// The largest window: a pack does not say of which its chunks are.
+const MAX_WINDOW: Bytes = Bytes::mib(4);
+
 /// Chunks that are read at once, and the bases that they need.
 pub(super) struct Batch {
     parts: Vec<Part>,
@@ -188,6 +191,30 @@ pub(super) fn read_stored<T: Send>(
         raw = next?;
     }
     Ok(())
+}
+
+/// Reads and decodes all chunks at these places in one pack; `told` gets what is wrong with some of them, batch by batch.
+pub(super) fn find_damage(
+    files: &dyn Read,
+    places: Vec<Place>,
+    bases: &HashMap<ChunkId, Place>,
+    mut told: impl FnMut(Vec<Error>) -> Result<()>,
+) -> Result<()> {
+    let plan = batches(places, bases, Order::OfPacks);
+    read_batches(files, MAX_WINDOW, &plan, |deliveries| {
+        let lost = deliveries.into_iter().filter_map(|delivery| match delivery {
+            Delivery::Chunk { .. } => None,
+            Delivery::Lost(lost) => Some(damage(&lost)),
+        });
+        told(lost.collect()).map(|()| true)
+    })
+}
+
+fn damage(lost: &Lost) -> Error {
+    let path = lost.pack.map(pack_path).unwrap_or_default();
+    let why = lost.why.trim_start_matches(&format!("{path}: "));
+    let at = lost.offset.unwrap_or_default();
+    Error::corrupt("stored data", at, "an intact chunk", why).on(&path)
 }
 
 /// The parts themselves, then the bases.

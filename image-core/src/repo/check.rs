@@ -6,11 +6,10 @@ use crate::error::{Error, Result};
 use crate::image::hash::{ChunkId, Hash};
 use crate::image::manifest::Root;
 use crate::image::pack::Entry;
-use crate::repo::batch::{Order, batches, read_batches};
+use crate::repo::batch::find_damage;
 use crate::repo::catalog::{self, CATALOG, Catalog};
-use crate::repo::feed::Delivery;
 use crate::repo::images::Images;
-use crate::repo::index::{Index, PackFile, is_damage, pack_path, read_trailer};
+use crate::repo::index::{Index, PackFile, is_damage, read_trailer};
 use crate::repo::locations::{self, Place, locations_path};
 use crate::repo::lock::{Lock, LockKind, leftovers};
 use crate::repo::read::Read;
@@ -230,19 +229,9 @@ impl Check<'_> {
         // A delta whose base is gone is no chunk any more: a save does not count on it, and pruning leaves it behind
         // where no image needs it. Where one does, that was told when its tables were read.
         places.retain(|place| place.entry.base.is_none_or(|base| bases.contains_key(&base)));
-        let plan = batches(places, &bases, Order::OfPacks);
-        let damaged = &mut self.out.damaged;
-        read_batches(self.files, Bytes::mib(4), &plan, |deliveries| {
-            self.report.checkpoint()?;
-            for delivery in deliveries {
-                if let Delivery::Lost(lost) = delivery {
-                    let (at, path) = (lost.offset.unwrap_or_default(), pack_path(pack.name));
-                    let why = lost.why.trim_start_matches(&format!("{path}: "));
-                    let error = Error::corrupt("stored data", at, "an intact chunk", why);
-                    damaged.push(error.on(&path));
-                }
-            }
-            Ok(true)
+        find_damage(self.files, places, &bases, |damaged| {
+            self.out.damaged.extend(damaged);
+            self.report.checkpoint()
         })
     }
 

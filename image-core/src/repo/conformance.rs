@@ -62,6 +62,10 @@ impl Write for Written {
         self.1.create(path)
     }
 
+    fn reopen(&self, path: &str, length: Bytes) -> Result<Box<dyn Append>> {
+        self.1.reopen(path, length)
+    }
+
     fn rename(&self, from: &str, to: &str) -> Result<()> {
         self.1.rename(from, to)
     }

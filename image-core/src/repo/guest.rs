@@ -3,7 +3,10 @@
 //! A guest saves as everybody does ([`Write`]), but its server looks at each file before it comes into its place: a name that says
 //! what is in it has to be right, nothing that is there gets other bytes, and nothing is removed but the guest's own.
 //!
-//! - [`Drafts`] files that come in pieces, each of which may come twice. - [`Guest`] what they may become.
+//! - [`Drafts`] files that come in pieces, each of which may come twice. - [`Guest`] what they may become. - `pack.rs` whether a
+//!   pack is what it says.
+
+mod pack;
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind};
@@ -16,7 +19,7 @@ use crate::image::manifest::MAX_ROOT;
 use crate::image::pack::Entry;
 use crate::image::record::{ImageName, MAX_RECORD, Record};
 use crate::image::segment::MAX_SEGMENT;
-use crate::repo::index::{PackFile, list_packs, read_trailer, read_trailer_at};
+use crate::repo::index::{PackFile, list_packs, read_trailer};
 use crate::repo::locations::{self, MAX_LOCATIONS, Place};
 use crate::repo::lock::{DRAFT, Lock, LockKind, MAX_LOCK, is_shared, leftovers};
 use crate::repo::read::{Read, is_missing};
@@ -40,7 +43,7 @@ pub fn status(error: &Error) -> u16 {
         Error::Interrupted => 503,
         Error::Io { source, .. } => match source.kind() {
             ErrorKind::NotFound => 404,
-            ErrorKind::AlreadyExists => 409,
+            ErrorKind::AlreadyExists | ErrorKind::UnexpectedEof => 409,
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => 507,
             _ => 500,
         },
@@ -75,7 +78,8 @@ impl Drafts {
         Self { files, open: HashMap::new(), finished: HashMap::new() }
     }
 
-    /// Adds bytes at the end of a file, which is `at`; without bytes there, makes the file.
+    /// Adds bytes at the end of a file, which is `at`; without bytes there, makes the file. One that another run of the server has
+    /// begun is cut off there: the last piece may have come while that one ended.
     pub fn append(&mut self, path: &str, at: u64, bytes: &[u8]) -> Result<()> {
         let length = Bytes::of(bytes).get();
         let end = at.saturating_add(length);
@@ -95,16 +99,20 @@ impl Drafts {
             }
             return added;
         }
-        if at > 0 {
-            return Err(other(path, ErrorKind::NotFound));
-        }
         if self.open.len() >= MAX_OPEN {
             return Err(Error::refused("too many files are written at once"));
         }
-        let file = self.files.create(path)?;
+        let file = match (at, length) {
+            (0, 0) => self.files.create(path)?,
+            (_, 0) => return Err(other(path, ErrorKind::NotFound)),
+            _ => match self.files.reopen(path, Bytes::new(at)) {
+                Err(error) if at == 0 && is_missing(&error) => self.files.create(path)?,
+                file => file?,
+            },
+        };
         self.finished.remove(path);
-        self.open.insert(path.to_owned(), Open { file, last: 0, end: 0 });
-        if length > 0 { self.append(path, 0, bytes) } else { Ok(()) }
+        self.open.insert(path.to_owned(), Open { file, last: at, end: at });
+        if length > 0 { self.append(path, at, bytes) } else { Ok(()) }
     }
 
     /// Whether this file has this place already.
@@ -117,8 +125,10 @@ impl Drafts {
         if self.is_finished(from, to) {
             return Ok(());
         }
-        let Open { mut file, .. } =
-            self.open.remove(from).ok_or_else(|| other(from, ErrorKind::NotFound))?;
+        let mut file = match self.open.remove(from) {
+            Some(open) => open.file,
+            None => self.files.reopen(from, length(self.files.as_ref(), from)?)?,
+        };
         if let Err(error) = file.flush().and_then(|()| self.files.rename(from, to)) {
             // It was not durable, and is not asked for again.
             drop(self.delete(from));
@@ -142,6 +152,13 @@ impl Drafts {
         self.files.delete(path)?;
         self.files.flush_folder(folder_of(path))
     }
+}
+
+/// How long a draft is.
+fn length(files: &dyn Read, draft: &str) -> Result<Bytes> {
+    let list = files.list("tmp")?;
+    let file = list.iter().find(|file| draft.strip_prefix("tmp/") == Some(&file.name));
+    file.map(|file| file.size).ok_or_else(|| other(draft, ErrorKind::NotFound))
 }
 
 fn other(path: &str, kind: ErrorKind) -> Error {
@@ -210,7 +227,9 @@ impl Guest {
     /// `Refused` and `Corrupt` where it is not; `Io`. Then nothing has that name that had not.
     pub fn finish(&mut self, from: &str, to: &str) -> Result<()> {
         self.own_draft(from)?;
-        if self.drafts.is_finished(from, to) {
+        // Another run of the server may have done it, whose answer was lost.
+        let is_there = |path| there(self.files().as_ref(), path);
+        if self.drafts.is_finished(from, to) || !is_there(from)? && is_there(to)? {
             return Ok(());
         }
         if let Some(name) = to.strip_prefix("locks/") {
@@ -234,11 +253,8 @@ impl Guest {
             // What is there is not this guest's: neither to write again, nor, a record, to remove.
             "packs" | "images" if there(files, to)? => return self.drafts.drop_for(from, to),
             "packs" => {
-                let name = from.trim_start_matches("tmp/");
-                let list = files.list("tmp")?;
-                let file = list.iter().find(|file| file.name == name);
-                let size = file.ok_or_else(|| other(from, ErrorKind::NotFound))?.size;
-                read_trailer_at(files, from, PackFile { name: hash, size })?;
+                let size = length(files, from)?;
+                pack::is_sound(files, from, PackFile { name: hash, size })?;
             }
             "tables" => drop(whole(MAX_SEGMENT)?),
             "roots" => drop(whole(MAX_ROOT)?),

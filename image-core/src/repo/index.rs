@@ -246,11 +246,7 @@ pub(super) fn list_packs(files: &dyn Read) -> Result<Vec<PackFile>> {
 
 /// Reads and checks a pack's trailer; errors name the pack.
 pub(super) fn read_trailer(files: &dyn Read, pack: PackFile) -> Result<Trailer> {
-    read_trailer_at(files, &pack_path(pack.name), pack)
-}
-
-/// The same where the pack has another path.
-pub(super) fn read_trailer_at(files: &dyn Read, path: &str, pack: PackFile) -> Result<Trailer> {
+    let path = &pack_path(pack.name);
     let last =
         |length: Bytes| files.range(path, Extent::new(pack.size.saturating_sub(length), pack.size));
     let read = || {

@@ -122,6 +122,20 @@ impl Write for Local {
         Ok(Box::new(LocalFile { file, path, length: 0, begun: 0 }))
     }
 
+    fn reopen(&self, path: &str, length: Bytes) -> Result<Box<dyn Append>> {
+        let path = self.resolve(path)?;
+        let open = || {
+            let file = OpenOptions::new().append(true).open(&path)?;
+            if file.metadata()?.len() < length.get() {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            file.set_len(length.get()).map(|()| file)
+        };
+        let file = open().map_err(failed(&path, "open"))?;
+        let length = length.get();
+        Ok(Box::new(LocalFile { file, path, length, begun: length }))
+    }
+
     fn rename(&self, from: &str, to: &str) -> Result<()> {
         let (from, to) = (self.resolve(from)?, self.resolve(to)?);
         fs::rename(&from, &to).map_err(failed(&from, format!("rename to {}", to.display())))

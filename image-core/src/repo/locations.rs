@@ -143,6 +143,17 @@ pub(super) fn locate(
     Ok(places)
 }
 
+/// Finds chunks that stand in full in one of these packs: trailers are read until no chunk is looked for any more.
+pub(super) fn find_full(
+    files: &dyn Read,
+    packs: &[PackFile],
+    ids: HashSet<ChunkId>,
+) -> Result<HashMap<ChunkId, Place>> {
+    let lookup = Lookup { packs, complete: false, find: &|_| None };
+    let places = locate_alone(files, &lookup, ids.into_iter(), true)?;
+    Ok(places.into_iter().map(|place| (place.entry.id, place)).collect())
+}
+
 fn locate_alone(
     files: &dyn Read,
     lookup: &Lookup<'_>,

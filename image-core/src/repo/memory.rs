@@ -207,6 +207,22 @@ impl Write for Memory {
         Ok(Box::new(MemoryFile { place: self.clone(), path: path.to_owned(), number }))
     }
 
+    fn reopen(&self, path: &str, length: Bytes) -> Result<Box<dyn Append>> {
+        let mut state = self.state();
+        state.step(path)?;
+        let number = state.number(path)?;
+        let file = state.files.get_mut(number);
+        let (Some(file), Some(length)) = (file, length.index()) else {
+            return Err(failed(path, "open", ErrorKind::NotFound));
+        };
+        if file.bytes.len() < length {
+            return Err(failed(path, "open", ErrorKind::UnexpectedEof));
+        }
+        file.bytes.truncate(length);
+        file.flushed = file.flushed.min(length);
+        Ok(Box::new(MemoryFile { place: self.clone(), path: path.to_owned(), number }))
+    }
+
     fn rename(&self, from: &str, to: &str) -> Result<()> {
         check_path(to)?;
         let mut state = self.state();

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::error::Result;
 use crate::repo::read::Read;
+use crate::units::Bytes;
 
 /// A place that takes a repository's files.
 ///
@@ -15,6 +16,8 @@ use crate::repo::read::Read;
 pub trait Write: Read {
     /// A new, empty file; one that exists already is an error.
     fn create(&self, path: &str) -> Result<Box<dyn Append>>;
+    /// A file that is there, of which only the first bytes are kept, so many; a shorter one is `Io` of kind `UnexpectedEof`.
+    fn reopen(&self, path: &str, length: Bytes) -> Result<Box<dyn Append>>;
     /// Gives a file another path at once, replacing what was there.
     fn rename(&self, from: &str, to: &str) -> Result<()>;
     /// Removes a file.

@@ -12,6 +12,7 @@ use crate::orders::list::{Group, Known, Wish};
 use crate::orders::machine::tag;
 use crate::orders::moment::Moment;
 use crate::orders::site::Site;
+use crate::orders::talk::is_image_name;
 
 /// The description of all this (OpenAPI 3.1).
 const DESCRIPTION: &[u8] = include_bytes!("openapi.json");
@@ -45,11 +46,10 @@ struct Saved {
     name: String,
 }
 
-/// The name that is posted, if an image may be called so (docs/FORMAT.md).
+/// The name that is posted, if an image may be called so.
 fn image_name(posted: &[u8]) -> Result<String, String> {
     let Saved { name } = serde_json::from_slice(posted).map_err(|error| error.to_string())?;
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if (1..=64).contains(&name.len()) && name.bytes().all(fits) {
+    if is_image_name(&name) {
         return Ok(name);
     }
     Err(format!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::multicast::sender::Seen;
-use crate::orders::list::{Known, State};
+use crate::orders::list::{Known, Request, State};
 use crate::orders::machine::{self, Disk};
 use crate::orders::talk::Doing;
 
@@ -37,6 +37,8 @@ pub struct Row {
     pub image: Option<String>,
     /// `waits`, `called`, `works`, `done`, `failed`; none where nobody orders anything.
     pub state: Option<&'static str>,
+    /// What somebody at it asks that it is saved as, as long as nobody has agreed.
+    pub asks: Option<String>,
     /// When it is restored, where that was said for later: as RFC 3339 writes it.
     pub later: Option<String>,
     /// The last thing that is known of it, in words.
@@ -102,6 +104,13 @@ impl Row {
             }
             _ => known.held.clone().or_else(|| known.missed()),
         };
+        self.asks = known.asks().map(|asks| asks.name.clone());
+        if let Some(Request { name, disks }) = known.asks() {
+            let paths: Vec<&str> = disks.iter().map(|disk| disk.path.as_str()).collect();
+            let asks = format!("asks to be saved as {name}: {}", paths.join(", "));
+            self.limit =
+                Some(self.limit.take().map_or(asks.clone(), |why| format!("{asks}; {why}")));
+        }
     }
 
     /// Adds that it has left the session of this image, with so many of all blocks.

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::group::Group;
 use self::later::Later;
 pub use self::later::Wish;
+pub use self::saves::Request;
 use self::waking::Waking;
 use super::machine::{Disk, Machine};
 use super::order::Order;
@@ -143,6 +144,8 @@ pub struct Known {
     grant: Option<String>,
     /// The name under which its disks are saved, where it is called or at work for that.
     save: Option<String>,
+    /// What somebody at it asked for, until it is saved, or somebody here says no.
+    request: Option<Request>,
     /// Why it waits, where that is not for a person's first word.
     pub held: Option<String>,
     /// What it said since this program runs.
@@ -254,13 +257,24 @@ impl List {
         let is_ordered = known.ordered.as_ref() == Some(&said.nonce);
         let doing = said.doing.shortened();
         known.now = Some(Now { address, at: now, doing: doing.clone(), nonce: said.nonce.clone() });
-        let before = std::mem::replace(&mut known.machine, said.machine);
+        // Who asks to be saved shows the disks for that only.
+        let before = match doing {
+            Doing::Asks { .. } | Doing::AsksNoMore => known.machine.clone(),
+            _ => std::mem::replace(&mut known.machine, said.machine.clone()),
+        };
         self.changed |= before != known.machine;
         let works = known.state == State::Works;
         match doing {
             Doing::Waits => {
+                self.changed |= known.asks().is_some();
+                known.request = known.request.take().filter(|_| known.is_agreed());
                 return self.asked(&id, &said.nonce, is_new.then_some(&before), policy);
             }
+            Doing::Asks { name } => {
+                let request = Request { name, disks: said.machine.disks };
+                return self.requested(&id, (&said.nonce, is_new), request, policy);
+            }
+            Doing::AsksNoMore => self.not_requested(&id),
             // Again and again, until it says that it has ended.
             Doing::Works { .. } if is_ordered && !works => return Decision::Stop,
             doing if is_ordered && works && known.save.is_some() => self.saved(&id, doing),
@@ -343,7 +357,7 @@ impl List {
         }
         let Some(known) = self.machines.get(id) else { return Decision::Known };
         let choice = match known.save {
-            Some(_) => policy.disks(&known.machine),
+            Some(_) => policy.disks(&known.offered()),
             None => policy.choose(&known.machine, known.image.as_deref()),
         };
         let choice = match choice {
@@ -437,6 +451,7 @@ impl Known {
             ordered: None,
             grant: None,
             save: None,
+            request: None,
             held: None,
             now: None,
         }
@@ -455,7 +470,7 @@ impl Doing {
         let seen = |letter: char| if letter.is_control() { ' ' } else { letter };
         let short = |text: String| text.chars().take(LONGEST).map(seen).collect();
         match self {
-            Self::Waits => Self::Waits,
+            Self::Waits | Self::Asks { .. } | Self::AsksNoMore => self,
             Self::Works { stage, done, total } => Self::Works { stage: short(stage), done, total },
             Self::Done { remains } => Self::Done { remains: remains.map(short) },
             Self::Failed { why } => Self::Failed { why: short(why) },

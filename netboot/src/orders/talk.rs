@@ -19,8 +19,18 @@ pub struct Said {
 impl Said {
     /// Whether a machine could say it.
     pub(super) fn is_sound(&self) -> bool {
-        is_text(&self.nonce) && self.machine.is_sound()
+        let asks = match &self.doing {
+            Doing::Asks { name } => is_image_name(name),
+            _ => true,
+        };
+        is_text(&self.nonce) && self.machine.is_sound() && asks
     }
+}
+
+/// Whether an image may be called so (docs/FORMAT.md).
+pub fn is_image_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=64).contains(&name.len()) && name.bytes().all(fits)
 }
 
 /// What a machine does.
@@ -29,6 +39,13 @@ impl Said {
 pub enum Doing {
     /// It waits to be told.
     Waits,
+    /// Somebody there asks that it is saved; it takes no other order.
+    Asks {
+        /// The name of the image.
+        name: String,
+    },
+    /// He asks no more.
+    AsksNoMore,
     /// It carries out its order.
     Works {
         /// In words.
@@ -66,7 +83,7 @@ pub enum Told {
     },
     /// That what it says is known: it goes on, or ends.
     Known,
-    /// To stop what it does.
+    /// To stop what it does, or to ask no more.
     Stop,
     /// That it was restored before: it starts from its own disk.
     Start {

@@ -33,6 +33,8 @@ const PERIOD: Duration = Duration::from_secs(2);
 const YOUNG: Duration = Duration::from_secs(1800);
 /// For so long it is tried to tell the server how it ended.
 const FAREWELL: Duration = Duration::from_secs(60);
+/// The same where somebody takes back what he asked for, and waits for the menu.
+const BRIEFLY: Duration = Duration::from_secs(6);
 
 /// Runs the verb. In the live system it returns when somebody pressed a key, or for the machine to start again; elsewhere when
 /// it is restored, or cannot be.
@@ -40,7 +42,11 @@ const FAREWELL: Duration = Duration::from_secs(60);
 /// # Errors
 /// The server cannot be reached, or the restore failed.
 pub fn run(global: &Global, args: &Agent, progress: &Progress) -> Result<Exit> {
-    let mut consoles = Consoles::open(&args.consoles);
+    let mut paths = args.consoles.clone();
+    if args.save.is_some() && paths.is_empty() {
+        paths.push("/dev/stdin".into());
+    }
+    let mut consoles = Consoles::open(&paths);
     let here = tui::live::is_here();
     let ended = waiting(args, &mut consoles, progress);
     progress.finish();
@@ -91,14 +97,15 @@ fn waiting(args: &Agent, consoles: &mut Consoles, progress: &Progress) -> Result
             (nonce, made) = (hex(&random::<16>()?), Instant::now());
         }
         let machine = own::machine(&args.disks)?;
-        let told = site.line.say(&machine, &nonce, Doing::Waits);
+        let doing = args.save.as_ref().map(|name| Doing::Asks { name: name.to_string() });
+        let told = site.line.say(&machine, &nonce, doing.unwrap_or(Doing::Waits));
         let words = match &told {
             Ok(Told::Wait { why }) => format!("It waits: {}.", plain(why)),
             Ok(_) => String::new(),
             Err(why) => format!("The server does not answer: {why}"),
         };
         if said.is_empty() {
-            output::talk(&introduction(&machine));
+            output::talk(&introduction(&machine, args.save.as_ref()));
         }
         if !words.is_empty() && words != said {
             output::talk(&words);
@@ -114,19 +121,27 @@ fn waiting(args: &Agent, consoles: &mut Consoles, progress: &Progress) -> Result
                 match ended {
                     Ok(Some(exit)) => return Ok(exit),
                     Ok(None) => {}
-                    Err(error) if here => {
+                    Err(error) if here && args.save.is_none() => {
                         output::talk(&format!("error: {}", super::message(&error)))
                     }
                     Err(error) => return Err(error),
                 }
                 said = "-".to_owned();
             }
-            Ok(Told::Start { image }) => {
+            Ok(Told::Stop) if args.save.is_some() => {
+                bail!("somebody at the server said no; nothing is saved")
+            }
+            Ok(Told::Start { image }) if args.save.is_none() => {
                 return was_done(args, &plain(&image), consoles, progress);
             }
-            Ok(Told::Wait { .. } | Told::Known | Told::Stop) | Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
-        if consoles.key(PERIOD) {
+        let asks = args.save.is_some();
+        if consoles.key(PERIOD) || asks && progress.interrupted() {
+            if asks {
+                site.line.last(&machine, &nonce, &Doing::AsksNoMore, BRIEFLY);
+                output::talk("It asks no more; nothing is saved.");
+            }
             return Ok(Exit::Interrupted);
         }
     }
@@ -137,14 +152,22 @@ fn plain(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(400).collect()
 }
 
-fn introduction(machine: &Machine) -> String {
+fn introduction(machine: &Machine, save: Option<&ImageName>) -> String {
     let kind: String = [&machine.model, &machine.serial]
         .into_iter()
         .flatten()
         .map(|part| format!(", {part}"))
         .collect();
-    let key = if tui::live::is_here() { "\nPress any key to see the menu instead." } else { "" };
-    format!("\nThis machine is {}{kind}.{key}", tag(&machine.id()))
+    let tag = tag(&machine.id());
+    let more = match save {
+        Some(name) => format!(
+            "\nIt asks the server to save it as {name}. Nothing is saved before somebody agrees there: on its page, beside {tag}.\n\
+             Press any key to take that back."
+        ),
+        None if tui::live::is_here() => "\nPress any key to see the menu instead.".to_owned(),
+        None => String::new(),
+    };
+    format!("\nThis machine is {tag}{kind}.{more}")
 }
 
 /// Carries out an order, and tells the server how it ended; none where this machine waits again then.
@@ -185,7 +208,7 @@ fn ordered(
     site.line.last(machine, nonce, &doing, FAREWELL);
     // Where a key was pressed, and where somebody runs this by hand, it ends.
     let Some((exit, then)) = ended? else { return Ok(Some(Exit::Interrupted)) };
-    if !tui::live::is_here() {
+    if !tui::live::is_here() || args.save.is_some() {
         return Ok(Some(exit));
     }
     let Some(then) = then else { return Ok(None) };
@@ -205,6 +228,10 @@ fn checked(
     ensure!(made.elapsed() < Duration::from_secs(order.seconds), "the order is too old");
     let answers = Answers::parse(&order.answers).map_err(|why| anyhow!("the order: {why}"))?;
     let restores = order.save.is_none();
+    ensure!(
+        !restores || args.save.is_none(),
+        "it asks to be saved, and the order is to restore it"
+    );
     ensure!(!restores || answers.image == order.image, "the order names two images");
     let disks = own::chosen(args, &answers)?;
     ensure!(own::are(&disks, &order.disks), "other disks fit the rules here than the order names");

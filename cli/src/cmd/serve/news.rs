@@ -41,6 +41,9 @@ fn now(site: &Site) -> BTreeMap<String, String> {
 /// `BFDC (lab-01): is restored`.
 fn line(id: &str, known: &Known) -> String {
     let name = known.name().map(|name| format!(" ({name})")).unwrap_or_default();
+    if let Some(request) = known.asks() {
+        return format!("{}{name}: asks to be saved as {}", tag(id), request.name);
+    }
     let what = match &known.state {
         State::Waits => match &known.held {
             Some(why) => format!("waits: {why}"),

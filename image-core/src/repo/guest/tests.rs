@@ -8,10 +8,12 @@ use super::super::write::Session;
 use super::super::{Address, Http, Local, Memory, ORDERED, Repository, sample};
 use super::{Guest, prefix, status};
 use crate::error::Error;
-use crate::image::hash::Hash;
+use crate::image::hash::{ChunkId, Hash};
 use crate::image::header::seal;
+use crate::image::pack::{Entry, PackBuilder};
+use crate::repo::index::{PackFile, list_packs, pack_path, read_trailer};
 use crate::repo::lock::{Lock, LockKind};
-use crate::repo::{Read, locations};
+use crate::repo::{Read, Write, locations};
 use crate::report::Quiet;
 use crate::units::Bytes;
 
@@ -149,6 +151,64 @@ fn names_say_what_is_in_files() {
 }
 
 #[test]
+fn every_chunk_of_a_pack_is_looked_at() {
+    let (files, _) = sample::generations();
+    let packs = list_packs(&files).unwrap();
+    let trailer = |pack: &PackFile| read_trailer(&files, *pack).unwrap().chunks;
+    let with_deltas = |pack: &&PackFile| trailer(pack).iter().any(|(_, it)| it.base.is_some());
+    let pack = *packs.iter().find(with_deltas).unwrap();
+    let chunks = trailer(&pack);
+    let place = pack_path(pack.name);
+    let bytes = files.get(&place, Bytes::mib(8)).unwrap();
+    files.delete(&place).unwrap();
+    let (mut guest, session) = guest(&files);
+    let before = files.paths();
+    let draft = format!("tmp/{session}.1");
+    let mut put = |bytes: &[u8], place: &str| {
+        guest.append(&draft, 0, bytes).unwrap();
+        let done = guest.finish(&draft, place);
+        drop(guest.delete(&draft));
+        done
+    };
+    let mut refused = |bytes: &[u8], place: &str, expected: &str| {
+        let why = put(bytes, place).unwrap_err();
+        assert!(matches!(&why, Error::Refused(why) if why.contains(expected)), "{why}");
+        assert_eq!(status(&why), 403);
+        assert_eq!(files.paths(), before);
+    };
+    // Of each chunk one byte is another one.
+    for (at, entry) in &chunks {
+        let mut bytes = bytes.clone();
+        bytes[at.index().unwrap()] ^= 1;
+        refused(&bytes, &place, &format!("chunk {}, hash of the stored bytes", entry.id));
+    }
+    // The trailer goes with the bytes, but the bytes with no chunk of that name.
+    for wrong in 0..chunks.len() {
+        let mut builder = PackBuilder::new();
+        for (number, (_, entry)) in chunks.iter().enumerate() {
+            let id = if number == wrong { ChunkId::of(b"other bytes") } else { entry.id };
+            builder.put(&Entry { id, ..*entry }).unwrap();
+        }
+        let end = builder.data_len().index().unwrap();
+        let (name, tail) = builder.finish();
+        refused(&[&bytes[..end], &tail].concat(), &pack_path(name), "hash of the plain bytes");
+    }
+    // What its deltas are based on is not there.
+    let base = chunks.iter().find_map(|(_, entry)| entry.base).unwrap();
+    let of_base = |pack: &&PackFile| trailer(pack).iter().any(|(_, entry)| entry.id == base);
+    let of_base = packs.iter().filter(|one| one.name != pack.name).find(of_base).unwrap();
+    let of_base = pack_path(of_base.name);
+    files.rename(&of_base, "trash/away").unwrap();
+    let why = put(&bytes, &place).unwrap_err().to_string();
+    assert!(why.contains(&format!("its base, chunk {base}, is in no intact pack")), "{why}");
+    files.rename("trash/away", &of_base).unwrap();
+    assert_eq!(files.paths(), before);
+
+    put(&bytes, &place).unwrap();
+    assert_eq!(files.get(&place, Bytes::mib(8)).unwrap(), bytes);
+}
+
+#[test]
 fn what_belongs_to_others_is_not_touched() {
     let files = Memory::new();
     let repository = sample::repository(files.clone());
@@ -212,6 +272,52 @@ fn pieces_may_come_twice_and_nothing_is_there_of_what_did_not_fit() {
     assert_eq!(status(&guest.append(&draft, 0, b"abc").unwrap_err()), 507);
     assert!(!files.paths().contains(&draft));
     assert_eq!(status(&guest.append(&draft, 3, b"d").unwrap_err()), 404);
+}
+
+#[test]
+fn a_guest_goes_on_at_a_server_that_was_started_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let local = Arc::new(Local::new(folder.path()));
+    Repository::create(local.clone()).unwrap();
+    let memory = Memory::new();
+    sample::repository(memory.clone());
+    let lock = {
+        let lock = Session::new(Arc::new(memory.clone()));
+        let _held = Lock::take(&Arc::new(lock), LockKind::Shared).unwrap();
+        let name = memory.paths().into_iter().find(|path| path.starts_with("locks/")).unwrap();
+        memory.get(&name, Bytes::kib(16)).unwrap()
+    };
+    let places: [Arc<dyn Write>; 2] = [local, Arc::new(memory)];
+    for files in places {
+        // Another run for each request: of none of them anything is remembered.
+        let guest = || Guest::new(files.clone(), GRANT, "web".parse().unwrap());
+        let session = format!("{}{}", prefix(GRANT), "0".repeat(16));
+        let draft = format!("tmp/lock-{session}.0");
+        let place = format!("locks/{session}.0");
+        guest().append(&draft, 0, b"").unwrap();
+        guest().append(&draft, 0, &lock).unwrap();
+        for _ in 0..2 {
+            guest().finish(&draft, &place).unwrap();
+        }
+        let draft = format!("tmp/{session}.1");
+        guest().append(&draft, 0, b"").unwrap();
+        assert_eq!(status(&guest().append(&draft, 0, b"").unwrap_err()), 409);
+        for (at, bytes) in [(0, &b"abc"[..]), (0, b"abc"), (3, b"de"), (3, b"de"), (5, b"f")] {
+            guest().append(&draft, at, bytes).unwrap();
+        }
+        for at in [7, 99] {
+            assert_eq!(status(&guest().append(&draft, at, b"x").unwrap_err()), 409, "{at}");
+        }
+        let table = format!("tables/{}", Hash::of(b"abcdef"));
+        for _ in 0..2 {
+            guest().finish(&draft, &table).unwrap();
+        }
+        assert_eq!(files.get(&table, Bytes::kib(1)).unwrap(), b"abcdef");
+        assert_eq!(status(&guest().append(&draft, 6, b"g").unwrap_err()), 404);
+        let other = format!("tables/{}", Hash::of(b"other"));
+        assert_eq!(status(&guest().finish(&draft, &other).unwrap_err()), 404);
+        assert!(files.list("tmp").unwrap().is_empty());
+    }
 }
 
 #[test]

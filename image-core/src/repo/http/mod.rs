@@ -39,7 +39,7 @@ use crate::repo::catalog::Catalog;
 use crate::repo::read::{FileInfo, Read, check_path, is_missing, too_long};
 use crate::units::Bytes;
 use connect::Soon;
-use transfer::{Failure, PAUSES, accepted, append, length, part, retried, whole};
+use transfer::{Failure, LONG_PAUSES, PAUSES, accepted, append, length, part, retried, whole};
 
 pub use address::{Address, ORDERED};
 pub use listing::names as listed_names;
@@ -109,7 +109,7 @@ impl Http {
             authorization: address.authorization(),
             url,
             agent: Agent::with_parts(config, Soon::default(), DefaultResolver::default()),
-            pauses: PAUSES,
+            pauses: if address.is_written() { LONG_PAUSES } else { PAUSES },
             answered: Arc::default(),
             lists: Arc::default(),
         })

@@ -22,6 +22,14 @@ pub const PAUSES: &[Duration] = &[
     Duration::from_secs(4),
 ];
 
+/// The same where the server gave an order, for over two minutes: it may be started again meanwhile, and nobody waits here.
+pub const LONG_PAUSES: &[Duration] = &{
+    let mut pauses = [Duration::from_secs(8); 20];
+    let (first, _) = pauses.split_at_mut(PAUSES.len());
+    first.copy_from_slice(PAUSES);
+    pauses
+};
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Failure {

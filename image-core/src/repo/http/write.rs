@@ -76,6 +76,11 @@ impl Write for Http {
         Ok(Box::new(Pieces { files, path, at: 0, piece: Vec::new() }))
     }
 
+    /// Not needed here: its own server goes on with a draft by itself.
+    fn reopen(&self, path: &str, _: Bytes) -> Result<Box<dyn Append>> {
+        Err(Error::refused(format!("{path}: a draft on a server is not opened again")))
+    }
+
     /// It is durable when this returns.
     fn rename(&self, from: &str, to: &str) -> Result<()> {
         check_path(to)?;

@@ -30,7 +30,8 @@ impl List {
     pub fn call_all(&mut self, ids: Option<&[String]>, wish: &Wish) -> usize {
         let waits = |(id, known): &(&String, &Known)| {
             let is_meant = ids.is_none_or(|ids| ids.contains(id)) && known.now.is_some();
-            let has_word = known.held.is_some() || known.is_restored_at().is_some();
+            let has_word =
+                known.held.is_some() || known.is_restored_at().is_some() || known.asks().is_some();
             is_meant && known.state == State::Waits && !has_word
         };
         let ids: Vec<String> =
@@ -38,19 +39,23 @@ impl List {
         ids.iter().filter(|id| self.let_in(id, wish)).count()
     }
 
-    /// Takes back what was said of a machine: it waits; one that works is told to stop. `false` where there is none, and of
-    /// one that was restored, and for which nothing was said for later.
+    /// Takes back what was said of a machine: it waits; one that works is told to stop. Says no to who asks there that it is saved;
+    /// then nothing else changes. `false` where there is none, and of one that was restored, and for which nothing was said for later.
     pub fn stop(&mut self, id: &str) -> bool {
         let Some(known) = self.machines.get_mut(id) else { return false };
-        if !known.take_back() {
+        let is_no = known.asks().is_some();
+        known.request = None;
+        if !is_no && !known.take_back() {
             if matches!(known.state, State::Done { .. }) {
                 return false;
             }
             (known.state, known.save, known.later) = (State::Waits, None, None);
             known.held = Some("somebody stopped it".to_owned());
         }
-        self.waking.remove(id);
         self.changed = true;
+        if !is_no {
+            self.waking.remove(id);
+        }
         true
     }
 

@@ -50,10 +50,11 @@ impl Known {
         self.put.as_ref().or(self.listed.as_ref())
     }
 
-    /// Whether a word for all of a group is one for it. One that is held waits for a word of its own, and one that is to be saved
-    /// has got it.
+    /// Whether a word for all of a group is one for it. One that is held or asks to be saved waits for a word of its own, and one
+    /// that is to be saved has got it.
     fn is_ready(&self) -> bool {
-        self.state != State::Works && self.held.is_none() && self.save.is_none()
+        let is_other = self.held.is_some() || self.save.is_some() || self.asks().is_some();
+        self.state != State::Works && !is_other
     }
 }
 

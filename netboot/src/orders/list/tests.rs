@@ -7,6 +7,7 @@ use super::starts::swapped;
 use super::*;
 
 mod later;
+mod request;
 
 #[derive(Clone, Default, Debug)]
 struct Rules {
