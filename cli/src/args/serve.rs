@@ -63,7 +63,7 @@ pub struct Serve {
     /// What machines are called that nobody named: 'lab-%02d' is lab-01, lab-02 and so on, in the order in which they come
     #[arg(long, value_name = "PATTERN", requires = "images")]
     pub hostname: Option<Pattern>,
-    /// Where the site's key is kept, and what is known of its machines
+    /// Where the site's key is kept, what is known of its machines, and who was given which address
     #[arg(long, value_name = "FOLDER", env = "KEIKI_STATE", default_value = STATE, hide_env_values = true)]
     pub state: PathBuf,
     /// So many Mbit/s, and no more, are sent by multicast [default: 95 % of the interface's speed, 950 at most]

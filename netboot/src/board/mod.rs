@@ -81,7 +81,7 @@ impl Board {
             What::Leased | What::Seen => "has an address",
             What::Lost(why) => why,
             What::Fetched(_, file, _) => loaded(file),
-            What::Ended(_) => return,
+            What::Ended(_) | What::Warned(_) => return,
         };
         let mut machines = self.machines();
         if machines.len() >= MOST && !machines.contains_key(&address) {

@@ -7,6 +7,7 @@ mod shelf;
 mod status;
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -20,7 +21,8 @@ use live_iso::boot::{Boot, Settings};
 use live_iso::{net, packages};
 use netboot::board::Board;
 use netboot::dhcp::answer::{BootFiles, Restored};
-use netboot::dhcp::leases::Range;
+use netboot::dhcp::kept::Kept;
+use netboot::dhcp::leases::{Leases, Range};
 use netboot::dhcp::probe;
 use netboot::event::{Event, Roster, What};
 use netboot::files::Files;
@@ -86,7 +88,8 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
     };
     let restored = site.clone().map(|site| site as Arc<dyn Restored>);
     let names = Some(names).filter(|_| !args.no_boot);
-    let bound = server::bind(&interface, names, args.dhcp_range, restored)?;
+    let leases = args.dhcp_range.map(|range| leases(range, &interface, &args.state, progress));
+    let bound = server::bind(&interface, names, leases.transpose()?, restored)?;
     let mut files = match args.no_boot {
         true => Files::default(),
         false => files(args, (interface.address, site.as_deref()), progress)?,
@@ -151,6 +154,26 @@ fn look_for_others(args: &Serve, interface: &Interface, progress: &Progress) -> 
         // It cannot be asked where this machine is a client itself; so there is one.
         (None, Ok(Some(_)) | Err(_)) | (Some(_), Ok(None)) => Ok(()),
     }
+}
+
+/// Who has which address: as it was written down, and as it is seen now.
+fn leases(
+    range: Range,
+    interface: &Interface,
+    state: &Path,
+    progress: &Progress,
+) -> Result<(Leases, Kept)> {
+    let mut leases = Leases::new(range, interface.address);
+    let kept = Kept::new(state, &interface.name);
+    if let Err(error) = kept.read(&mut leases) {
+        progress.warning(&format!(
+            "{error}: who has an address and does not answer now may lose it to another machine"
+        ));
+    }
+    for (address, mac) in probe::present(interface, &range)? {
+        leases.found(address, mac, kept.now());
+    }
+    Ok((leases, kept))
 }
 
 /// What decides over machines that boot from here.
@@ -310,8 +333,13 @@ fn follow(
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => bail!("all services have ended"),
         };
-        if let What::Ended(why) = &event.what {
-            bail!("{why}");
+        match &event.what {
+            What::Ended(why) => bail!("{why}"),
+            What::Warned(why) => {
+                progress.warning(why);
+                continue;
+            }
+            _ => {}
         }
         board.note(&event);
         line(&event).map_or(Ok(()), |line| tell(&line))?;
@@ -325,7 +353,7 @@ fn line(event: &Event) -> Option<String> {
         What::Named(file) => format!("is told to boot {file}"),
         What::Leased => "has its address from here".to_owned(),
         What::Lost(why) => (*why).to_owned(),
-        What::Ended(why) => why.clone(),
+        What::Ended(why) | What::Warned(why) => why.clone(),
         What::Fetched(by, file, size) => {
             format!("fetched {file} ({}, {by})", Bytes::new(u64::try_from(*size).ok()?))
         }
