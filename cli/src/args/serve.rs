@@ -23,7 +23,7 @@ const STATE: &str = "/var/lib/keiki";
 ///
 /// With --image, that image is sent to all machines that restore it, at the time that one would need: once by multicast to
 /// all of them, whenever each one begins. A machine that boots waits until somebody says, on a page of this server, that it may be
-/// restored. Whoever is on the network can read all images of its repository then.
+/// restored. Machines that run something else join by `keiki agent`. Whoever is on the network can read all images of its repository then.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:\n  keiki serve\n  \

@@ -34,7 +34,7 @@ use serde_json::json;
 use self::news::News;
 use self::room::Sending;
 use super::Usage;
-use super::iso::{cache, lacks_nothing, tree};
+use super::iso::{cache, lacks_nothing, tree, unless_interrupted};
 use crate::args::Global;
 use crate::args::iso::Packages;
 use crate::args::serve::{Also, Serve};
@@ -47,6 +47,10 @@ const TICK: Duration = Duration::from_millis(200);
 /// What a person does who has no internet here.
 const FETCHED: &str = "what machines boot is fetched from the distribution. Where there is no internet, run \
                        `keiki serve --prepare` before, as the same user where there is; it is kept";
+
+/// What that means, and what a person does.
+const NO_DHCP: &str = ": machines get no address, and do not boot. Is it an isolated network? Then hand out addresses with \
+                       --dhcp-range";
 
 /// The server's address where there is no server.
 const NOWHERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -78,9 +82,13 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
     // What is wrong with what was typed is to be known before the network is asked, and before anything is built.
     let found = room::find(global, args, progress)?;
     let site = found.as_ref().map(|found| site(args, found, progress)).transpose()?;
-    if !args.no_boot {
-        look_for_others(args, &interface, progress)?;
-    }
+    let lacks_dhcp = !args.no_boot && !has_dhcp(args, &interface)?;
+    let warn = || {
+        if lacks_dhcp {
+            progress.warning(&format!("no DHCP server answers on {}{NO_DHCP}", interface.name));
+        }
+    };
+    warn();
     let names = BootFiles {
         bios: net::BIOS.to_owned(),
         uefi: net::UEFI.to_owned(),
@@ -113,6 +121,8 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
     let watched = board_at(interface.address, site.as_ref().map(|site| site.token()));
     let told = (&interface, [size, shared], watched.as_str(), code.as_deref());
     tell(global, args, told, sending.as_ref())?;
+    // Much was said since then.
+    warn();
     let news = site.as_deref().map(|site| (News::new(site), site));
     follow(global, (&events, &board), (sending.as_mut(), news), progress)?;
     drop(running);
@@ -132,8 +142,8 @@ fn fits(range: &Range, interface: &Interface) -> Result<()> {
     Err(Usage(why).into())
 }
 
-/// Two servers that hand out addresses would quarrel; and beside none nobody gets one.
-fn look_for_others(args: &Serve, interface: &Interface, progress: &Progress) -> Result<()> {
+/// Whether somebody hands out addresses. Two servers that do would quarrel; and beside none nobody gets one.
+fn has_dhcp(args: &Serve, interface: &Interface) -> Result<bool> {
     let name = &interface.name;
     match (args.dhcp_range, probe::other_server(interface)) {
         (Some(_), Ok(Some(other))) => Err(Error::refused(format!(
@@ -144,15 +154,9 @@ fn look_for_others(args: &Serve, interface: &Interface, progress: &Progress) -> 
         (Some(_), Err(error)) => Err(anyhow::Error::new(error).context(format!(
             "{name} gets its own address from a DHCP server: give it a fixed one, or leave --dhcp-range away"
         ))),
-        (None, Ok(None)) => {
-            progress.warning(&format!(
-                "no DHCP server answers on {name}: machines get no address, and do not boot. Is it an isolated network? \
-                 Then hand out addresses with --dhcp-range"
-            ));
-            Ok(())
-        }
+        (None, Ok(None)) => Ok(false),
         // It cannot be asked where this machine is a client itself; so there is one.
-        (None, Ok(Some(_)) | Err(_)) | (Some(_), Ok(None)) => Ok(()),
+        (None, Ok(Some(_)) | Err(_)) | (Some(_), Ok(None)) => Ok(true),
     }
 }
 
@@ -190,14 +194,18 @@ fn board_at(address: Ipv4Addr, token: Option<&str>) -> String {
 }
 
 /// Makes everything that machines fetch.
-fn files(
+fn files(args: &Serve, way: (Ipv4Addr, Option<&Site>), progress: &Progress) -> Result<Files> {
+    unless_interrupted(built(args, way, progress), progress)
+}
+
+fn built(
     args: &Serve,
     (server, site): (Ipv4Addr, Option<&Site>),
     progress: &Progress,
 ) -> Result<Files> {
     let made = tree(args.packages, args.system.keymap.as_deref(), progress);
     let made = made.map_err(|error| match args.packages {
-        Packages::Download if !progress.interrupted() => error.context(FETCHED),
+        Packages::Download => error.context(FETCHED),
         _ => error,
     });
     let tree = made?.context("no packages")?;
