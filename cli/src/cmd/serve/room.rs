@@ -110,7 +110,7 @@ impl Found {
         files: &mut Files,
     ) -> Result<Option<String>> {
         let local = Arc::new(Local::new(&self.folder));
-        files.add_takes(REPOSITORY, Arc::new(Guests::new(local, Arc::clone(site))));
+        files.add_takes(REPOSITORY, Arc::new(Guests::new(local, site.clone())));
         if !args.private {
             return Ok(None);
         }
