@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(900);
 #[derive(Debug)]
 pub struct Site {
     state: PathBuf,
-    _server: Beside,
+    server: Beside,
     /// The address of its page.
     pub board: String,
     /// Its public key.
@@ -45,11 +45,20 @@ impl Site {
         if !said.starts_with("Serving on") {
             anyhow::bail!("{said}{}", server.finish(PATIENCE)?.talk());
         }
-        let mut site = Self { state, _server: server, board: String::new(), key: String::new() };
+        let mut site = Self { state, server, board: String::new(), key: String::new() };
         let told = site.status()?;
         let text = |name: &str| told[name].as_str().map(str::to_owned).context("no status");
         (site.board, site.key) = (text("board")?, text("site_key")?);
         Ok(site)
+    }
+
+    /// Ends it by Ctrl-C: its code and its words.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn interrupt(self) -> Result<(Option<i32>, String)> {
+        run!("kill", "-INT", self.server.id().to_string())?;
+        end(self.server)
     }
 
     /// What `keiki serve status` says.
