@@ -6,8 +6,13 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::sync::mpsc::SyncSender;
 
+use serde::{Deserialize, Serialize};
+
 /// The address of an Ethernet adapter.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+#[derive(
+    Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug,
+)]
+#[serde(try_from = "String", into = "String")]
 pub struct Mac(pub [u8; 6]);
 
 impl fmt::Display for Mac {
@@ -30,6 +35,20 @@ impl FromStr for Mac {
             *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
         }
         if parts.next().is_some() { Err(wrong()) } else { Ok(mac) }
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Mac> for String {
+    fn from(mac: Mac) -> Self {
+        mac.to_string()
     }
 }
 
@@ -71,6 +90,8 @@ pub enum What {
     Seen,
     /// Nothing can be done for it, and why.
     Lost(&'static str),
+    /// Something fails that is no client's, and why; all services go on.
+    Warned(String),
     /// A service ended, and why; nobody is served by it any more.
     Ended(String),
     /// It fetched a file in memory, by this protocol, of so many bytes.

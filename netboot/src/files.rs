@@ -95,7 +95,11 @@ pub trait Door: Send + Sync + Debug {
     ///
     /// # Errors
     /// Why not.
-    fn open(&self, secret: Option<&str>) -> std::result::Result<(), Closed>;
+    fn open(
+        &self,
+        secret: Option<&str>,
+        client: Option<Ipv4Addr>,
+    ) -> std::result::Result<(), Closed>;
 }
 
 /// What a client does with a file that it writes.
@@ -175,10 +179,15 @@ impl Files {
     ///
     /// # Errors
     /// Why not.
-    pub fn open(&self, asked: &str, secret: Option<&str>) -> std::result::Result<(), Closed> {
+    pub fn open(
+        &self,
+        asked: &str,
+        secret: Option<&str>,
+        client: Option<Ipv4Addr>,
+    ) -> std::result::Result<(), Closed> {
         let Some(asked) = plain(asked) else { return Ok(()) };
         let mut doors = self.doors.iter().filter(|(folder, _)| below(&asked, folder).is_some());
-        doors.try_for_each(|(_, door)| door.open(secret))
+        doors.try_for_each(|(_, door)| door.open(secret, client))
     }
 
     /// What takes files there, and the name in it.

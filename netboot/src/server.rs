@@ -10,7 +10,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 
 use crate::dhcp::answer::{BootFiles, Restored};
-use crate::dhcp::leases::Range;
+use crate::dhcp::kept::Kept;
+use crate::dhcp::leases::Leases;
 use crate::event::{Event, Events};
 use crate::files::Files;
 use crate::interface::Interface;
@@ -33,18 +34,18 @@ pub struct Bound {
 }
 
 /// Takes the ports of all services: so what hinders them is known before anything is built. Without boot files there is
-/// only HTTP. Who is `restored` gets none.
+/// only HTTP; with leases, and the file of them, addresses are handed out. Who is `restored` gets none.
 ///
 /// # Errors
 /// [`Error::Refused`](image_core::error::Error::Refused): one is taken.
 pub fn bind(
     interface: &Interface,
     files: Option<BootFiles>,
-    range: Option<Range>,
+    leases: Option<(Leases, Kept)>,
     restored: Option<Arc<dyn Restored>>,
 ) -> Result<Bound> {
     let boot = |files| {
-        let dhcp = dhcp::server::bind(interface, files, range, restored)?;
+        let dhcp = dhcp::server::bind(interface, files, leases, restored)?;
         Ok((dhcp, tftp::bind(interface.address)?))
     };
     let boot = files.map(boot).transpose()?;

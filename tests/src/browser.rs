@@ -121,6 +121,16 @@ impl Browser {
         self.find(css)?.into_iter().next().with_context(|| format!("no {css}"))
     }
 
+    /// The one that keys go to.
+    ///
+    /// # Errors
+    /// The browser ended.
+    pub fn active(&self) -> Result<Element> {
+        let found =
+            self.answer(self.agent.get(format!("{}/element/active", self.session)).call()?)?;
+        Ok(Element(found[ELEMENT].as_str().context("an element")?.into()))
+    }
+
     /// What can be read of all that a CSS selector finds, each on lines of its own; nothing of what went away meanwhile.
     ///
     /// # Errors

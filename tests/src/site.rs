@@ -59,6 +59,15 @@ impl Site {
         Process(self.server.id())
     }
 
+    /// Ends it by Ctrl-C: its code and its words.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn interrupt(self) -> Result<(Option<i32>, String)> {
+        run!("kill", "-INT", self.server.id().to_string())?;
+        end(self.server)
+    }
+
     /// What `keiki serve status` says.
     ///
     /// # Errors
@@ -248,7 +257,7 @@ impl World {
     /// # Errors
     /// No disk can be made.
     pub fn asking(&self, number: usize, name: &str) -> Result<Call> {
-        let mut call = self.agent_call(number, &self.site.key)?;
+        let mut call = self.agent_call(number, (HERE, &self.site.key))?;
         call.args.extend(["--save", name].map(Into::into));
         Ok(self.machines[number].call(&call))
     }

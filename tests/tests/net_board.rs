@@ -4,6 +4,7 @@
 
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -14,6 +15,13 @@ use serde_json::json;
 
 /// How long a page may take to show what happened; six times what it takes on a quiet machine, and more.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Several times as long as the page needs to ask again.
+const WHILE: Duration = Duration::from_secs(4);
+
+/// Keys (WebDriver, section 15.4.2).
+const TAB: &str = "\u{e004}";
+const ENTER: &str = "\u{e007}";
 
 /// Screens of a desk and of a telephone.
 const SCREENS: [(&str, u32, u32); 2] = [("wide", 1280, 800), ("narrow", 390, 844)];
@@ -95,6 +103,48 @@ fn net_an_administrator_lets_machines_in_and_watches_them() -> Result<()> {
         let (ended, said) = site::end(agent)?;
         ensure!(ended == Some(code) && world.is_restored(number)?, "{ended:?} {said}");
     }
+    Ok(())
+}
+
+/// Whoever works by the keyboard stays where he is, and what he has selected or typed stays too, whatever the page learns meanwhile.
+#[test]
+fn net_the_keyboard_stays_where_it_is() -> Result<()> {
+    let world = World::new(2, &[])?;
+    let browser = Browser::new()?;
+    browser.open(&world.site.board)?;
+    let key = world.site.key.as_str();
+    let mut agents = vec![world.agent(1, key)?];
+    browser.wait("#machines", PATIENCE, |text| text.contains("waits for your word"))?;
+    let ask = |script: &str| browser.run(script, &json!([]));
+    let is_at = "return document.activeElement.textContent === 'Restore'";
+    for _ in 0..9 {
+        if ask(is_at)? == true {
+            break;
+        }
+        browser.write(&browser.active()?, TAB)?;
+    }
+    ensure!(ask(is_at)? == true, "the button cannot be reached by the keyboard");
+    ask(
+        "window.typed = document.activeElement; getSelection().selectAllChildren(document.querySelector('.tag'))",
+    )?;
+    let selected = ask("return String(getSelection())")?;
+    // Another machine comes, and stands before it.
+    agents.push(world.agent(0, key)?);
+    browser.wait("#machines", PATIENCE, |text| text.matches("waits for your word").count() == 2)?;
+    thread::sleep(WHILE);
+    let first = browser.text("#machines tr:first-child")?;
+    ensure!(first.contains("10.77.0.100"), "{first}");
+    ensure!(ask("return document.activeElement === window.typed")? == true, "the focus is lost");
+    ensure!(ask("return String(getSelection())")? == selected, "the selection is lost");
+    browser.write(&browser.active()?, ENTER)?;
+    browser.wait("#ask", PATIENCE, |text| text.contains("What is on its disk is lost"))?;
+    browser.write(&browser.first("#hostname")?, "pc-typed")?;
+    thread::sleep(WHILE);
+    let typed = "const name = document.querySelector('#hostname'); return document.activeElement === name && name.value";
+    ensure!(ask(typed)? == "pc-typed", "the question is another one");
+    browser.write(&browser.first("#yes")?, ENTER)?;
+    browser.wait("#machines", PATIENCE, |text| text.contains("pc-typed"))?;
+    drop(agents);
     Ok(())
 }
 
@@ -202,7 +252,7 @@ fn net_an_administrator_saves_a_machine() -> Result<()> {
     let began = Instant::now();
     while !browser.run("return images.join(' ')", &json!([]))?.to_string().contains("golden@") {
         ensure!(began.elapsed() < PATIENCE, "it cannot be chosen");
-        std::thread::sleep(Duration::from_millis(300));
+        thread::sleep(Duration::from_millis(300));
     }
     Ok(())
 }

@@ -123,7 +123,7 @@ fn net_a_machine_is_saved_and_another_gets_its_image() -> Result<()> {
         }
     }
     ensure!(files(&repo)? == all);
-    private(&world)
+    private(&world, &old)
 }
 
 /// The grant of the last order of the first machine, as the server has written it down.
@@ -136,8 +136,8 @@ fn grant(world: &World) -> Result<String> {
     Ok(grant.context("no grant")?.to_owned())
 }
 
-/// Nobody reads images without the code, the token or an order.
-fn private(world: &World) -> Result<()> {
+/// Nobody reads images without the code, the token or an order that is at work, unlike that of the login `old`.
+fn private(world: &World, old: &str) -> Result<()> {
     let told = world.site.status()?;
     let code = told["code"].as_str().context("code")?.to_owned();
     ensure!(code.len() == 8 && code.bytes().all(|byte| byte.is_ascii_digit()), "{code}");
@@ -165,11 +165,19 @@ fn private(world: &World) -> Result<()> {
     person.stdin = format!("{code}\n").into_bytes();
     let said = tool::run(&person)?;
     ensure!(said.contains("is private. Its code") && said.contains("golden"), "{said}");
+    // What cannot be the code is no guess.
+    for _ in 0..12 {
+        ensure!(status(&["-u", old], "repo/keiki")? == "401");
+        ensure!(status(&["-u", "keiki:00000000x"], "repo/keiki")? == "401");
+    }
+    let wrong = if code == "00000000" { "00000001" } else { "00000000" };
     for _ in 0..10 {
-        refused("00000000x", "wants another user or password")?;
+        refused(wrong, "wants another user or password")?;
     }
     refused(&code, "says 403")?;
     ensure!(tool::run(&images(token))?.contains("golden"));
+    // Only who guessed waits.
+    ensure!(status(&["-u", &format!("keiki:{code}")], "repo/keiki")? == "200");
     Ok(())
 }
 

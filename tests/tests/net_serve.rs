@@ -1,12 +1,14 @@
 //! `keiki serve` with real clients in another network at its cable, and beside a real DHCP server.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use image_core::exec::Call;
+use image_core::exec::real::Beside;
 use keiki_tests::bench::Bench;
 use keiki_tests::network::{self, Neighbour};
-use keiki_tests::{binary, call, serving, tool};
+use keiki_tests::{binary, call, run, serving, tool};
 
 const RANGE: [&str; 2] = ["--dhcp-range", "10.77.0.50-10.77.0.99"];
 
@@ -19,6 +21,21 @@ fn refused(options: &[&str]) -> Result<String> {
     Ok(outcome.talk())
 }
 
+/// Hands out addresses, with its state in this folder.
+fn serve(bench: &Bench) -> Result<Beside> {
+    let state = bench.path("state").display().to_string();
+    serving::serve("br0", &[&RANGE[..], &["--state", &state]].concat())
+}
+
+/// What a machine says that asks for an address, and takes it.
+fn ask(bench: &Bench, client: &Neighbour) -> Result<String> {
+    let script = bench.path("script");
+    let text = "#!/bin/sh\n[ $1 = bound ] && ip addr replace $ip/$mask dev $interface && echo got $ip\nexit 0\n";
+    fs::write(&script, text)?;
+    tool::run(&call!("chmod", "755", &script))?;
+    client.run(&call!("busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-s", &script))
+}
+
 /// busybox, curl and tftp get an address and files; nothing else is there.
 #[test]
 fn net_clients_get_addresses_and_files() -> Result<()> {
@@ -26,20 +43,9 @@ fn net_clients_get_addresses_and_files() -> Result<()> {
     network::own()?;
     network::cable()?;
     let client = Neighbour::new()?;
-    let mut server = serving::serve("br0", &RANGE)?;
     let bench = Bench::new()?;
-    let script = bench.path("script");
-    fs::write(
-        &script,
-        "#!/bin/sh\n[ $1 = bound ] && ip addr add $ip/$mask dev $interface && echo got $ip\nexit 0\n",
-    )?;
-    tool::run(&call!("chmod", "755", &script))?;
-    let udhcpc = |more: &[&str]| {
-        let mut call = call!("busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-s", &script);
-        call.args.extend(more.iter().map(Into::into));
-        client.run(&call)
-    };
-    let said = udhcpc(&[])?;
+    let mut server = serve(&bench)?;
+    let said = ask(&bench, &client)?;
     ensure!(said.contains("got 10.77.0.50"), "{said}");
     let line = server.answer()?;
     ensure!(
@@ -75,6 +81,40 @@ fn net_clients_get_addresses_and_files() -> Result<()> {
     ensure!(said.contains("the DHCP server 10.77.0.1 answers on br0"), "{said}");
     let said = refused(&[])?;
     ensure!(said.contains("udp port 67 is used") && said.contains("ss -lunp"), "{said}");
+    Ok(())
+}
+
+/// A server that is killed and started again gives no address to two machines: neither that of one that is off just then, which the
+/// list has, nor, without the list, that of one that answers.
+#[test]
+fn net_addresses_stay_whose_they_are() -> Result<()> {
+    serving::prepare()?;
+    network::own()?;
+    network::cable()?;
+    let clients = [Neighbour::new()?, Neighbour::plugged("veth1")?, Neighbour::plugged("veth2")?];
+    let bench = Bench::new()?;
+    let gets = |client: usize, number: u8| {
+        let said = ask(&bench, &clients[client])?;
+        ensure!(said.contains(&format!("got 10.77.0.{number}\n")), "{client}: {said}");
+        Ok(())
+    };
+    let server = serve(&bench)?;
+    gets(0, 50)?;
+    drop(server);
+    clients[0].run(&call!("ip", "addr", "flush", "dev", "eth0"))?;
+    let server = serve(&bench)?;
+    gets(1, 51)?;
+    gets(0, 50)?;
+    drop(server);
+    let list = bench.path("state/leases-br0.json");
+    ensure!(fs::read_to_string(&list)?.contains("10.77.0.51"), "it is not written down");
+    fs::write(&list, "}")?;
+    let server = serve(&bench)?;
+    gets(2, 52)?;
+    gets(1, 51)?;
+    run!("kill", "-INT", server.id().to_string())?;
+    let said = server.finish(Duration::from_secs(60))?.talk();
+    ensure!(said.contains("leases-br0.json is no list of addresses"), "{said}");
     Ok(())
 }
 

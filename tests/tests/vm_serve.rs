@@ -2,12 +2,12 @@
 
 #![allow(clippy::print_stdout, reason = "a test says how long a boot took")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use image_core::exec::real::Beside;
 use keiki_tests::live::{Firmware, Live, Medium};
-use keiki_tests::{network, serving};
+use keiki_tests::{fixtures, network, serving};
 
 const RANGE: [&str; 2] = ["--dhcp-range", "10.77.0.50-10.77.0.99"];
 
@@ -60,7 +60,22 @@ fn alone() -> Result<Beside> {
     serving::prepare()?;
     network::own()?;
     network::cable()?;
-    serving::serve("tap0", &RANGE)
+    let state = state()?;
+    if state.exists() {
+        std::fs::remove_dir_all(state)?;
+    }
+    again()
+}
+
+/// Where it keeps who has which address.
+fn state() -> Result<PathBuf> {
+    Ok(fixtures::folder()?.join("state-vm_serve"))
+}
+
+/// The same server, started again.
+fn again() -> Result<Beside> {
+    let state = state()?.display().to_string();
+    serving::serve("tap0", &[&RANGE[..], &["--state", &state]].concat())
 }
 
 #[test]
@@ -85,7 +100,7 @@ mod only_all {
         machine.send("\r")?;
         machine.expect("/ # ")?;
         machine.run("[ ! -e /whole ] && ip link show eth0")?;
-        let _server = serving::serve("tap0", &RANGE)?;
+        let _server = again()?;
         machine.send("exit\r")?;
         machine.patiently("came by multicast")?;
         machine.shell()

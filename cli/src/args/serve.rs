@@ -23,7 +23,7 @@ const STATE: &str = "/var/lib/keiki";
 ///
 /// With --image, that image is sent to all machines that restore it, at the time that one would need: once by multicast to
 /// all of them, whenever each one begins. A machine that boots waits until somebody says, on a page of this server, that it may be
-/// restored. Whoever is on the network can read all images of its repository then.
+/// restored. Machines that run something else join by `keiki agent`. Whoever is on the network can read all images of its repository then.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:\n  keiki serve\n  \
@@ -63,7 +63,7 @@ pub struct Serve {
     /// What machines are called that nobody named: 'lab-%02d' is lab-01, lab-02 and so on, in the order in which they come
     #[arg(long, value_name = "PATTERN", requires = "images")]
     pub hostname: Option<Pattern>,
-    /// Where the site's key is kept, and what is known of its machines
+    /// Where the site's key is kept, what is known of its machines, and who was given which address
     #[arg(long, value_name = "FOLDER", env = "KEIKI_STATE", default_value = STATE, hide_env_values = true)]
     pub state: PathBuf,
     /// So many Mbit/s, and no more, are sent by multicast on each interface [default: 95 % of its speed, 950 at most]

@@ -23,6 +23,14 @@ pub fn image(image: &ImageInfo) -> String {
     image.to_string()
 }
 
+/// The same of `server@` and its whole id; any other text as it is.
+pub fn short(named: &str) -> &str {
+    let id = named.split_once('@').map_or("", |(_, id)| id);
+    let is_whole = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let length = if is_whole { named.len() - 52 } else { named.len() };
+    named.get(..length).unwrap_or(named)
+}
+
 /// `1 pack`, `2 packs`.
 pub fn count(number: usize, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
@@ -92,7 +100,18 @@ pub fn talk(text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::volume;
+    use super::{short, volume};
+
+    #[test]
+    fn a_whole_id_is_nothing_to_read() {
+        let id = "0123456789abcdef".repeat(4);
+        assert_eq!(short(&format!("lab@{id}")), "lab@0123456789ab");
+        for other in ["", "lab", "lab@0123456789abcdef", "--hostname=pc@home", "lab@é"] {
+            assert_eq!(short(other), other);
+        }
+        let other = format!("{}g", &id[1..]);
+        assert_eq!(short(&format!("lab@{other}")), format!("lab@{other}"));
+    }
 
     #[test]
     fn a_person_is_told_where_a_gap_is() {

@@ -93,11 +93,16 @@ impl Board {
             What::Leased | What::Seen => "has an address",
             What::Lost(why) => why,
             What::Fetched(_, file, _) => loaded(file),
-            What::Ended(_) => return,
+            What::Ended(_) | What::Warned(_) => return,
         };
         let mut machines = self.machines();
         if machines.len() >= MOST && !machines.contains_key(&address) {
             return;
+        }
+        let mac = event.mac.map(|mac| mac.to_string());
+        if mac.is_some() {
+            // It has another address now.
+            machines.retain(|had, row| *had == address || row.mac != mac);
         }
         let machine = machines.entry(address).or_insert_with(|| at(address));
         machine.mac = event.mac.map(|mac| mac.to_string()).or(machine.mac.take());
@@ -123,28 +128,16 @@ impl Board {
     /// All that is known now, of the machines of one group where one is given.
     fn told(&self, group: Option<&Group>) -> Told {
         let mut at_address = self.machines().clone();
-        let mut elsewhere = Vec::new();
-        if let Some(site) = &self.site {
-            site.look(|list, now| {
-                for (id, known) in list.machines() {
-                    let address = known.now.as_ref().map(|heard| heard.address);
-                    let row = match address {
-                        Some(address) => at_address.entry(address).or_insert_with(|| at(address)),
-                        None => {
-                            elsewhere.push(Row::default());
-                            let Some(row) = elsewhere.last_mut() else { continue };
-                            row
-                        }
-                    };
-                    row.know(id, known, now);
-                }
-            });
-        }
+        let elsewhere = self.site.as_deref().map(|site| known(site, &mut at_address));
         let sent = self.sent(&mut at_address);
         let images = self.site.as_ref().map_or_else(Vec::new, |site| site.policy().images());
         let is_meant =
             |row: &Row| group.is_none_or(|group| row.group.as_deref() == Some(group.name()));
-        let machines = at_address.into_values().chain(elsewhere).filter(is_meant).collect();
+        let all = at_address.into_values().chain(elsewhere.into_iter().flatten());
+        let mut machines: Vec<Row> = all.filter(is_meant).collect();
+        for row in &mut machines {
+            row.measure();
+        }
         let next = |site: &Arc<Site>| {
             site.look(|list, _| site.policy().name(&|name| list.named(name, "").is_some()))
         };
@@ -201,6 +194,37 @@ impl Board {
     }
 }
 
+/// Adds what a site knows of its machines to what was seen at addresses; the rows of those that are at none.
+fn known(site: &Site, seen: &mut BTreeMap<Ipv4Addr, Row>) -> Vec<Row> {
+    let mac = |(address, row): (&Ipv4Addr, &Row)| Some((row.mac.clone()?, *address));
+    let by_mac: BTreeMap<String, Ipv4Addr> = seen.iter().filter_map(mac).collect();
+    let mut elsewhere = Vec::new();
+    site.look(|list, now| {
+        for (id, known) in list.machines() {
+            let address = known.now.as_ref().map(|heard| heard.address);
+            // Its firmware had another address, or it did not say yet that it runs: it is one machine all the same.
+            let others = known.machine.macs.iter().filter_map(|mac| by_mac.get(mac));
+            let mut firmware = None;
+            for other in others.filter(|other| Some(**other) != address) {
+                if seen.get(other).is_some_and(|row| row.id.is_none()) {
+                    firmware = seen.remove(other).and_then(|row| row.firmware).or(firmware);
+                }
+            }
+            let row = match address {
+                Some(address) => seen.entry(address).or_insert_with(|| at(address)),
+                None => {
+                    elsewhere.push(Row::default());
+                    let Some(row) = elsewhere.last_mut() else { continue };
+                    row
+                }
+            };
+            row.firmware = row.firmware.take().or(firmware);
+            row.know(id, known, now);
+        }
+    });
+    elsewhere
+}
+
 /// This machine's clock, in seconds since 1970.
 fn clock() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -236,9 +260,16 @@ impl Answers for Board {
 mod tests {
     use std::net::Ipv4Addr;
 
+    use std::path::Path;
+    use std::sync::Arc;
+
     use super::Board;
     use crate::event::{Event, Kind, Mac, What};
     use crate::files::{Answers, Made, Question};
+    use crate::interface::Interface;
+    use crate::orders::list::{Choice, Expected, Policy};
+    use crate::orders::machine::Machine;
+    use crate::orders::site::Site;
 
     fn ask(board: &Board, name: &str) -> Option<Made> {
         board.answer(&Question { name, posted: None, token: None, client: None })
@@ -276,7 +307,99 @@ mod tests {
         board.note(&Event { kind: Some(Kind::System), ..event(What::Seen) });
         board.note(&fetched("boot/settings.img"));
         assert_eq!(stage(), "runs");
+        // The system gets another address than the firmware had.
+        board.note(&Event { address: Some(Ipv4Addr::new(10, 0, 0, 6)), ..first.clone() });
+        assert_eq!(stage(), "has an address");
         assert!(ask(&board, "board").unwrap().kind.starts_with("text/html"));
         assert!(ask(&board, "elsewhere").is_none());
+    }
+
+    /// By which nobody gets anything.
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Policy for Nothing {
+        fn choose(&self, _: &Machine, _: Option<&str>) -> Result<Choice, String> {
+            Err(String::new())
+        }
+
+        fn disks(&self, _: &Machine) -> Result<Choice, String> {
+            Err(String::new())
+        }
+
+        fn expected(&self, _: &Machine) -> Option<Expected> {
+            None
+        }
+
+        fn name(&self, _: &dyn Fn(&str) -> bool) -> Option<String> {
+            None
+        }
+
+        fn everyone(&self) -> bool {
+            false
+        }
+
+        fn images(&self) -> Vec<String> {
+            Vec::new()
+        }
+    }
+
+    /// A site that is started, and its board.
+    fn started(folder: &Path) -> (Arc<Site>, Board) {
+        let site = Arc::new(Site::open(folder, Box::new(Nothing)).unwrap());
+        let name = "eth1".to_owned();
+        let [address, mask] = [[10, 0, 0, 1], [255, 255, 255, 0]].map(Ipv4Addr::from);
+        let interface = Interface { name, address, mask, mac: Mac::default() };
+        let board = Board::new(Vec::new(), Some(Arc::clone(&site)), vec![interface]);
+        (site, board)
+    }
+
+    #[test]
+    fn a_machine_has_one_row_wherever_it_was_seen() {
+        let work = tempfile::tempdir().unwrap();
+        let said = br#"{"machine": {"macs": ["02:00:00:00:00:05", "02:00:00:00:00:06"], "memory": 1, "disks": []},
+                        "nonce": "n", "doing": {"what": "waits"}}"#;
+        let at = |number| Some(Ipv4Addr::new(10, 0, 0, number));
+        let hear = |site: &Site, client| {
+            let question = Question { name: "agent", posted: Some(said), token: None, client };
+            assert_eq!(site.answer(&question).unwrap().status, 200);
+        };
+        let rows = |site: &Site, board: &Board| {
+            let question = Question {
+                name: "board.json",
+                posted: None,
+                token: Some(site.token()),
+                client: None,
+            };
+            let told = board.answer(&question).unwrap().bytes;
+            let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
+            let row = |row: &serde_json::Value| {
+                ["address", "firmware", "tag"].map(|name| row[name].as_str().map(str::to_owned))
+            };
+            told["machines"].as_array().unwrap().iter().map(row).collect::<Vec<_>>()
+        };
+        let (site, board) = started(work.path());
+        hear(&site, at(5));
+        let tag = rows(&site, &board)[0][2].clone();
+        assert!(tag.is_some());
+        drop((site, board));
+
+        // It boots again, beside a server that was started again and has only its name in the list.
+        let (site, board) = started(work.path());
+        let seen = |address, mac| Event {
+            address,
+            mac: Some(Mac([2, 0, 0, 0, 0, mac])),
+            kind: Some(Kind::Uefi),
+            what: What::Seen,
+        };
+        board.note(&seen(at(5), 6));
+        let uefi = Some("UEFI".to_owned());
+        assert_eq!(rows(&site, &board), [[None, uefi.clone(), tag.clone()]]);
+        // Its system asks with the other adapter, and gets another address.
+        hear(&site, at(7));
+        board.note(&seen(at(9), 9));
+        let text = |text: &str| Some(text.to_owned());
+        let other = [text("10.0.0.9"), uefi.clone(), None];
+        assert_eq!(rows(&site, &board), [[text("10.0.0.7"), uefi, tag.clone()], other]);
     }
 }

@@ -47,6 +47,8 @@ pub struct Row {
     pub done: Option<u64>,
     /// Of so many.
     pub total: Option<u64>,
+    /// How far it is with what it does, or else with the image that is sent.
+    pub percent: Option<u8>,
     /// That it has of the image that is sent to it.
     pub blocks: Option<u32>,
     /// Of so many.
@@ -143,6 +145,21 @@ impl Row {
             ));
         }
     }
+
+    /// Computes how far it is.
+    pub fn measure(&mut self) {
+        let part = |done: u64, total: u64| {
+            let percent = u128::from(done) * 100 / u128::from(total.max(1));
+            u8::try_from(percent.min(100)).ok()
+        };
+        self.percent = match (self.done, self.total, self.blocks, self.all_blocks) {
+            (Some(done), Some(total @ 1..), ..) => part(done, total),
+            (.., Some(has), Some(all @ 1..)) if self.state != Some("done") => {
+                part(has.into(), all.into())
+            }
+            _ => None,
+        };
+    }
 }
 
 fn mute(silent: Option<Duration>) -> String {
@@ -169,4 +186,30 @@ fn words(disk: &Disk) -> String {
         words += &format!(", {more}");
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Row;
+
+    #[test]
+    fn how_far_it_is_is_computed_once() {
+        let percent = |done, total, has, all| {
+            let mut row = Row { done, total, blocks: has, all_blocks: all, ..Row::default() };
+            row.measure();
+            row.percent
+        };
+        assert_eq!(percent(Some(999), Some(1000), Some(5), Some(10)), Some(99));
+        assert_eq!(percent(Some(u64::MAX), Some(u64::MAX), None, None), Some(100));
+        assert_eq!(percent(Some(7), Some(5), None, None), Some(100));
+        // What it does has no end that is known.
+        assert_eq!(percent(Some(7), None, Some(5), Some(10)), Some(50));
+        assert_eq!(percent(Some(7), Some(0), Some(5), Some(10)), Some(50));
+        assert_eq!(percent(None, None, Some(5), None), None);
+        assert_eq!(percent(None, None, None, Some(5)), None);
+        let mut done =
+            Row { state: Some("done"), blocks: Some(5), all_blocks: Some(10), ..Row::default() };
+        done.measure();
+        assert_eq!(done.percent, None);
+    }
 }

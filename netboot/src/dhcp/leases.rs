@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::event::Mac;
 
 /// For how long an address is given, in seconds: restores take hours, and whoever works renews it.
@@ -15,6 +17,9 @@ const OFFER: u64 = 60;
 
 /// For how long an address is not offered after a client found it in use (RFC 2131, section 4.3.3).
 const DECLINED: u64 = 10 * 60;
+
+/// A range has no more addresses: all leases are written down again with each one that is given.
+const MOST: u32 = 1 << 16;
 
 /// The first and the last address that are handed out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +42,9 @@ impl FromStr for Range {
         if range.first > range.last {
             return Err(format!("{text:?} ends before it begins"));
         }
+        if u32::from(range.last) - u32::from(range.first) >= MOST {
+            return Err(format!("{text:?} has more than {MOST} addresses"));
+        }
         Ok(range)
     }
 }
@@ -47,7 +55,7 @@ impl fmt::Display for Range {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 struct Lease {
     /// None where a client said that the address is in use.
     mac: Option<Mac>,
@@ -58,14 +66,55 @@ struct Lease {
 #[derive(Debug)]
 pub struct Leases {
     range: Range,
+    own: Ipv4Addr,
     given: BTreeMap<Ipv4Addr, Lease>,
+    /// Whether something is to be written down: more than an offer, which is over soon.
+    is_changed: bool,
 }
 
 impl Leases {
     /// All of `range` is free, apart from `own`.
     pub fn new(range: Range, own: Ipv4Addr) -> Self {
         let given = BTreeMap::from([(own, Lease { mac: None, until: u64::MAX })]);
-        Self { range, given }
+        Self { range, own, given, is_changed: false }
+    }
+
+    /// Takes over what [`Self::changed`] told, by the same clock. A lease that lasts longer than a new one would ends with that.
+    pub(super) fn take_over(&mut self, told: &[u8], now: u64) -> serde_json::Result<()> {
+        let told: BTreeMap<Ipv4Addr, Lease> = serde_json::from_slice(told)?;
+        for (address, Lease { mac, until }) in told {
+            if self.has(address) {
+                let until = until.min(now + u64::from(LEASE));
+                self.given.insert(address, Lease { mac, until });
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody is at an address: it is left to him for a while.
+    pub fn found(&mut self, address: Ipv4Addr, mac: Mac, now: u64) {
+        if self.has(address) {
+            self.keep(address, mac, now + u64::from(LEASE));
+        }
+    }
+
+    /// All leases, where some are to be written down.
+    pub(super) fn changed(&self) -> Option<Vec<u8>> {
+        let all = || {
+            let others = self.given.iter().filter(|(address, _)| **address != self.own);
+            serde_json::to_vec(&others.collect::<BTreeMap<_, _>>()).ok()
+        };
+        self.is_changed.then(all).flatten()
+    }
+
+    /// They are written down.
+    pub(super) fn are_kept(&mut self) {
+        self.is_changed = false;
+    }
+
+    /// Whether an address may be given to somebody.
+    fn has(&self, address: Ipv4Addr) -> bool {
+        (self.range.first..=self.range.last).contains(&address) && address != self.own
     }
 
     /// The address for a client, kept for it for a minute: the one that it had, or one that nobody had, or the one that
@@ -89,12 +138,13 @@ impl Leases {
 
     /// Gives a client the address that it asks for, for [`LEASE`]; whether it may have it.
     pub fn take(&mut self, mac: Mac, address: Ipv4Addr, now: u64) -> bool {
-        let is_ours = (self.range.first..=self.range.last).contains(&address);
+        let is_ours = self.has(address);
         // Whoever had it before we were started goes on with it.
         let is_free = self.given.get(&address).is_none_or(|lease| lease.mac == Some(mac));
         if is_ours && is_free {
             self.given.retain(|other, lease| *other == address || lease.mac != Some(mac));
             self.keep(address, mac, now + u64::from(LEASE));
+            self.is_changed = true;
         }
         is_ours && is_free
     }
@@ -103,6 +153,7 @@ impl Leases {
     pub fn decline(&mut self, mac: Mac, address: Ipv4Addr, now: u64) {
         if let Some(lease) = self.given.get_mut(&address).filter(|lease| lease.mac == Some(mac)) {
             *lease = Lease { mac: None, until: now + DECLINED };
+            self.is_changed = true;
         }
     }
 
@@ -110,6 +161,7 @@ impl Leases {
     pub fn release(&mut self, mac: Mac, now: u64) {
         for lease in self.given.values_mut().filter(|lease| lease.mac == Some(mac)) {
             lease.until = now;
+            self.is_changed = true;
         }
     }
 
@@ -145,7 +197,9 @@ mod tests {
 
     #[test]
     fn ranges_are_typed_as_first_and_last() {
-        for wrong in ["", "10.0.0.1", "10.0.0.9-10.0.0.1", "10.0.0.1-", "10.0.0.1-9"] {
+        for wrong in
+            ["", "10.0.0.1", "10.0.0.9-10.0.0.1", "10.0.0.1-", "10.0.0.1-9", "10.0.0.0-10.1.0.0"]
+        {
             assert!(wrong.parse::<super::Range>().is_err(), "{wrong}");
         }
         assert_eq!(

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use image_core::error::Result;
 
 use super::answer::{BOOT, BootFiles, Desk, Restored, SERVER};
-use super::leases::{Leases, Range};
+use super::kept::Kept;
+use super::leases::Leases;
 use super::packet::Packet;
-use crate::event::Events;
+use crate::event::{Event, Events, What};
 use crate::interface::Interface;
 
 /// How long the end of the server may go unnoticed.
@@ -22,16 +23,46 @@ const TICK: Duration = Duration::from_millis(200);
 pub(crate) struct Bound {
     sockets: Vec<(u16, UdpSocket)>,
     desk: Desk,
+    kept: Option<Kept>,
 }
 
-/// Takes both ports on an interface; with a range addresses are handed out. Who is `restored` gets no boot file.
+/// What one request after the other changes.
+struct Office {
+    desk: Desk,
+    kept: Option<Kept>,
+    began: Instant,
+    /// Why the last lease could not be written down.
+    unkept: Option<String>,
+}
+
+impl Office {
+    /// The time that [`Desk::answer`] wants.
+    fn now(&self) -> u64 {
+        self.kept.as_ref().map_or_else(|| self.began.elapsed().as_secs(), Kept::now)
+    }
+
+    /// Writes leases down before clients are told of them (RFC 2131, section 4.3.1). Where that fails they get them all the same, for
+    /// without an address nobody boots; what is told then, once.
+    fn keep(&mut self) -> Option<Event> {
+        let (kept, leases) = (self.kept.as_ref()?, self.desk.leases.as_mut()?);
+        let failed = kept.write(leases).err().map(|error| error.to_string());
+        let before = std::mem::replace(&mut self.unkept, failed);
+        let why = self.unkept.as_ref().filter(|_| before.is_none())?;
+        let why = format!(
+            "{why}; if this program is started again, it does not know who has which address"
+        );
+        Some(Event { address: None, mac: None, kind: None, what: What::Warned(why) })
+    }
+}
+
+/// Takes both ports on an interface; with leases, and the file of them, addresses are handed out. Who is `restored` gets no boot file.
 ///
 /// # Errors
 /// [`Error::Refused`](image_core::error::Error::Refused): a port is taken.
 pub(crate) fn bind(
     interface: &Interface,
     files: BootFiles,
-    range: Option<Range>,
+    leases: Option<(Leases, Kept)>,
     restored: Option<Arc<dyn Restored>>,
 ) -> Result<Bound> {
     let take = |port| {
@@ -39,21 +70,21 @@ pub(crate) fn bind(
         Ok((port, socket))
     };
     let sockets = [SERVER, BOOT].into_iter().map(take).collect::<Result<_>>()?;
-    let leases = range.map(|range| Leases::new(range, interface.address));
+    let (leases, kept) = leases.unzip();
     let desk = Desk { here: interface.address, mask: interface.mask, files, leases, restored };
-    Ok(Bound { sockets, desk })
+    Ok(Bound { sockets, desk, kept })
 }
 
 impl Bound {
     /// Answers until `ends` is set.
     pub fn serve(self, events: &Events, ends: &Arc<AtomicBool>) -> Vec<JoinHandle<()>> {
-        let desk = Arc::new(Mutex::new(self.desk));
-        let began = Instant::now();
+        let (desk, kept, began) = (self.desk, self.kept, Instant::now());
+        let office = Arc::new(Mutex::new(Office { desk, kept, began, unkept: None }));
         let each = |(port, socket): (u16, UdpSocket)| {
-            let (desk, events, ends) = (Arc::clone(&desk), events.clone(), Arc::clone(ends));
+            let (office, events, ends) = (Arc::clone(&office), events.clone(), Arc::clone(ends));
             thread::spawn(move || {
                 while !ends.load(Ordering::Relaxed) {
-                    one(port, &socket, &desk, (&events, began));
+                    one(port, &socket, &office, &events);
                 }
             })
         };
@@ -62,7 +93,7 @@ impl Bound {
 }
 
 /// Waits for one request, and answers it.
-fn one(port: u16, socket: &UdpSocket, desk: &Mutex<Desk>, (events, began): (&Events, Instant)) {
+fn one(port: u16, socket: &UdpSocket, office: &Mutex<Office>, events: &Events) {
     let mut bytes = [0; 4096];
     let received = socket.set_read_timeout(Some(TICK)).and_then(|()| socket.recv_from(&mut bytes));
     let (length, from) = match received {
@@ -74,15 +105,15 @@ fn one(port: u16, socket: &UdpSocket, desk: &Mutex<Desk>, (events, began): (&Eve
         _ => return,
     };
     let Some(request) = bytes.get(..length).and_then(Packet::parse) else { return };
-    let (answer, event) = {
-        let mut desk = desk.lock().unwrap_or_else(PoisonError::into_inner);
-        desk.answer(port, &request, from, began.elapsed().as_secs())
+    let (answer, event, warning) = {
+        let mut office = office.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = office.now();
+        let (answer, event) = office.desk.answer(port, &request, from, now);
+        (answer, event, office.keep())
     };
     if let Some(answer) = answer {
         // A client whose reply is lost asks again.
         drop(socket.send_to(&answer.packet.bytes(), answer.to));
     }
-    if let Some(event) = event {
-        events.tell(event);
-    }
+    event.into_iter().chain(warning).for_each(|event| events.tell(event));
 }

@@ -125,7 +125,7 @@ pub(super) async fn answer(
     {
         return Ok(taken::answer(&asked, body, taking).await);
     }
-    if let Err(closed) = files.open(&path, asked.secret().as_deref()) {
+    if let Err(closed) = files.open(&path, asked.secret().as_deref(), asked.client) {
         return Ok(refused(closed));
     }
     if asked.method == Method::POST

@@ -216,7 +216,7 @@ impl Takes for Guests {
 }
 
 impl Door for Guests {
-    fn open(&self, secret: Option<&str>) -> Result<(), Closed> {
+    fn open(&self, secret: Option<&str>, _: Option<Ipv4Addr>) -> Result<(), Closed> {
         match secret {
             Some("word") => Ok(()),
             Some("late") => Err(Closed::Later),

@@ -10,10 +10,22 @@ use image_core::repo::{Guest, Write, guest_status};
 use crate::files::{Change, Made, Takes};
 use crate::orders::site::Site;
 
+/// Knows who may save.
+pub trait Orders: Send + Sync {
+    /// The name under which somebody may whose order, with this grant, is at work.
+    fn saves(&self, grant: &str) -> Option<String>;
+}
+
+impl Orders for Site {
+    fn saves(&self, grant: &str) -> Option<String> {
+        Self::saves(self, grant)
+    }
+}
+
 /// Who writes into a repository.
 pub struct Guests {
     files: Arc<dyn Write>,
-    site: Arc<Site>,
+    orders: Arc<dyn Orders>,
     inside: Mutex<BTreeMap<String, Arc<Mutex<Guest>>>>,
 }
 
@@ -24,16 +36,16 @@ impl fmt::Debug for Guests {
 }
 
 impl Guests {
-    /// Into the repository `files`, by orders of this site.
-    pub fn new(files: Arc<dyn Write>, site: Arc<Site>) -> Self {
-        Self { files, site, inside: Mutex::default() }
+    /// Into the repository `files`, by these orders.
+    pub fn new(files: Arc<dyn Write>, orders: Arc<dyn Orders>) -> Self {
+        Self { files, orders, inside: Mutex::default() }
     }
 
     /// Shows those out whose order is not at work any more, with what they left.
     fn tidy(&self) {
         let gone: Vec<_> = {
             let mut inside = lock(&self.inside);
-            let gone = inside.extract_if(.., |grant, _| self.site.saves(grant).is_none());
+            let gone = inside.extract_if(.., |grant, _| self.orders.saves(grant).is_none());
             gone.collect()
         };
         for (_, guest) in gone {
@@ -55,11 +67,11 @@ impl Guests {
 
     fn change(&self, grant: &str, file: &str, change: Change<'_>) -> Result<()> {
         let ended = || Error::refused("the order is not at work any more");
-        let name = self.site.saves(grant).ok_or_else(ended)?;
+        let name = self.orders.saves(grant).ok_or_else(ended)?;
         let guest = self.guest(grant, &name)?;
         let mut guest = lock(&guest);
         // It may have ended while another request of the same guest was carried out.
-        self.site.saves(grant).ok_or_else(ended)?;
+        self.orders.saves(grant).ok_or_else(ended)?;
         match change {
             Change::Append { at, bytes } => guest.append(file, at, bytes),
             Change::Finish { to } => guest.finish(file, to),
@@ -75,7 +87,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Takes for Guests {
     fn knows(&self, secret: &str) -> bool {
         self.tidy();
-        self.site.saves(secret).is_some()
+        self.orders.saves(secret).is_some()
     }
 
     fn take(&self, secret: &str, name: &str, change: Change<'_>) -> Made {

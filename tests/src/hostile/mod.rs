@@ -8,7 +8,7 @@
 //!   with, and those that are kept.
 //!   [`mutate`]: other inputs from these. [`make`]: makes the sound containers.
 //! - [`filesystems`], with [`ext`], [`xfs`], [`fat`]: slow readers of the same, and their checksums.
-//! - [`tables`], [`groups`], [`format`], [`repository`], [`loaders`], [`moved`], [`network`]: everything else.
+//! - [`tables`], [`groups`], [`format`], [`repository`], [`loaders`], [`moved`], [`network`], [`guest`]: everything else.
 
 pub mod corpus;
 pub mod edited;
@@ -17,6 +17,7 @@ pub mod fat;
 pub mod filesystems;
 pub mod format;
 pub mod groups;
+pub mod guest;
 pub mod loaders;
 pub mod make;
 pub mod moved;

@@ -22,6 +22,8 @@ use netboot::multicast::symbols::{self, Incoming};
 use netboot::room::blocks;
 use netboot::{http, tftp};
 
+use super::guest::Host;
+
 /// Pieces of an input, each behind its length in two bytes.
 fn pieces(mut input: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
@@ -115,6 +117,7 @@ pub fn room(input: &[u8]) {
 struct Servers {
     http: SocketAddr,
     tftp: SocketAddr,
+    host: Arc<Host>,
     _told: Mutex<Told<Event>>,
 }
 
@@ -129,6 +132,8 @@ fn servers() -> anyhow::Result<Servers> {
     let (tell, told) = sync_channel(16);
     let mut files = Files::default();
     files.add("file", FILE);
+    let host = Arc::new(Host::new()?);
+    files.add_takes("repo", host.clone());
     let (files, events) = (Arc::new(files), Events(tell));
     let listener = http::bind(Ipv4Addr::LOCALHOST, 0)?;
     let http = listener.local_addr()?;
@@ -139,22 +144,26 @@ fn servers() -> anyhow::Result<Servers> {
     let (keep, ends) = async_channel::bounded(1);
     std::mem::forget(keep);
     drop(tftp::serve(socket, files, events, ends)?);
-    Ok(Servers { http, tftp, _told: Mutex::new(told) })
+    Ok(Servers { http, tftp, host, _told: Mutex::new(told) })
 }
 
 const PATIENCE: Option<Duration> = Some(Duration::from_secs(20));
 
-/// Whatever a client sends, the next one gets its file.
+/// What the server says to a client.
+fn ask(request: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(SERVERS.http)?;
+    stream.set_read_timeout(PATIENCE)?;
+    stream.write_all(request)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said)?;
+    Ok(said)
+}
+
+/// Whatever a client sends, the next one gets its file; and who has the grant of a save changes nothing that is there, and leaves nothing
+/// that he may not.
 pub fn http(input: &[u8]) {
-    let ask = |request: &[u8]| -> std::io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect(SERVERS.http)?;
-        stream.set_read_timeout(PATIENCE)?;
-        stream.write_all(request)?;
-        stream.shutdown(Shutdown::Write)?;
-        let mut said = Vec::new();
-        stream.read_to_end(&mut said)?;
-        Ok(said)
-    };
+    SERVERS.host.renew().unwrap_or_else(|error| panic!("{error:#}"));
     match ask(input) {
         // A server may close before it has read everything.
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
@@ -166,6 +175,19 @@ pub fn http(input: &[u8]) {
         Ok(said) => assert!(said.ends_with(FILE), "{}", String::from_utf8_lossy(&said)),
         Err(error) => panic!("{error}"),
     }
+    SERVERS.host.judge();
+}
+
+/// What the server says to a guest, and the paths of the files in its repository then, of which a new one is made before.
+///
+/// # Errors
+/// It does not answer.
+pub fn guest(request: &[u8]) -> anyhow::Result<(String, Vec<String>)> {
+    SERVERS.host.renew()?;
+    let said = ask(request)?;
+    let paths = SERVERS.host.paths();
+    SERVERS.host.judge();
+    Ok((String::from_utf8(said)?, paths))
 }
 
 /// Whatever a client sends, the next one gets its file.

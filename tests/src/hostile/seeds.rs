@@ -16,7 +16,7 @@ use netboot::multicast::status::Status;
 use netboot::multicast::symbols::SYMBOL;
 
 use super::edited::{self, Edited};
-use super::{filesystems, groups, loaders, network, repository, tables};
+use super::{filesystems, groups, guest, loaders, network, repository, tables};
 use crate::format_sample;
 
 /// A web server's page of a folder.
@@ -101,7 +101,10 @@ pub fn seeds(target: &str) -> Result<Vec<Vec<u8>>> {
         "dhcp" => vec![network::joined(&[&boot_request(0), &boot_request(7)])],
         "multicast" => session(),
         "room" => vec![vec![1, 0, 0, 0, 0, 4, 0, 0, 0, 4, 1, 2, 3, 4], vec![0; 40]],
-        "http" => REQUESTS.iter().map(|request| request.as_bytes().to_vec()).collect(),
+        "http" => {
+            let asked = REQUESTS.iter().map(|request| request.as_bytes().to_vec());
+            asked.chain(guest::requests()?).collect()
+        }
         "tftp" => vec![
             network::joined(&[
                 b"\0\x01file\0octet\0blksize\x001468\x00tsize\x000\x00windowsize\x0016\x00",

@@ -251,8 +251,7 @@ fn carry_out(
     if let Some(name) = &order.save {
         return save((&repo, name), (args, answers, disks), consoles, progress);
     }
-    let image =
-        order.image.get(..order.image.find('@').map_or(0, |at| at + 13)).unwrap_or(&order.image);
+    let image = output::short(&order.image);
     let order_is = (&site.key, &order.machine, order.number, &order.image);
     let marks = Marks::new(&format!("{order_is:?}"));
     if let Some((_, _, exit)) = marks.find(&disks)? {
@@ -330,7 +329,8 @@ fn was_done(
     progress: &Progress,
 ) -> Result<Exit> {
     output::talk(&format!(
-        "It was restored ({image}), and is not restored again unless somebody says so at the server."
+        "It was restored ({}), and is not restored again unless somebody says so at the server.",
+        output::short(image)
     ));
     if !tui::live::is_here() {
         return Ok(Exit::Done);

@@ -137,7 +137,8 @@ pub fn chosen(answers: &Answers, patience: Duration) -> Result<Vec<DiskInfo>> {
 
 /// Carries out a command as if a person had typed it.
 pub fn typed(repo: &str, words: Vec<String>, progress: &Progress) -> Result<Exit> {
-    output::talk(&format!("\nkeiki --repo {} {}\n", Location::from(repo), words.join(" ")));
+    let shown: Vec<&str> = words.iter().map(|word| output::short(word)).collect();
+    output::talk(&format!("\nkeiki --repo {} {}\n", Location::from(repo), shown.join(" ")));
     super::run(&parsed(repo, words)?, progress)
 }
 

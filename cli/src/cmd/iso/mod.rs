@@ -60,9 +60,7 @@ pub fn run(global: &Global, args: &Iso, progress: &Progress) -> Result<Exit> {
     let work = work(args)?;
     room_for(DISC, work.path()).context("no disc was made")?;
     let made = make(global, args, (source, &mut settings), (work.path(), progress));
-    // A tool that the terminal's Ctrl-C ended too did not fail.
-    let (parts, disc, exit) =
-        made.or_else(|error| progress.checkpoint().map_err(Into::into).and(Err(error)))?;
+    let (parts, disc, exit) = unless_interrupted(made, progress)?;
     let (path, size, space) = match (&args.out, stick) {
         (Some(out), _) => (out.display().to_string(), kept(&disc, out)?, None),
         (None, Some(stick)) => {
@@ -75,6 +73,14 @@ pub fn run(global: &Global, args: &Iso, progress: &Progress) -> Result<Exit> {
     tell(global, args, (&path, size, space), parts.kernel())
         .with_context(|| format!("{path} is made, {}", output::UNSAID))?;
     Ok(exit)
+}
+
+/// The same, or that it was interrupted: a tool that the terminal's Ctrl-C ended too did not fail.
+///
+/// # Errors
+/// Those of `made`.
+pub fn unless_interrupted<T>(made: Result<T>, progress: &Progress) -> Result<T> {
+    made.or_else(|error| progress.checkpoint().map_err(Into::into).and(Err(error)))
 }
 
 /// The packages of the programs that this machine lacks.

@@ -1,14 +1,16 @@
 //! The networks that are served: an interface each.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use image_core::error::Error;
 use image_core::report::Report;
 use live_iso::net;
 use netboot::dhcp::answer::{BootFiles, Restored};
-use netboot::dhcp::leases::Range;
+use netboot::dhcp::kept::Kept;
+use netboot::dhcp::leases::{Leases, Range};
 use netboot::dhcp::probe;
 use netboot::interface::{self, Interface};
 use netboot::multicast::pace::Pace;
@@ -81,11 +83,11 @@ fn is_in(range: &Range, Interface { address, mask, .. }: &Interface) -> bool {
 }
 
 impl Link {
-    /// Two servers that hand out addresses would quarrel; and beside none nobody gets one.
+    /// Whether somebody hands out addresses there. Two servers that do would quarrel; and beside none nobody gets one.
     ///
     /// # Errors
-    /// There is one where we are to hand out addresses.
-    pub fn look_for_others(&self, progress: &Progress) -> Result<()> {
+    /// There is one where we are to do it.
+    pub fn has_dhcp(&self) -> Result<bool> {
         let name = &self.interface.name;
         match (self.range, probe::other_server(&self.interface)) {
             (Some(_), Ok(Some(other))) => Err(Error::refused(format!(
@@ -96,32 +98,46 @@ impl Link {
             (Some(_), Err(error)) => Err(anyhow::Error::new(error).context(format!(
                 "{name} gets its own address from a DHCP server: give it a fixed one, or leave --dhcp-range away"
             ))),
-            (None, Ok(None)) => {
-                progress.warning(&format!(
-                    "no DHCP server answers on {name}: machines get no address, and do not boot. Is it an isolated network? \
-                     Then hand out addresses with --dhcp-range"
-                ));
-                Ok(())
-            }
+            (None, Ok(None)) => Ok(false),
             // It cannot be asked where this machine is a client itself; so there is one.
-            (None, Ok(Some(_)) | Err(_)) | (Some(_), Ok(None)) => Ok(()),
+            (None, Ok(Some(_)) | Err(_)) | (Some(_), Ok(None)) => Ok(true),
         }
+    }
+
+    /// Who has which address there: as it was written down, and as it is seen now.
+    fn leases(&self, range: Range, state: &Path, progress: &Progress) -> Result<(Leases, Kept)> {
+        let mut leases = Leases::new(range, self.interface.address);
+        let kept = Kept::new(state, &self.interface.name);
+        if let Err(error) = kept.read(&mut leases) {
+            progress.warning(&format!(
+                "{error}: who has an address and does not answer now may lose it to another machine"
+            ));
+        }
+        for (address, mac) in probe::present(&self.interface, &range)? {
+            leases.found(address, mac, kept.now());
+        }
+        Ok((leases, kept))
     }
 
     /// Takes the ports there.
     ///
     /// # Errors
     /// One is taken.
-    pub fn bind(&self, boots: bool, site: Option<&Arc<Site>>) -> Result<Bound> {
+    pub fn bind(
+        &self,
+        args: &Serve,
+        site: Option<&Arc<Site>>,
+        progress: &Progress,
+    ) -> Result<Bound> {
         let names = BootFiles {
             bios: net::BIOS.to_owned(),
             uefi: net::UEFI.to_owned(),
             http: format!("http://{}/{}", self.interface.address, net::UEFI),
         };
         let restored = site.map(|site| Arc::clone(site) as Arc<dyn Restored>);
-        let names = Some(names).filter(|_| boots);
-        server::bind(&self.interface, names, self.range, restored)
-            .with_context(|| self.interface.name.clone())
+        let names = Some(names).filter(|_| !args.no_boot);
+        let leases = self.range.map(|range| self.leases(range, &args.state, progress));
+        Ok(server::bind(&self.interface, names, leases.transpose()?, restored)?)
     }
 
     /// What is sent there goes from this address, at this pace.

@@ -41,6 +41,10 @@ use crate::output::{self, progress::Progress};
 /// How long a Ctrl-C may go unnoticed.
 const TICK: Duration = Duration::from_millis(200);
 
+/// What that means, and what a person does.
+const NO_DHCP: &str = ": machines get no address, and do not boot. Is it an isolated network? Then hand out addresses with \
+                       --dhcp-range";
+
 /// The server's address where there is no server.
 const NOWHERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -69,10 +73,19 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
     // What is wrong with what was typed is to be known before the network is asked, and before anything is built.
     let found = room::find(global, args, progress)?;
     let site = found.as_ref().map(|found| site(args, found, progress)).transpose()?;
-    if boots {
-        links.iter().try_for_each(|link| link.look_for_others(progress))?;
+    let mut lacking = Vec::new();
+    for link in links.iter().filter(|_| boots) {
+        if !link.has_dhcp()? {
+            lacking.push(link.interface.name.as_str());
+        }
     }
-    let bind = |link: &Link| link.bind(boots, site.as_ref());
+    let warn = || {
+        if !lacking.is_empty() {
+            progress.warning(&format!("no DHCP server answers on {}{NO_DHCP}", lacking.join(", ")));
+        }
+    };
+    warn();
+    let bind = |link: &Link| link.bind(args, site.as_ref(), progress);
     let bound = links.iter().map(bind).collect::<Result<Vec<_>>>()?;
     let system = boots.then(|| System::make(args, site.as_deref(), progress));
     let mut system = system.transpose()?;
@@ -109,6 +122,8 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
     let watched = board_at(address, site.as_ref().map(|site| site.token()));
     let code = guard.as_ref().and_then(Guard::code);
     tell(global, args, (&links, sizes, &watched, code), sending.as_ref())?;
+    // Much was said since then.
+    warn();
     let news = site.as_deref().map(|site| (News::new(site), site));
     let mut sending = sending;
     follow(global, (&told, &board), (sending.as_mut(), news), progress)?;
@@ -234,8 +249,13 @@ fn follow(
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => bail!("all services have ended"),
         };
-        if let What::Ended(why) = &event.what {
-            bail!("{why}");
+        match &event.what {
+            What::Ended(why) => bail!("{why}"),
+            What::Warned(why) => {
+                progress.warning(why);
+                continue;
+            }
+            _ => {}
         }
         board.note(&event);
         line(&event).map_or(Ok(()), |line| tell(&line))?;
@@ -249,7 +269,7 @@ fn line(event: &Event) -> Option<String> {
         What::Named(file) => format!("is told to boot {file}"),
         What::Leased => "has its address from here".to_owned(),
         What::Lost(why) => (*why).to_owned(),
-        What::Ended(why) => why.clone(),
+        What::Ended(why) | What::Warned(why) => why.clone(),
         What::Fetched(by, file, size) => {
             format!("fetched {file} ({}, {by})", Bytes::new(u64::try_from(*size).ok()?))
         }

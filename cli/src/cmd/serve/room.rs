@@ -107,7 +107,7 @@ impl Found {
     /// The code cannot be kept.
     pub fn guard(&self, args: &Serve, site: &Arc<Site>) -> Result<Guard> {
         let local = Arc::new(Local::new(&self.folder));
-        let guests = Arc::new(Guests::new(local, Arc::clone(site)));
+        let guests = Arc::new(Guests::new(local, site.clone()));
         let door = args.private.then(|| Door::open(&args.state, Arc::clone(site)));
         Ok(Guard { guests, door: door.transpose()?.map(Arc::new) })
     }

@@ -73,12 +73,8 @@ pub fn run(global: &Global, args: &Status) -> Result<Exit> {
         Table::new(&["machine", "name", "group", "address", "what it does", "what hinders it"]);
     for row in told["machines"].as_array().into_iter().flatten() {
         let text = |name: &str| row[name].as_str().unwrap_or("-").to_owned();
-        let percent = match (row["done"].as_u64(), row["total"].as_u64()) {
-            (Some(done), Some(total)) if total > 0 => {
-                format!(", {} %", done.saturating_mul(100) / total)
-            }
-            _ => String::new(),
-        };
+        let percent = row["percent"].as_u64().map(|percent| format!(", {percent} %"));
+        let percent = percent.unwrap_or_default();
         let later = row["later"].as_str().map(|at| format!("; is restored at {at}"));
         let later = later.unwrap_or_default();
         table.row([

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::room;
 use crate::args::iso::Packages;
 use crate::args::serve::Serve;
-use crate::cmd::iso::{cache, tree};
+use crate::cmd::iso::{cache, tree, unless_interrupted};
 use crate::output::progress::Progress;
 
 /// What a person does who has no internet here.
@@ -41,9 +41,13 @@ impl System {
     /// # Errors
     /// A tool fails, a package is missing, there is no internet.
     pub fn make(args: &Serve, site: Option<&Site>, progress: &Progress) -> Result<Self> {
+        unless_interrupted(Self::made(args, site, progress), progress)
+    }
+
+    fn made(args: &Serve, site: Option<&Site>, progress: &Progress) -> Result<Self> {
         let made = tree(args.packages, args.system.keymap.as_deref(), progress);
         let made = made.map_err(|error| match args.packages {
-            Packages::Download if !progress.interrupted() => error.context(FETCHED),
+            Packages::Download => error.context(FETCHED),
             _ => error,
         });
         let tree = made?.context("no packages")?;

@@ -29,7 +29,8 @@ impl FromStr for Group {
         let begins = text.starts_with(|letter: char| letter.is_ascii_alphanumeric());
         if !begins || text.len() > LONGEST || !text.bytes().all(fits) {
             return Err(format!(
-                "{text:?} is no name of a group: ASCII letters, digits, and behind the first of them - _ . ({LONGEST} at most)"
+                "{text:?} is no name of a group, as room-1 is one: the letters a to z and A to Z, digits, and behind the first of \
+                 them - _ . too; no spaces; {LONGEST} at most"
             ));
         }
         Ok(Self(text.to_owned()))
