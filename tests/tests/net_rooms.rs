@@ -131,7 +131,10 @@ fn net_two_groups_get_two_images_at_once() -> Result<()> {
     ensure!(both[0]["name"].as_str().is_some_and(|name| name.starts_with("lab@")), "{both:?}");
     ensure!(both[1]["name"] == image.as_str(), "{both:?}");
     let metrics = world.site.ask("metrics", world.site.token(), None)?.1;
-    for label in [format!("keiki_receivers{{image=\"{image}\",interface=\"br0\"}}"), "image=\"lab@".to_owned()] {
+    for label in [
+        format!("keiki_receivers{{image=\"{image}\",interface=\"br0\"}}"),
+        "image=\"lab@".to_owned(),
+    ] {
         ensure!(metrics.contains(&label), "{label}: {metrics}");
     }
     for row in &rows {
