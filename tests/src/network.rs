@@ -205,6 +205,15 @@ impl Neighbour {
         self.run(&call!("nft", rule)).map(drop)
     }
 
+    /// Lets no multicast come to it any more.
+    ///
+    /// # Errors
+    /// nft is not installed.
+    pub fn hears_no_multicast(&self) -> Result<()> {
+        let rule = "table inet none { chain in { type filter hook prerouting priority raw; ip daddr 224.0.0.0/4 drop; }; }";
+        self.run(&call!("nft", rule)).map(drop)
+    }
+
     /// Moves this thread, and with it the threads that it starts, into its network.
     ///
     /// # Errors

@@ -50,6 +50,19 @@ pub struct Client {
     pub larger: u64,
     /// Whether it may fetch what did not come by multicast.
     pub may_fetch: bool,
+    /// What befalls it.
+    pub fate: Option<Fate>,
+}
+
+/// What befalls a machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It hangs, so many milliseconds after it began.
+    Hangs(u64),
+    /// No multicast comes to it any more, from then on.
+    Deaf(u64),
+    /// Its disk takes no more than so many MiB.
+    Broken(u64),
 }
 
 /// What became of a room.
@@ -247,14 +260,34 @@ impl Room {
         }
         thread::sleep(Duration::from_millis(client.late));
         let began = Instant::now();
-        let mut running = program.begin(self, number, at)?;
+        let mut running = program.begin(self, (number, client), at)?;
+        match client.fate {
+            None => {}
+            Some(Fate::Broken(_)) => {
+                let end = running.finish(PATIENCE)?;
+                let said = end.talk();
+                ensure!(!end.success() && said.contains("File too large"), "{number}: {said}");
+                return Ok(None);
+            }
+            Some(Fate::Hangs(after)) => {
+                thread::sleep(Duration::from_millis(after));
+                run!("kill", "-STOP", running.id().to_string())?;
+                // Until the others are done: it is known to the server, and says nothing.
+                thread::sleep(Duration::from_secs(15));
+                return Ok(None);
+            }
+            Some(Fate::Deaf(after)) => {
+                thread::sleep(Duration::from_millis(after));
+                at.0.hears_no_multicast()?;
+            }
+        }
         if let Some(after) = client.killed {
             thread::sleep(Duration::from_millis(after));
             drop(running);
             if !client.comes_again {
                 return Ok(None);
             }
-            running = program.begin(self, number, at)?;
+            running = program.begin(self, (number, client), at)?;
         }
         let most = if program == Program::Keiki { PATIENCE } else { MOST };
         let ended = program.end(self, (number, client), running, most)?;

@@ -3,7 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a test says how long things took")]
 
 use anyhow::{Result, ensure};
-use keiki_tests::room::{Client, Room};
+use keiki_tests::room::{Client, Fate, Room};
 
 #[test]
 fn net_a_room_with_loss_a_latecomer_and_one_that_is_killed() -> Result<()> {
@@ -16,6 +16,20 @@ fn net_a_room_with_loss_a_latecomer_and_one_that_is_killed() -> Result<()> {
     println!("{outcome:.2?}");
     let done = outcome.times.iter().flatten().count();
     ensure!(done == 7, "{done}");
+    Ok(())
+}
+
+/// One hangs, one disk breaks, to one machine no multicast comes any more: it fetches, and the others notice nothing.
+#[test]
+fn net_what_befalls_one_machine_is_nothing_to_the_others() -> Result<()> {
+    let mut clients = [Client::default(); 7];
+    clients[4].fate = Some(Fate::Hangs(1500));
+    clients[5].fate = Some(Fate::Broken(20));
+    clients[6] = Client { fate: Some(Fate::Deaf(1500)), may_fetch: true, ..clients[6] };
+    let outcome = Room::new(32)?.play(100, &clients)?;
+    println!("{outcome:.2?}");
+    let done: Vec<bool> = outcome.times.iter().map(Option::is_some).collect();
+    ensure!(done == [true, true, true, true, false, false, true], "{done:?}");
     Ok(())
 }
 

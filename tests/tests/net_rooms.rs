@@ -91,6 +91,32 @@ fn served(world: &World, id: &str) -> Result<Option<Value>> {
     })
 }
 
+/// The server ends in the middle and comes again: with other numbers and keys, and the same blocks.
+#[test]
+fn net_a_server_that_begins_again_sends_the_rest() -> Result<()> {
+    let world = World::new(2, &["--rate", "15"])?;
+    let machines = [restore(&world, 0, "lab")?, restore(&world, 1, "lab")?];
+    let began = Instant::now();
+    let told = loop {
+        let rows = world.site.until(|_| true)?;
+        let has = |row: &Value| row["blocks"].as_u64() > Some(3);
+        if rows.iter().filter(|row| has(row)).count() == 2 {
+            break told(&world)?;
+        }
+        ensure!(began.elapsed() < PATIENCE, "{rows:?}");
+    };
+    let world = world.again(&["--rate", "15"])?;
+    for (number, machine) in machines.into_iter().enumerate() {
+        let (code, said) = site::end(machine)?;
+        println!("{said}");
+        ensure!(code == Some(0) && said.contains("joined again"), "{number}: {code:?} {said}");
+        ensure!(!said.contains("fetched") && world.is_restored(number)?, "{number}: {said}");
+    }
+    let both = [told, self::told(&world)?].map(|told| told[0]["sent_bytes"].as_u64());
+    ensure!(both.iter().all(|sent| *sent > Some(1 << 20)), "{both:?}");
+    Ok(())
+}
+
 /// Half of the machines get the image of the command line, half another one that a person chose: each image leaves the server once.
 #[test]
 fn net_two_groups_get_two_images_at_once() -> Result<()> {

@@ -65,8 +65,11 @@ impl Listener {
         let symbols = lengths.iter().map(|len| symbols::source(*len as usize)).collect();
         let receiver = Receiver::new(symbols, has, room);
         let (give, blocks) = channel();
-        let shared =
-            Arc::new(Shared { ends: AtomicBool::new(false), receiver: Mutex::new(receiver) });
+        let shared = Arc::new(Shared {
+            ends: AtomicBool::new(false),
+            receiver: Mutex::new(receiver),
+            heard: Mutex::new(None),
+        });
         let ours = Arc::clone(&shared);
         let ear = Ear {
             listener: self,
@@ -111,6 +114,8 @@ pub struct Client {
 struct Shared {
     ends: AtomicBool,
     receiver: Mutex<Receiver>,
+    /// When the last packet of the session came.
+    heard: Mutex<Option<Instant>>,
 }
 
 impl Shared {
@@ -138,6 +143,13 @@ impl Client {
     /// See [`Receiver::loses_most`].
     pub fn loses_most(&self) -> bool {
         self.shared.receiver(|receiver| receiver.loses_most())
+    }
+
+    /// For how long nothing of the session has come; none where nothing ever did. A server that runs says something many times
+    /// in a second.
+    pub fn is_deaf_for(&self) -> Option<Duration> {
+        let heard = self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.map(|heard| heard.elapsed())
     }
 
     /// A block no longer takes memory.
@@ -204,6 +216,7 @@ impl Ear {
         let Terms { session, key, .. } = &self.listener.terms;
         let packet = Packet::from_bytes(said, key).filter(|packet| packet.session == *session);
         let Some(Packet { sequence, begun, body, .. }) = packet else { return };
+        *shared.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         match body {
             Body::Plan(period) => {
                 self.period = period.clamp(Duration::from_millis(10), KEEP_ALIVE);

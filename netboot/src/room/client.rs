@@ -168,11 +168,17 @@ impl<'r, 'a> Feed<'r, 'a> {
             return Ok(self.leave(lacking));
         }
         let came = session.take();
-        if came.is_empty() && session.silent() < PATIENCE {
+        if came.is_empty() && !session.is_silent(PATIENCE) {
             return Ok(true);
         }
         if came.is_empty() {
             let count = session.lacking.len();
+            // The server may have been started again, or a switch have forgotten who listens.
+            if session.has_taken() {
+                self.report.note("nothing comes by multicast any more; it is joined again");
+                (self.way, self.is_slow) = (Way::Unasked, false);
+                return Ok(true);
+            }
             self.report.note(&format!(
                 "nothing comes by multicast any more; the {count} blocks that are missing are fetched"
             ));

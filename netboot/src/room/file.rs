@@ -115,7 +115,7 @@ impl<'a> File<'a> {
         match joined {
             Ok(mut session) => {
                 while !session.lacking.is_empty()
-                    && session.silent() < PATIENCE
+                    && !session.is_silent(PATIENCE)
                     && !session.loses_most()
                 {
                     report.checkpoint()?;

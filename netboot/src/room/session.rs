@@ -20,6 +20,9 @@ const AT_ONCE: usize = 4;
 /// How long a Ctrl-C may go unnoticed, and the unit of silence.
 const TICK: Duration = Duration::from_millis(200);
 
+/// A session of which nothing was heard for so long has ended, or its packets find the way no more.
+const DEAF: Duration = Duration::from_secs(3);
+
 /// A session that was joined; it is left when dropped.
 pub struct Session {
     client: Client,
@@ -29,6 +32,7 @@ pub struct Session {
     given: usize,
     /// How often in a row nothing came.
     silent: u32,
+    has_taken: bool,
     has_ended: bool,
 }
 
@@ -50,7 +54,7 @@ impl Session {
         let listener = Listener::new(terms)?;
         let Joined { slot } = read(&files.get(&names.join, Bytes::kib(64))?)?;
         let client = listener.start(slot, lengths, has, ROOM)?;
-        Ok(Self { client, lacking, given: 0, silent: 0, has_ended: false })
+        Ok(Self { client, lacking, given: 0, silent: 0, has_taken: false, has_ended: false })
     }
 
     /// Blocks that are whole, a few; none where none came for a moment. What was taken before takes no memory any more.
@@ -75,6 +79,7 @@ impl Session {
             }
         }
         self.given = came.len();
+        self.has_taken |= !came.is_empty();
         self.silent = if came.is_empty() { self.silent + 1 } else { 0 };
         came
     }
@@ -84,8 +89,14 @@ impl Session {
         self.client.loses_most()
     }
 
-    /// For how long nothing has come.
-    pub fn silent(&self) -> Duration {
-        if self.has_ended { Duration::MAX } else { TICK * self.silent }
+    /// Whether nothing comes any more: no block for so long, or nothing at all where it did before.
+    pub fn is_silent(&self, patience: Duration) -> bool {
+        let is_deaf = self.client.is_deaf_for().is_some_and(|deaf| deaf > DEAF);
+        self.has_ended || is_deaf || TICK * self.silent >= patience
+    }
+
+    /// Whether any block came.
+    pub fn has_taken(&self) -> bool {
+        self.has_taken
     }
 }

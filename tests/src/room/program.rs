@@ -8,7 +8,7 @@ use anyhow::{Result, bail, ensure};
 use image_core::exec::Call;
 use image_core::exec::real::{Beside, Machine};
 
-use super::{Client, Room};
+use super::{Client, Fate, Room};
 use crate::network::{HERE, Neighbour};
 use crate::web::Web;
 use crate::{bench, call, keiki};
@@ -145,10 +145,16 @@ impl Program {
     pub(super) fn begin(
         self,
         room: &Room,
-        number: usize,
+        (number, client): (usize, &Client),
         (machine, server): (&Neighbour, Option<&Server>),
     ) -> Result<Beside> {
-        Ok(Machine.spawn(&machine.call(&self.call(room, number, server)?))?)
+        let call = machine.call(&self.call(room, number, server)?);
+        let Some(Fate::Broken(mib)) = client.fate else { return Ok(Machine.spawn(&call)?) };
+        // In units of 512 bytes; an error instead of a signal.
+        let limit = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", mib * 2048);
+        let mut limited = call!("sh", "-c", limit, "sh", call.program);
+        limited.args.extend(call.args);
+        Ok(Machine.spawn(&limited)?)
     }
 
     /// Waits until a machine has everything; whether it has, in this time.
