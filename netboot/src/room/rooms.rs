@@ -152,9 +152,15 @@ impl Answers for Rooms {
         let is_wish = question.posted.is_none() && question.name == Names::of(id).offer;
         let now = Instant::now();
         let mut known = lock(&self.known);
+        let has_threads = known.opening.iter().any(|thread| !thread.is_finished());
         let room = match known.table.find(id, now) {
             Some(State::Open((_, room))) => Arc::clone(room),
-            Some(State::Opens) => return is_wish.then(opens),
+            Some(State::Opens) if has_threads => return is_wish.then(opens),
+            // Its thread panicked, and has said so.
+            Some(State::Opens) => {
+                known.table.end(id, None, now);
+                return None;
+            }
             Some(State::Refused) => return None,
             None if is_wish => return self.begin(&mut known, id, now),
             None => return None,
