@@ -227,7 +227,10 @@ fn net_what_cannot_be_read_is_told_to_all() -> Result<()> {
         outcome.code
     );
     let told = site.status()?;
-    ensure!(told["image"]["unreadable_blocks"].as_u64().is_some_and(|blocks| blocks > 0), "{told}");
+    ensure!(
+        told["sent"][0]["unreadable_blocks"].as_u64().is_some_and(|blocks| blocks > 0),
+        "{told}"
+    );
     let (code, said) = site.interrupt()?;
     ensure!(code == Some(4), "{code:?} {said}");
     Ok(())

@@ -1,6 +1,7 @@
 //! One `keiki serve` for machines of two networks, between which nothing goes.
 
 use anyhow::{Context, Result, ensure};
+use keiki_tests::bench::Bench;
 use keiki_tests::network::{self, FAR, HERE, Neighbour};
 use keiki_tests::site::{World, are, end};
 use keiki_tests::{call, serving, tool};
@@ -48,7 +49,10 @@ fn net_each_network_has_its_own_addresses_and_files() -> Result<()> {
     near.address(100)?;
     far.moved("veth1", 10)?;
     far.run(&call!("ip", "addr", "flush", "dev", "eth0"))?;
-    let _server = serving::serve("br0,br1", &["--dhcp-range", "10.78.0.50-10.78.0.99"])?;
+    let bench = Bench::new()?;
+    let state = bench.path("state").display().to_string();
+    let options = ["--dhcp-range", "10.78.0.50-10.78.0.99", "--state", &state];
+    let _server = serving::serve("br0,br1", &options)?;
     let asks = call!(
         "busybox",
         "udhcpc",
