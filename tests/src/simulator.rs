@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use netboot::multicast::blocks::Blocks;
+use netboot::multicast::gather::Gather;
 use netboot::multicast::receiver::{Receiver, URGENT};
 use netboot::multicast::sender::{Next, Sender, Train};
 use netboot::multicast::symbols;
@@ -53,12 +54,14 @@ pub struct Scene {
     pub room: u32,
     /// What is drawn depends on it alone.
     pub seed: u64,
+    /// Whether the first block waits for those who come together, as it does in a server.
+    pub gathers: bool,
 }
 
 impl Scene {
     /// An image of so many MiB at 1 Gbit/s; packets have 1,514 bytes, with 24 more between them on the wire.
     pub fn gigabit(blocks: u32) -> Self {
-        Self { blocks, rate: 1e9 / 8.0 / 1538.0, room: 256, seed: 7 }
+        Self { blocks, rate: 1e9 / 8.0 / 1538.0, room: 256, seed: 7, gathers: false }
     }
 
     /// Seconds that the image takes where nothing is lost.
@@ -95,7 +98,7 @@ pub fn play(scene: &Scene, machines: &[Machine]) -> Outcome {
     while room.now < ENDLESS && room.clients.iter().any(Client::is_waited_for) {
         room.speak();
         room.plan();
-        match room.sender.next(Duration::from_secs_f64(room.now)) {
+        match room.gather.next(Duration::from_secs_f64(room.now), &mut room.sender) {
             Next::Send(train) => room.send(train),
             Next::Wait(until) => room.pass(until.as_secs_f64()),
             Next::Idle => room.pass(room.now + PLAN),
@@ -162,6 +165,7 @@ struct Room<'a> {
     scene: &'a Scene,
     symbols: Vec<u16>,
     sender: Sender,
+    gather: Gather,
     clients: Vec<Client>,
     /// Who speaks when: nanoseconds, client.
     turns: BinaryHeap<Reverse<(u64, usize)>>,
@@ -193,6 +197,7 @@ impl<'a> Room<'a> {
         Self {
             scene,
             sender: Sender::new(symbols.clone()),
+            gather: Gather::default(),
             clients: machines.iter().map(client).collect(),
             turns: turns.collect(),
             symbols,
@@ -229,6 +234,9 @@ impl<'a> Room<'a> {
                     client.done = None;
                     let (symbols, has) = (self.symbols.clone(), client.written.clone());
                     client.receiver = Receiver::new(symbols, has, self.scene.room);
+                }
+                if self.scene.gathers {
+                    self.gather.expect(at, self.sender.is_idle());
                 }
                 self.sender.join(slot, client.written.clone(), self.scene.room, at);
                 period * self.rng.f64()

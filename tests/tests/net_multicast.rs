@@ -200,7 +200,7 @@ mod only_all {
                 machine.joins = joined;
             }
             let rate = CABLE as f64 / PACKET as f64;
-            let scene = |seed| Scene { blocks: BLOCKS, rate, room: ROOM, seed };
+            let scene = |seed| Scene { blocks: BLOCKS, rate, room: ROOM, seed, gathers: true };
             let played: Vec<Outcome> = (0..9).map(|seed| play(&scene(seed), &machines)).collect();
             let sent = mean(played.iter().map(|outcome| outcome.sent));
             let one = |outcome: &Outcome| {

@@ -13,7 +13,7 @@ use image_core::exec::{Call, Outcome};
 use keiki_tests::bench::Bench;
 use keiki_tests::network::{self, Neighbour};
 use keiki_tests::room::sent;
-use keiki_tests::{call, keiki, run, serving, tool};
+use keiki_tests::{keiki, run, serving, tool};
 
 /// How long a machine may take; no figure, only the end of a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(200);

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use super::sender::{Next, Sender};
+
 /// What a machine needs from its first question to its first report, where a packet of it is lost and sent again.
 const MOMENT: Duration = Duration::from_millis(250);
 /// Who comes later than this finds that it has begun.
@@ -28,9 +30,13 @@ impl Gather {
         }
     }
 
-    /// When the first block may go.
-    pub fn until(&self) -> Duration {
-        self.until
+    /// What to send now.
+    pub fn next(&self, now: Duration, sender: &mut Sender) -> Next {
+        if now < self.until && !sender.is_idle() {
+            Next::Wait(self.until)
+        } else {
+            sender.next(now)
+        }
     }
 }
 
@@ -46,12 +52,12 @@ mod tests {
     fn those_who_come_soon_are_waited_for_but_not_for_ever() {
         let mut gather = Gather::default();
         gather.expect(at(1000), true);
-        assert_eq!(gather.until(), at(1250));
+        assert_eq!(gather.until, at(1250));
         gather.expect(at(1200), false);
-        assert_eq!(gather.until(), at(1450));
+        assert_eq!(gather.until, at(1450));
         // It goes on as long as they come, up to the end.
         (1400..2600).step_by(100).for_each(|now| gather.expect(at(now), false));
-        assert_eq!(gather.until(), at(2500));
+        assert_eq!(gather.until, at(2500));
     }
 
     #[test]
@@ -59,9 +65,9 @@ mod tests {
         let mut gather = Gather::default();
         gather.expect(at(1000), true);
         gather.expect(at(1251), false);
-        assert_eq!(gather.until(), at(1250));
+        assert_eq!(gather.until, at(1250));
         // Once all others are done it is the first again.
         gather.expect(at(9000), true);
-        assert_eq!(gather.until(), at(9250));
+        assert_eq!(gather.until, at(9250));
     }
 }

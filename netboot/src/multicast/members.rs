@@ -59,10 +59,7 @@ impl Members {
 
     /// What to send now.
     pub fn next(&mut self, now: Duration) -> Next {
-        match self.gather.until() {
-            until if now < until && !self.sender.is_idle() => Next::Wait(until),
-            _ => self.sender.next(now),
-        }
+        self.gather.next(now, &mut self.sender)
     }
 
     /// A number for whoever asks. After 65,536 of them one that nobody speaks with is given again.

@@ -10,11 +10,11 @@
 //!
 //! None of these has a socket or a clock: the same code runs in the simulator of the tests, with ten thousand clients.
 //!
-//! - [`server`] and [`client`] are around them, with sockets and threads; [`pace`] how fast they send; `members` who is in a session; `gather` waits for those who come together; `querier` keeps switches from forgetting who listens.
+//! - [`server`] and [`client`] are around them, with sockets and threads; [`pace`] how fast they send; `members` who is in a session; [`gather`] waits for those who come together; `querier` keeps switches from forgetting who listens.
 
 pub mod blocks;
 pub mod client;
-mod gather;
+pub mod gather;
 mod members;
 pub mod pace;
 pub mod packet;
