@@ -77,7 +77,10 @@ fn storm(clients: usize, lasts: Duration) -> Result<()> {
     machine.address(200)?;
     // As service managers start programs: with few descriptors, of which there may be more.
     let options = ["--dhcp-range", "10.77.0.50-10.77.0.99", "--image", "lab", "--rate", "200"];
-    let serve = serving::call("br0", &options)?.env("KEIKI_REPO", room.repo());
+    let work = tempfile::tempdir()?;
+    let serve = serving::call("br0", &options)?
+        .env("KEIKI_REPO", room.repo())
+        .env("KEIKI_STATE", work.path().join("state"));
     let mut few = call!("prlimit", "--nofile=1024:20000", &serve.program);
     (few.env, few.args) = (serve.env.clone(), [few.args, serve.args].concat());
     let mut server = Machine.spawn(&few)?;
@@ -88,7 +91,6 @@ fn storm(clients: usize, lasts: Duration) -> Result<()> {
         server.finish(Duration::from_secs(60))
     });
 
-    let work = tempfile::tempdir()?;
     let kernel = fetched(&machine, work.path(), "boot/vmlinuz")?;
     let loader = fetched(&machine, work.path(), "shimx64.efi")?;
     let pack = fs::read_dir(room.repo().join("packs"))?.next().context("a pack")??;
