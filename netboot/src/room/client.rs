@@ -173,8 +173,8 @@ impl<'r, 'a> Feed<'r, 'a> {
         }
         if came.is_empty() {
             let count = session.lacking.len();
-            // The server may have been started again, or a switch have forgotten who listens.
-            if session.has_taken() {
+            // The server may have been started again, or a switch have forgotten who listens. Where it still speaks, it has no more.
+            if session.is_deaf() && session.has_taken() {
                 self.report.note("nothing comes by multicast any more; it is joined again");
                 (self.way, self.is_slow) = (Way::Unasked, false);
                 return Ok(true);

@@ -89,10 +89,14 @@ impl Session {
         self.client.loses_most()
     }
 
-    /// Whether nothing comes any more: no block for so long, or nothing at all where it did before.
+    /// Whether no block came for so long, or nothing comes at all any more.
     pub fn is_silent(&self, patience: Duration) -> bool {
-        let is_deaf = self.client.is_deaf_for().is_some_and(|deaf| deaf > DEAF);
-        self.has_ended || is_deaf || TICK * self.silent >= patience
+        self.has_ended || self.is_deaf() || TICK * self.silent >= patience
+    }
+
+    /// Whether nothing of the session is heard any more, which was heard before.
+    pub fn is_deaf(&self) -> bool {
+        self.client.is_deaf_for().is_some_and(|deaf| deaf > DEAF)
     }
 
     /// Whether any block came.
