@@ -163,6 +163,27 @@ fn created_files_are_new() {
 }
 
 #[test]
+fn a_file_is_opened_again_and_cut_off() {
+    on_every_place(|files, _| {
+        with_folders(&files);
+        let draft = "tmp/a";
+        files.create(draft).unwrap().append(b"abcdef").unwrap();
+        let opened = files.reopen(draft, Bytes::new(4));
+        // A server goes on with a draft by itself, and says so.
+        if matches!(opened, Err(Error::Refused(_))) {
+            return;
+        }
+        opened.unwrap().append(b"X").unwrap();
+        assert_eq!(files.get(draft, MAX).unwrap(), b"abcdX");
+        let longer = files.reopen(draft, Bytes::new(6)).err().unwrap();
+        assert_eq!(kind(&longer), Some(ErrorKind::UnexpectedEof));
+        assert_eq!(files.get(draft, MAX).unwrap(), b"abcdX");
+        let missing = files.reopen("tmp/b", Bytes::ZERO).err().unwrap();
+        assert_eq!(kind(&missing), Some(ErrorKind::NotFound));
+    });
+}
+
+#[test]
 fn names_that_some_filesystem_would_change_are_refused() {
     on_every_place(|files, read| {
         with_folders(&files);
