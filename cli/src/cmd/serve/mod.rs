@@ -89,7 +89,7 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
     let bound = links.iter().map(bind).collect::<Result<Vec<_>>>()?;
     let system = boots.then(|| System::make(args, site.as_deref(), progress));
     let mut system = system.transpose()?;
-    let sending = found.as_ref().map(|found| found.send(&links, progress)).transpose()?;
+    let mut sending = found.as_ref().map(|found| found.send(&links, progress)).transpose()?;
     let guard = match (&found, &site) {
         (Some(found), Some(site)) => Some(found.guard(args, site)?),
         _ => None,
@@ -125,7 +125,6 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
     // Much was said since then.
     warn();
     let news = site.as_deref().map(|site| (News::new(site), site));
-    let mut sending = sending;
     follow(global, (&told, &board), (sending.as_mut(), news), progress)?;
     drop(running);
     Ok(sending.map_or(Exit::Done, |sending| sending.exit()))
