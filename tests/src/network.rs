@@ -266,6 +266,18 @@ impl Neighbour {
         tool::run(&self.call(call))
     }
 
+    /// Whether it is given an address, and the words of the client, which asks twice and changes nothing.
+    ///
+    /// # Errors
+    /// There is no client.
+    pub fn asks_for_an_address(&self) -> Result<(bool, String)> {
+        let asks = "udhcpc -i eth0 -f -n -q -t 2 -T 1 -s /bin/true";
+        let mut call = call!("busybox");
+        call.args.extend(asks.split(' ').map(Into::into));
+        let outcome = tool::outcome(&self.call(&call))?;
+        Ok((outcome.success(), outcome.text() + &outcome.talk()))
+    }
+
     /// Lets it hand out addresses, as [`dhcp`] does.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use keiki_tests::bench::Bench;
 use keiki_tests::network::{self, FAR, HERE, Neighbour};
 use keiki_tests::site::{World, are, end};
-use keiki_tests::{call, serving, tool};
+use keiki_tests::{call, serving};
 
 /// A machine in each network waits for one word, and gets the image by the multicast of its own network.
 #[test]
@@ -53,29 +53,10 @@ fn net_each_network_has_its_own_addresses_and_files() -> Result<()> {
     let state = bench.path("state").display().to_string();
     let options = ["--dhcp-range", "10.78.0.50-10.78.0.99", "--state", &state];
     let _server = serving::serve("br0,br1", &options)?;
-    let asks = call!(
-        "busybox",
-        "udhcpc",
-        "-i",
-        "eth0",
-        "-f",
-        "-n",
-        "-q",
-        "-t",
-        "2",
-        "-T",
-        "1",
-        "-s",
-        "/bin/true"
-    );
-    let outcome = tool::outcome(&near.call(&asks))?;
-    ensure!(!outcome.success(), "{}{}", outcome.text(), outcome.talk());
-    let outcome = tool::outcome(&far.call(&asks))?;
-    ensure!(
-        outcome.talk().contains("lease of 10.78.0.50 obtained from 10.78.0.1"),
-        "{}",
-        outcome.talk()
-    );
+    let (is_given, said) = near.asks_for_an_address()?;
+    ensure!(!is_given, "{said}");
+    let (_, said) = far.asks_for_an_address()?;
+    ensure!(said.contains("lease of 10.78.0.50 obtained from 10.78.0.1"), "{said}");
     far.moved("veth1", 50)?;
     for (machine, server) in [(&near, HERE), (&far, FAR)] {
         let url = format!("http://{server}/grub/grub.cfg");
