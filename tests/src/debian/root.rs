@@ -56,9 +56,16 @@ exec > /dev/ttyS1 2>&1
 section() { echo "== $1"; shift; "$@"; }
 state() { timeout 300 systemctl is-system-running --wait; }
 srv() { cd /srv && sha256sum --check --quiet data.sum && echo SRV-OK; cd /; }
+# Volume groups that the start does not wait for are made active by what udev starts.
+settled() {
+    udevadm settle --timeout=300
+    for _ in $(seq 300); do systemctl --quiet is-active 'lvm-activate-*' || break; sleep 1; done
+    udevadm settle --timeout=300
+}
 firmware() { if [ -d /sys/firmware/efi ]; then echo UEFI; else echo BIOS; fi; }
 echo KEIKI-REPORT-BEGIN
 section state state
+settled
 section failed systemctl --failed --no-legend --plain
 section firmware firmware
 section lsblk lsblk -rno NAME,SIZE,TYPE,FSTYPE,MOUNTPOINT
