@@ -15,6 +15,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use image_core::extent::Extent;
 use image_core::units::Bytes;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use self::program::{Program, Server};
 use crate::bench::Bench;
@@ -80,6 +81,8 @@ pub struct Outcome {
 #[derive(Debug)]
 pub struct Room {
     bench: Bench,
+    /// Where the disks of machines are in memory.
+    memory: Option<TempDir>,
     size: Bytes,
     stored: u64,
 }
@@ -109,7 +112,15 @@ impl Room {
         bytes.resize(usize::try_from(stored)?, 0);
         blake3::Hasher::new().finalize_xof().fill(&mut bytes);
         fs::write(bench.path("image"), &bytes)?;
-        Ok(Self { bench, size, stored })
+        Ok(Self { bench, memory: None, size, stored })
+    }
+
+    /// Machines have disks that do not share one: theirs are in memory.
+    ///
+    /// # Errors
+    /// There is no tmpfs.
+    pub fn with_disks_in_memory(self) -> Result<Self> {
+        Ok(Self { memory: Some(TempDir::new_in("/dev/shm")?), ..self })
     }
 
     /// The same for programs that bring a file: as long as the image.
@@ -245,7 +256,10 @@ impl Room {
     }
 
     fn target(&self, number: usize) -> PathBuf {
-        self.bench.path(&format!("target-{number}"))
+        let name = format!("target-{number}");
+        self.memory
+            .as_ref()
+            .map_or_else(|| self.bench.path(&name), |disks| disks.path().join(&name))
     }
 
     /// How long a machine takes, in seconds; none where it is killed for good, or gets nothing.

@@ -105,10 +105,22 @@ mod only_all {
         Ok(())
     }
 
-    /// Prints the table of docs/BENCHMARKS.md: every program in every room.
+    /// How often the image is sent at most, where all machines lose so many of a thousand packets.
+    fn most(clients: &[Client]) -> Option<f64> {
+        let first = clients.first()?;
+        let goal = match first.lost {
+            0 => 1.05,
+            10 => 1.06,
+            50 => 1.13,
+            _ => return None,
+        };
+        clients.iter().all(|client| client == first).then_some(goal)
+    }
+
+    /// Prints the table of docs/BENCHMARKS.md: every program in every room. Times are numbers there, what is sent is a promise.
     #[test]
     fn net_rooms_of_all_programs() -> Result<()> {
-        let room = Room::new(MIB)?;
+        let room = Room::new(MIB)?.with_disks_in_memory()?;
         println!("| machines | program | time | the last one | sent |\n|---|---|---|---|---|");
         for (name, clients) in rooms() {
             for program in ALL {
@@ -127,6 +139,8 @@ mod only_all {
                 let is_ours = program == Program::Keiki;
                 let lost = outcome.times.iter().take(special).filter(|time| time.is_none());
                 ensure!(!is_ours || lost.count() == 0, "a machine got nothing");
+                let is_much = most(&clients).is_some_and(|most| outcome.sent > most);
+                ensure!(!is_ours || !is_much, "{name}: {:.3} was sent", outcome.sent);
             }
         }
         Ok(())

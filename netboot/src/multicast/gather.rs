@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::sender::{Next, Sender};
 
-/// What a machine needs from its first question to its first report, where a packet of it is lost and sent again.
-const MOMENT: Duration = Duration::from_millis(250);
+/// What a machine needs from its first question to its first report, where a packet of it is lost and sent again, and how much later
+/// than another its first question is, where its connection is made by the second attempt.
+const MOMENT: Duration = Duration::from_millis(300);
 /// Who comes later than this finds that it has begun.
 const MOST: Duration = Duration::from_millis(1500);
 
@@ -52,9 +53,9 @@ mod tests {
     fn those_who_come_soon_are_waited_for_but_not_for_ever() {
         let mut gather = Gather::default();
         gather.expect(at(1000), true);
-        assert_eq!(gather.until, at(1250));
+        assert_eq!(gather.until, at(1300));
         gather.expect(at(1200), false);
-        assert_eq!(gather.until, at(1450));
+        assert_eq!(gather.until, at(1500));
         // It goes on as long as they come, up to the end.
         (1400..2600).step_by(100).for_each(|now| gather.expect(at(now), false));
         assert_eq!(gather.until, at(2500));
@@ -64,10 +65,10 @@ mod tests {
     fn who_comes_while_others_are_sent_to_stops_nobody() {
         let mut gather = Gather::default();
         gather.expect(at(1000), true);
-        gather.expect(at(1251), false);
-        assert_eq!(gather.until, at(1250));
+        gather.expect(at(1301), false);
+        assert_eq!(gather.until, at(1300));
         // Once all others are done it is the first again.
         gather.expect(at(9000), true);
-        assert_eq!(gather.until, at(9250));
+        assert_eq!(gather.until, at(9300));
     }
 }

@@ -9,7 +9,7 @@ use ureq::unversioned::transport::{
 };
 
 /// How long the first attempts wait; a server that is far away answers within the last one.
-const SOON: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(500)];
+const SOON: [Duration; 2] = [Duration::from_millis(150), Duration::from_millis(500)];
 
 /// Makes connections as usual, but tries again sooner.
 #[derive(Default, Debug)]
