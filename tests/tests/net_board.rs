@@ -8,8 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use image_core::exec::real::Machine;
 use keiki_tests::browser::Browser;
-use keiki_tests::site::{self, World};
+use keiki_tests::site::{self, World, make_disk};
 use keiki_tests::{fixtures, network};
 use serde_json::json;
 
@@ -56,11 +57,23 @@ fn press(browser: &Browser, row: &str, button: &str) -> Result<()> {
 fn let_in(browser: &Browser, row: &str, hostname: &str) -> Result<()> {
     press(browser, row, "Restore")?;
     browser.wait("#ask", PATIENCE, |text| text.contains("What is on its disk is lost"))?;
-    if !hostname.is_empty() {
-        browser.write(&browser.first("#hostname")?, hostname)?;
-        pictures(browser, "asks")?;
+    if hostname.is_empty() {
+        return browser.click(&browser.first("#yes")?);
     }
-    browser.click(&browser.first("#yes")?)
+    browser.write(&browser.first("#hostname")?, hostname)?;
+    pictures(browser, "asks")?;
+    browser.write(&browser.active()?, ENTER)
+}
+
+/// Nothing comes of a question that is cancelled.
+fn cancels(browser: &Browser, row: &str) -> Result<()> {
+    press(browser, row, "Restore")?;
+    browser.wait("#ask", PATIENCE, |text| text.contains("What is on its disk is lost"))?;
+    browser.click(&browser.first("#ask .cancel")?)?;
+    browser.wait("#ask", PATIENCE, str::is_empty)?;
+    let waits = browser.text("#sum")?;
+    ensure!(waits == "2 wait for your word", "{waits}");
+    Ok(())
 }
 
 /// An administrator with a page, and two machines that are started.
@@ -87,6 +100,7 @@ fn net_an_administrator_lets_machines_in_and_watches_them() -> Result<()> {
     browser.wait("#machines", PATIENCE, |text| text.matches("waits for your word").count() == 2)?;
     browser.wait("#all", PATIENCE, |text| text.contains("Restore all 2"))?;
     pictures(&browser, "waiting")?;
+    cancels(&browser, "10.77.0.100")?;
     let_in(&browser, "10.77.0.100", "pc-first")?;
     browser.wait("#machines", PATIENCE, |text| text.contains("pc-first"))?;
     let_in(&browser, "10.77.0.101", "")?;
@@ -103,6 +117,47 @@ fn net_an_administrator_lets_machines_in_and_watches_them() -> Result<()> {
         let (ended, said) = site::end(agent)?;
         ensure!(ended == Some(code) && world.is_restored(number)?, "{ended:?} {said}");
     }
+    Ok(())
+}
+
+/// Has the one machine saved by this name.
+fn save(browser: &Browser, name: &str) -> Result<()> {
+    press(browser, "10.77.0.100", "Save")?;
+    browser.wait("#keep", PATIENCE, |text| text.contains("Nothing on it is changed"))?;
+    browser.write(&browser.first("#name")?, name)?;
+    pictures(browser, "saves")?;
+    browser.click(&browser.first("#keepyes")?)
+}
+
+/// Somebody at a machine asks that it is saved; the administrator says no, and yes the next time.
+#[test]
+fn net_an_administrator_answers_who_asks_to_be_saved() -> Result<()> {
+    let world = World::new(1, &[])?;
+    make_disk(&world.bench, &world.target(0), "golden")?;
+    let browser = Browser::new()?;
+    browser.open(&world.site.board)?;
+    let asks = || {
+        let agent = Machine.spawn(&world.asking(0, "golden")?)?;
+        browser.wait("#machines", PATIENCE, |text| text.contains("asks to be saved as golden"))?;
+        Ok::<_, anyhow::Error>(agent)
+    };
+
+    let refused = asks()?;
+    press(&browser, "10.77.0.100", "Say no")?;
+    let (code, said) = site::end(refused)?;
+    ensure!(code == Some(1) && said.contains("somebody at the server said no"), "{code:?} {said}");
+    browser.wait("#machines", PATIENCE, |text| !text.contains("asks to be saved"))?;
+
+    let agreed = asks()?;
+    press(&browser, "10.77.0.100", "Save")?;
+    browser.wait("#keep", PATIENCE, |text| text.contains("Nothing on it is changed"))?;
+    // The name is there that it asked for.
+    browser.write(&browser.first("#name")?, ENTER)?;
+    let (code, said) = site::end(agreed)?;
+    ensure!(code == Some(0) && said.contains("It is saved as golden"), "{code:?} {said}");
+    browser.wait("#machines", PATIENCE, |text| text.contains("it was saved as golden"))?;
+    let images = world.bench.run("images")?;
+    ensure!(images["images"].as_array().is_some_and(|all| all.len() == 2), "{images}");
     Ok(())
 }
 
@@ -230,22 +285,17 @@ fn net_a_browser_types_and_clicks() -> Result<()> {
 #[test]
 fn net_an_administrator_saves_a_machine() -> Result<()> {
     let world = World::new(1, &[])?;
-    site::make_disk(&world.bench, &world.target(0), "golden")?;
+    make_disk(&world.bench, &world.target(0), "golden")?;
     let browser = Browser::new()?;
     browser.open(&world.site.board)?;
     let agent = world.agent(0, &world.site.key)?;
     browser.wait("#machines", PATIENCE, |text| text.contains("waits for your word"))?;
-    let answers = "window.prompt = (text, name) => (window.wasAsked = text, arguments[0])";
-    browser.run(answers, &json!(["not a name"]))?;
-    press(&browser, "10.77.0.100", "Save")?;
+    save(&browser, "not a name")?;
     browser.wait("#note", PATIENCE, |text| text.contains("no name of an image"))?;
-    browser.run(answers, &json!(["golden"]))?;
-    press(&browser, "10.77.0.100", "Save")?;
+    save(&browser, "golden")?;
     browser.wait("#sum", PATIENCE, |text| text.contains("1 at work"))?;
     browser.wait("#machines", PATIENCE, |text| text.contains("it was saved as golden"))?;
     pictures(&browser, "saved")?;
-    let asked = browser.run("return window.wasAsked", &json!([]))?;
-    ensure!(asked.as_str().is_some_and(|text| text.contains("nothing is changed")), "{asked}");
     let (ended, said) = site::end(agent)?;
     ensure!(ended == Some(0), "{ended:?} {said}");
     // The next question has it among the images.
