@@ -101,6 +101,8 @@ impl Desk {
             // Firmware that is told no file goes on to the next thing that it starts from: its disk.
             client = Client { kind: Kind::System, class: None };
         }
+        let full = |desk: &Self| desk.leases.as_ref().and_then(Leases::full);
+        let was_full = full(self).is_some();
         let reply = match (port, request.kind()) {
             (BOOT, Some(kind::DISCOVER | kind::REQUEST | kind::INFORM)) => {
                 self.told(request, &client, kind::ACK)
@@ -111,13 +113,12 @@ impl Desk {
             (SERVER, Some(kind::DISCOVER)) => self.told(request, &client, kind::OFFER),
             _ => None,
         };
-        let event = match (is_restored, request.kind()) {
-            (true, Some(kind::DISCOVER)) => Some(Event {
-                address: None,
-                mac: Some(request.chaddr),
-                kind: None,
-                what: What::Lost("is restored, and starts from its own disk"),
-            }),
+        let told = |what| Event { address: None, mac: Some(request.chaddr), kind: None, what };
+        let event = match (full(self).filter(|_| !was_full), is_restored, request.kind()) {
+            (Some(full), ..) => Some(told(What::Warned(full))),
+            (None, true, Some(kind::DISCOVER)) => {
+                Some(told(What::Lost("is restored, and starts from its own disk")))
+            }
             _ => Self::event(request, &client, reply.as_ref()),
         };
         let to = |packet: &Packet| destination(port, request, packet, from);

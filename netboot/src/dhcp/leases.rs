@@ -70,13 +70,15 @@ pub struct Leases {
     given: BTreeMap<Ipv4Addr, Lease>,
     /// Whether something is to be written down: more than an offer, which is over soon.
     is_changed: bool,
+    /// Whether the last client that was new got none.
+    is_full: bool,
 }
 
 impl Leases {
     /// All of `range` is free, apart from `own`.
     pub fn new(range: Range, own: Ipv4Addr) -> Self {
         let given = BTreeMap::from([(own, Lease { mac: None, until: u64::MAX })]);
-        Self { range, own, given, is_changed: false }
+        Self { range, own, given, is_changed: false, is_full: false }
     }
 
     /// Takes over what [`Self::changed`] told, by the same clock. A lease that lasts longer than a new one would ends with that.
@@ -122,7 +124,10 @@ impl Leases {
     pub fn offer(&mut self, mac: Mac, now: u64) -> Option<Ipv4Addr> {
         let of =
             |(address, lease): (&Ipv4Addr, &Lease)| (lease.mac == Some(mac)).then_some(*address);
-        let known = self.given.iter().find_map(of);
+        if let Some(address) = self.given.iter().find_map(of) {
+            self.keep(address, mac, now + OFFER);
+            return Some(address);
+        }
         let unused = || {
             let mut all = u32::from(self.range.first)..=u32::from(self.range.last);
             all.find_map(|n| Some(Ipv4Addr::from(n)).filter(|n| !self.given.contains_key(n)))
@@ -131,9 +136,22 @@ impl Leases {
             let over = self.given.iter().filter(|(_, lease)| lease.until <= now);
             over.min_by_key(|(_, lease)| lease.until).map(|(address, _)| *address)
         };
-        let address = known.or_else(unused).or_else(over)?;
-        self.keep(address, mac, now + OFFER);
-        Some(address)
+        let address = unused().or_else(over);
+        self.is_full = address.is_none();
+        self.keep(address?, mac, now + OFFER);
+        address
+    }
+
+    /// What is told when a client is the first for which there is no address; none where there are some.
+    pub(super) fn full(&self) -> Option<String> {
+        let range = self.range;
+        let hours = LEASE / 3600;
+        self.is_full.then(|| {
+            format!(
+                "all addresses of {range} are taken, and new machines get none; begin again with a longer --dhcp-range, or wait: one \
+                 that nobody uses is free after {hours} hours"
+            )
+        })
     }
 
     /// Gives a client the address that it asks for, for [`LEASE`]; whether it may have it.
@@ -215,10 +233,15 @@ mod tests {
         assert_eq!(leases.offer(mac(1), 1), Some(at(1)));
         assert!(leases.take(mac(1), at(1), 2));
         assert_eq!(leases.offer(mac(2), 3), Some(at(3)), "2 is our own");
+        assert_eq!(leases.full(), None);
         assert_eq!(leases.offer(mac(3), 4), None, "all are taken");
+        assert_eq!(leases.offer(mac(1), 4), Some(at(1)));
+        let said = leases.full().unwrap();
+        assert!(said.contains("10.0.0.1-10.0.0.3") && said.contains("4 hours"), "{said}");
         assert!(!leases.take(mac(3), at(3), 5) && !leases.take(mac(3), at(9), 5));
         // What was only offered is free after a minute, what was taken after its time.
         assert_eq!(leases.offer(mac(3), 64), Some(at(3)));
+        assert_eq!(leases.full(), None);
         assert!(leases.take(mac(3), at(3), 65));
         assert_eq!(leases.offer(mac(2), 66), None);
         leases.release(mac(3), 70);
