@@ -39,7 +39,11 @@ pub(crate) const SIGNED: &str = "usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.s
 
 /// The modules of GRUB for BIOS that it takes on a network, besides those that show a menu and start Linux.
 const MODULES: &str = "pxe tftp http normal linux serial terminal configfile test echo ls all_video minicmd reboot \
-                       halt sleep";
+                       halt sleep smbios biosdisk chain";
+
+/// The folder of what GRUB for BIOS does first, by adapter and UUID of the machine: the server knows who was restored and starts from
+/// its own disk, and this firmware cannot be told. UEFI can, by the system that it starts.
+pub const START: &str = "start";
 
 /// Programs that make all that, and the packages that have them.
 const TOOLS: [(&str, &str); 3] =
@@ -72,7 +76,14 @@ pub fn files(
     let menu =
         bootloader::menu(&settings.console, &archives, &format!(" {ADAPTER}$net_default_mac"));
     // Every loader has another idea of where it came from; the address in words is the same for all.
-    files.push((MENU.to_owned(), format!("set root=(http,{server})\n{menu}").into_bytes()));
+    let first = match &settings.site {
+        Some(_) => format!(
+            "if [ \"$grub_platform\" = pc ]; then\n    smbios --type 1 --get-uuid 8 --set uuid\n    \
+             source /{START}/$net_default_mac/$uuid\nfi\n"
+        ),
+        None => String::new(),
+    };
+    files.push((MENU.to_owned(), format!("set root=(http,{server})\n{first}{menu}").into_bytes()));
     let rest = boot.read(name::SYSTEM)?;
     let (hash, length) = (blake3::hash(&rest).to_hex(), rest.len());
     files.push((system(), rest));

@@ -21,6 +21,8 @@ pub struct Interface {
     pub mask: Ipv4Addr,
     /// Its adapter.
     pub mac: Mac,
+    /// Whether it sends multicast.
+    pub multicast: bool,
 }
 
 /// The interfaces that can be served: those of Ethernet that are up and have an address.
@@ -46,7 +48,8 @@ pub fn all() -> Result<Vec<Interface>> {
             continue;
         };
         if is_up && !found.iter().any(|other| other.name == name) {
-            found.push(Interface { name, address, mask, mac });
+            let multicast = one.flags.contains(InterfaceFlags::IFF_MULTICAST);
+            found.push(Interface { name, address, mask, mac, multicast });
         }
     }
     Ok(found)
@@ -132,7 +135,8 @@ mod tests {
 
     fn named(name: &str) -> Interface {
         let (address, mask) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(255, 0, 0, 0));
-        Interface { name: name.to_owned(), address, mask, mac: Mac::default() }
+        let (name, mac) = (name.to_owned(), Mac::default());
+        Interface { name, address, mask, mac, multicast: true }
     }
 
     #[test]

@@ -5,12 +5,13 @@
 //! what is not in there, and to hand out addresses where another server does.
 //!
 //! - [`dhcp`] addresses and names of boot files. - [`tftp`], [`http`] the files. - [`files`] what there is to be fetched.
-//! - [`multicast`] one image for many machines at once. - [`room`] an image in it. - [`orders`] who is restored, by whose word. [`board`] what is known of machines, to be watched and decided. [`secret`] what nobody may guess. - [`interface`] where to serve. - [`event`] what is told about clients. - [`server`] all of it, running.
+//! - [`multicast`] one image for many machines at once. - [`room`] an image in it. - [`orders`] who is restored, by whose word. [`board`] what is known of machines, to be watched and decided. [`secret`] what nobody may guess. - [`interface`] where to serve. [`check`] what is wrong there. - [`event`] what is told about clients. - [`server`] all of it, running.
 //! - [`wake`] machines that are switched off.
 //!
 //! Each protocol keeps what it decides apart from its sockets: packets are bytes, decisions take the time as input.
 
 pub mod board;
+pub mod check;
 pub mod dhcp;
 pub mod event;
 pub mod files;

@@ -42,6 +42,9 @@ mod only_all {
     const OTHER_HEAD: Option<&[&str]> =
         Some(&["--dhcp-boot=other.efi,,10.77.0.2", "--dhcp-no-override"]);
 
+    /// It names our file for BIOS, as docs/NETBOOT.md has it for firmware that takes no second server.
+    const OTHER_OURS: Option<&[&str]> = Some(&["--dhcp-boot=keiki.pxe,,10.77.0.1"]);
+
     /// Each machine gets a name of its own.
     const NAMES: [&str; 2] = ["--hostname", "lab-%02d"];
 
@@ -248,6 +251,12 @@ mod only_all {
     #[test]
     fn vm_a_room_beside_another_server_with_a_boot_file() -> Result<()> {
         restored(&PXE, OTHER_FILE)
+    }
+
+    /// It starts our GRUB for ever: that is told who was restored.
+    #[test]
+    fn vm_bios_starts_its_disk_where_another_server_names_our_file() -> Result<()> {
+        restored(&PXE[..1], OTHER_OURS)
     }
 
     #[test]

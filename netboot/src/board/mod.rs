@@ -349,7 +349,7 @@ mod tests {
         let site = Arc::new(Site::open(folder, Box::new(Nothing)).unwrap());
         let name = "eth1".to_owned();
         let [address, mask] = [[10, 0, 0, 1], [255, 255, 255, 0]].map(Ipv4Addr::from);
-        let interface = Interface { name, address, mask, mac: Mac::default() };
+        let interface = Interface { name, address, mask, mac: Mac::default(), multicast: true };
         let board = Board::new(Vec::new(), Some(Arc::clone(&site)), vec![interface]);
         (site, board)
     }

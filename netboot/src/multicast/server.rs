@@ -142,10 +142,8 @@ impl Server {
     ) -> Result<Self> {
         let failed = |error| Error::io("multicast", "start", error);
         let (socket, port) = place.bind(interface)?;
-        let wide = socket2::SockRef::from(&socket);
-        wide.set_multicast_if_v4(&interface).map_err(failed)?;
-        // What is sent too fast for the interface should wait here, not be lost.
-        wide.set_send_buffer_size(1 << 20).map_err(failed)?;
+        socket2::SockRef::from(&socket).set_multicast_if_v4(&interface).map_err(failed)?;
+        crate::check::widen(&socket).map_err(failed)?;
         let terms = Terms::new(SocketAddrV4::new(interface, port))?;
         let lengths = source.lengths();
         let symbols = lengths.iter().map(|len| symbols::source(*len as usize)).collect();

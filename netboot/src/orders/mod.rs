@@ -5,7 +5,7 @@
 //!
 //! - `machine` what a machine says of itself. - `talk` what it says and is told. - `order` what it is to do, and the site's key.
 //! - `moment` when somebody wants something. - `list` the machines that are known: pure, without clock and sockets. - `site` the list with its file, and its answers.
-//! - `door` who may fetch where not everybody may.
+//! - `starts` what boot loaders are told of who was restored. - `door` who may fetch where not everybody may.
 
 pub mod door;
 pub mod list;
@@ -13,6 +13,7 @@ pub mod machine;
 pub mod moment;
 pub mod order;
 pub mod site;
+pub mod starts;
 pub mod talk;
 
 /// The name to which machines post.

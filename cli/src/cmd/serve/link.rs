@@ -178,7 +178,8 @@ mod tests {
 
     fn here(number: u8) -> Interface {
         let [address, mask] = [[10, 0, number, 1], [255, 255, 255, 0]].map(Ipv4Addr::from);
-        Interface { name: format!("eth{number}"), address, mask, mac: Mac::default() }
+        let (name, mac) = (format!("eth{number}"), Mac::default());
+        Interface { name, address, mask, mac, multicast: true }
     }
 
     #[test]

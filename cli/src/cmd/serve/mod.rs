@@ -19,10 +19,12 @@ use image_core::report::Report;
 use image_core::units::Bytes;
 use live_iso::net;
 use netboot::board::Board;
+use netboot::check;
 use netboot::event::{Event, Roster, What};
 use netboot::files::Files;
 use netboot::interface::Interface;
 use netboot::orders::site::Site;
+use netboot::orders::starts::Starts;
 use netboot::server;
 use serde_json::json;
 
@@ -79,7 +81,9 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
             lacking.push(link.interface.name.as_str());
         }
     }
+    let wrong = hindrances(&links)?;
     let warn = || {
+        wrong.iter().for_each(|wrong| progress.warning(wrong));
         if !lacking.is_empty() {
             progress.warning(&format!("no DHCP server answers on {}{NO_DHCP}", lacking.join(", ")));
         }
@@ -112,6 +116,7 @@ pub fn run(global: &Global, args: &Serve, progress: &Progress) -> Result<Exit> {
         }
         if let (Some(site), Some(guard)) = (&site, &guard) {
             files.add_answers("", site.clone());
+            files.add_answers(net::START, Arc::new(Starts(Arc::clone(site))));
             guard.add(&mut files);
         }
         running.push(bound.serve(files, &events)?);
@@ -260,6 +265,13 @@ fn follow(
         line(&event).map_or(Ok(()), |line| tell(&line))?;
     }
     Ok(())
+}
+
+/// What hinders those who are served there, and how to mend it.
+fn hindrances(links: &[Link]) -> image_core::error::Result<Vec<String>> {
+    let silent = links.iter().map(|link| check::multicast(&link.interface));
+    let all = silent.chain([check::buffers()]).collect::<image_core::error::Result<Vec<_>>>()?;
+    Ok(all.into_iter().flatten().collect())
 }
 
 /// `10.0.0.5  52:54:00:77:00:01  UEFI: fetched shimx64.efi (1 MiB, TFTP)`; none for what nobody wants to know.
