@@ -9,6 +9,7 @@ use image_core::exec::real::Beside;
 use keiki_tests::bench::Bench;
 use keiki_tests::network::{self, Neighbour};
 use keiki_tests::{binary, call, run, serving, tool};
+use netboot::{check, interface};
 
 const RANGE: [&str; 2] = ["--dhcp-range", "10.77.0.50-10.77.0.99"];
 
@@ -132,5 +133,27 @@ fn net_no_address_is_handed_out_beside_another_server() -> Result<()> {
     drop(_dhcp);
     let (is_given, said) = other.asks_for_an_address()?;
     ensure!(!is_given, "{said}");
+    Ok(())
+}
+
+/// What hinders multicast on this machine is told before it begins, with what mends it.
+#[test]
+fn net_what_hinders_multicast_is_told() -> Result<()> {
+    network::own()?;
+    network::switch()?;
+    let check = || check::multicast(&interface::choose(Some("br0"))?);
+    ensure!(check()?.is_none(), "{:?}", check()?);
+    let rules = "table inet wall { chain in { type filter hook input priority 0; meta l4proto udp drop; }; }";
+    run!("nft", rules)?;
+    let said = check()?.context("nothing was told of the firewall")?;
+    ensure!(
+        said.contains("on br0 does not come back") && said.contains("nft list ruleset"),
+        "{said}"
+    );
+    run!("nft", "delete table inet wall")?;
+    ensure!(check()?.is_none(), "{:?}", check()?);
+    run!("ip", "link", "set", "dev", "br0", "multicast", "off")?;
+    let said = refused(&[])?;
+    ensure!(said.contains("ip link set dev br0 multicast on"), "{said}");
     Ok(())
 }

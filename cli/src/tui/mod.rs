@@ -126,11 +126,18 @@ const ENTRIES: [Entry; 6] = [
 ];
 
 /// Where the machine was started by `keiki serve` with images.
-const SERVER: Entry =
-    ("Save to the server", "this machine, once somebody there agrees", save::to_server);
+const SERVER: [Entry; 2] = [
+    ("Save to the server", "this machine, once somebody there agrees", save::to_server),
+    ("Wait for the server", "somebody there says what is done here, as before this menu", wait),
+];
 
 const LIVE: Entry =
     ("This machine", "keyboard, network, shell, where images are, power", live::run);
+
+/// `keiki agent`.
+fn wait(menu: &mut Menu<'_>) -> Result<()> {
+    menu.act(&["agent", "--console", "/dev/stdin"].map(str::to_owned)).map(drop)
+}
 
 impl Menu<'_> {
     fn main(&mut self) -> Result<()> {
@@ -144,7 +151,7 @@ impl Menu<'_> {
         let mut entries = ENTRIES.to_vec();
         if live::is_here() {
             if network::site_key().is_some() {
-                entries.insert(1, SERVER);
+                entries.splice(1..1, SERVER);
             }
             entries.push(LIVE);
             live::keyboard_first(self)?;

@@ -215,6 +215,13 @@ fn quiet_is_quiet_and_progress_is_as_asked() {
 }
 
 #[test]
+fn what_prints_no_json_says_where_it_is() {
+    let told = World::empty().json(2, &["agent"]);
+    let words = told["error"]["message"].as_str().unwrap();
+    assert!(words.contains("keiki serve status --json"), "{words}");
+}
+
+#[test]
 fn what_cannot_be_printed_is_a_failure() {
     let world = World::saved();
     for verb in

@@ -4,6 +4,8 @@
 
 mod line;
 mod own;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,7 @@ use netboot::orders::talk::{Doing, Told};
 use netboot::secret::{hex, random};
 
 use self::line::Line;
+use super::Usage;
 use super::deploy::consoles::Consoles;
 use super::deploy::{Marks, Onto, after, typed};
 use crate::answers::{Answers, Then};
@@ -42,6 +45,10 @@ const BRIEFLY: Duration = Duration::from_secs(6);
 /// # Errors
 /// The server cannot be reached, or the restore failed.
 pub fn run(global: &Global, args: &Agent, progress: &Progress) -> Result<Exit> {
+    if global.json {
+        let why = "keiki agent tells the server what becomes of the machine, and prints no JSON: see keiki serve status --json";
+        return Err(Usage(why.to_owned()).into());
+    }
     let mut paths = args.consoles.clone();
     if args.save.is_some() && paths.is_empty() {
         paths.push("/dev/stdin".into());
@@ -69,25 +76,40 @@ struct Site {
     repo: String,
 }
 
-fn site(args: &Agent) -> Result<Site> {
+/// The server; none where a key was pressed before it answered.
+fn site(args: &Agent, consoles: &mut Consoles) -> Result<Option<Site>> {
     if let (Some(server), Some(key)) = (&args.server, &args.site_key) {
         let server = server.trim_end_matches('/');
         let (line, repo) = (Line::new(server), format!("{server}/{}", network::REPOSITORY));
-        return Ok(Site { line, key: key.clone(), repo });
+        return Ok(Some(Site { line, key: key.clone(), repo }));
     }
     let key = network::site_key()
         .context("this machine was not started by `keiki serve` with images: name the server")?;
     output::talk("Looking for the server that this machine was started from.");
-    let repo = network::reach()?.as_typed().to_string_lossy().into_owned();
+    let repo = loop {
+        match network::reach() {
+            Ok(repo) => break repo.as_typed().to_string_lossy().into_owned(),
+            Err(why) if tui::live::is_here() => {
+                // Whoever switches the server on an hour later goes to no machine for it.
+                output::talk(&format!(
+                    "{why:#}. It is tried again; press any key to see the menu instead."
+                ));
+                if consoles.key(PERIOD) {
+                    return Ok(None);
+                }
+            }
+            Err(why) => return Err(why),
+        }
+    };
     let server = repo
         .strip_suffix(network::REPOSITORY)
         .context("the server's repository has another name")?;
-    Ok(Site { line: Line::new(server.trim_end_matches('/')), key, repo })
+    Ok(Some(Site { line: Line::new(server.trim_end_matches('/')), key, repo }))
 }
 
 /// Asks until there is an order, and carries it out.
 fn waiting(args: &Agent, consoles: &mut Consoles, progress: &Progress) -> Result<Exit> {
-    let site = site(args)?;
+    let Some(site) = site(args, consoles)? else { return Ok(Exit::Interrupted) };
     let here = tui::live::is_here();
     let (mut nonce, mut made) = (hex(&random::<16>()?), Instant::now());
     let mut said = String::new();
