@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use image_core::exec::real::Beside;
+use keiki_tests::bench::Bench;
 use keiki_tests::live::{Firmware, Live, Medium};
-use keiki_tests::{fixtures, network, serving};
+use keiki_tests::proof::Facts;
+use keiki_tests::site::{Site, are};
+use keiki_tests::{fixtures, network, sample_disk, serving, sparse};
 
 const RANGE: [&str; 2] = ["--dhcp-range", "10.77.0.50-10.77.0.99"];
 
@@ -104,6 +107,48 @@ mod only_all {
         machine.send("exit\r")?;
         machine.patiently("came by multicast")?;
         machine.shell()
+    }
+
+    /// Whoever stands at a machine that waits restores it by its menu, from the server's list, and lets it wait again.
+    #[test]
+    fn vm_a_person_restores_from_the_server_by_the_menu() -> Result<()> {
+        serving::prepare()?;
+        let bench = Bench::new()?;
+        let [source, target] = ["source", "target"].map(|name| bench.path(name));
+        sample_disk::make(&source)?;
+        bench.save("lab", std::slice::from_ref(&source))?;
+        let facts = Facts::of(std::slice::from_ref(&source))?;
+        sparse::create(&target, sample_disk::SIZE)?;
+        network::own()?;
+        network::cable()?;
+        let call = serving::call("tap0", &[&RANGE[..], &["--image", "lab"]].concat())?;
+        let site = Site::start(call.env("KEIKI_REPO", bench.path("repo")), bench.path("state"))?;
+
+        let drive = format!("if=virtio,format=raw,cache=unsafe,file={}", target.display());
+        let more = ["-m", "1024", "-device", "virtio-rng-pci", "-drive", &drive];
+        let mut machine = Live::boot(Firmware::Bios, Medium::Pxe, Path::new(""), &more)?;
+        machine.patiently("Press any key to see the menu")?;
+        site.until(are(1, "waits"))?;
+        machine.send(" ")?;
+        machine.walk(&[
+            ("What shall be done?", "Restore an image"),
+            ("where images are kept", "The server that started this machine"),
+            ("Restore which image?", "lab"),
+            ("All of it, or one volume?", "Everything"),
+            ("Where to, the disk d0", "/dev/vda"),
+            ("Identifiers", "The same"),
+            ("Ready.", "Restore"),
+        ])?;
+        machine.expect("Type y to write to it")?;
+        machine.send("y\r")?;
+        machine.expect("Restored.")?;
+        machine.choose("Shall the system on it start", "No")?;
+        machine.choose("What shall be done?", "Wait for the server")?;
+        machine.expect("It waits: ")?;
+        machine.send(" ")?;
+        machine.commands(&["sync"])?;
+        facts.expect(&Facts::of(&[target])?)?;
+        machine.power_off()
     }
 
     /// A server beside another one, which hands out addresses and knows nothing of it; with more of dnsmasq's options.
