@@ -120,8 +120,9 @@ mod only_all {
         let facts = Facts::of(std::slice::from_ref(&source))?;
         sparse::create(&target, sample_disk::SIZE)?;
         network::own()?;
-        network::cable()?;
-        let call = serving::call("tap0", &[&RANGE[..], &["--image", "lab"]].concat())?;
+        network::switch()?;
+        network::plug(0)?;
+        let call = serving::call("br0", &[&RANGE[..], &["--image", "lab"]].concat())?;
         let site = Site::start(call.env("KEIKI_REPO", bench.path("repo")), bench.path("state"))?;
 
         let drive = format!("if=virtio,format=raw,cache=unsafe,file={}", target.display());
