@@ -33,6 +33,24 @@ fn net_what_befalls_one_machine_is_nothing_to_the_others() -> Result<()> {
     Ok(())
 }
 
+/// The way to all of them carries less than is sent: it is sent as fast as it arrives. One that could get more is not slowed for others.
+#[test]
+fn net_what_arrives_nowhere_is_not_sent() -> Result<()> {
+    let room = Room::new(32)?;
+    let slow = Client { port: Some(60), may_fetch: true, ..Client::default() };
+    let outcome = room.play(100, &[slow; 6])?;
+    println!("{outcome:.2?}");
+    // Without that it is 1.7.
+    ensure!(outcome.sent < 1.4 && outcome.times.iter().all(Option::is_some), "{outcome:?}");
+    let mut clients = [slow; 6];
+    clients[0].port = None;
+    let outcome = room.play(100, &clients)?;
+    println!("{outcome:.2?}");
+    let times: Vec<f64> = outcome.times.iter().flatten().copied().collect();
+    ensure!(times.len() == 6 && times[1..].iter().all(|time| *time > times[0]), "{outcome:?}");
+    Ok(())
+}
+
 /// Whoever is in the session can hinder it, and put no wrong byte onto a disk.
 #[test]
 fn net_an_insider_with_wrong_symbols_spoils_nothing() -> Result<()> {

@@ -1,4 +1,4 @@
-//! How fast is sent: what the cable carries, shared by all sessions on it, and what the lane of those carries that have less.
+//! How fast is sent: what the cable carries, shared by all sessions on it, and of each session what the way of its clients carries.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,11 +13,15 @@ const BEHIND: Duration = Duration::from_millis(10);
 const LANE: u64 = 4;
 /// The slowest lane: whoever gets less fetches.
 const SLOWEST: u64 = 1000;
-/// How often the rate of a lane may change: until then whoever is in it has said what comes of the last change.
+/// How often a rate may change: until then whoever is in the session has said what comes of the last change.
 const PERIOD: Duration = Duration::from_secs(1);
-/// A lane is too fast where its usual loss is larger, and may be too slow where it is smaller.
+/// A session is too fast where more is lost of it, and may be too slow where less is.
 const MUCH: f32 = 0.05;
 const LITTLE: f32 = 0.01;
+/// The session of all repairs what it loses; it is too fast only where something on the way of all carries clearly less.
+const MUCH_FOR_ALL: f32 = 0.15;
+/// For so long it is believed then that packets are lost at any rate, as in the air.
+const ANYHOW: Duration = Duration::from_secs(60);
 
 /// What the cable carries: all sessions on it together send no faster, each in its turn, and keep no more blocks.
 #[derive(Clone, Debug)]
@@ -27,24 +31,58 @@ pub struct Pace {
     free: Arc<Mutex<Instant>>,
     /// How many sessions have something to send.
     busy: Arc<AtomicUsize>,
-    lane: Option<Arc<Mutex<Lane>>>,
+    own: Option<Arc<Mutex<Own>>>,
 }
 
-/// A session that is slower than the cable.
+/// The rate of one session.
 #[derive(Debug)]
-struct Lane {
+struct Own {
     /// Bytes of a second on the wire.
     rate: u64,
+    fastest: u64,
+    slowest: u64,
+    /// Whether it is for all, and not a lane.
+    is_for_all: bool,
     free: Instant,
     /// When the rate was looked at.
     looked: Duration,
+    /// How much is to come at least, in bytes of a second, where it became slower a moment ago and its rate was why packets were lost.
+    hopes: Option<f64>,
+    /// Until when loss is not because of the rate.
+    anyhow: Duration,
+}
+
+impl Own {
+    /// Learns what is lost: the rest comes, and is what the way carries.
+    fn hear(&mut self, loss: f32, now: Duration) {
+        if now.saturating_sub(self.looked) < PERIOD {
+            return;
+        }
+        self.looked = now;
+        let rate = self.rate as f64;
+        let comes = rate * (1.0 - f64::from(loss));
+        if self.hopes.take().is_some_and(|hopes| comes < hopes) {
+            (self.rate, self.anyhow) = (self.fastest, now + ANYHOW);
+            return;
+        }
+        let much = if self.is_for_all { MUCH_FOR_ALL } else { MUCH };
+        let part = match loss {
+            loss if loss > much && now >= self.anyhow => 1.0 - f64::from(loss.min(0.9)),
+            loss if loss < LITTLE => 1.05,
+            _ => 1.0,
+        };
+        self.rate = ((rate * part) as u64).clamp(self.slowest, self.fastest);
+        // Where packets are lost at any rate, as much less comes as is sent.
+        let part = self.rate as f64 / rate;
+        self.hopes = (self.is_for_all && part < 1.0).then_some(comes * (1.0 + part) / 2.0);
+    }
 }
 
 impl Pace {
     /// So many bytes of a second on the wire.
     pub fn new(rate: u64) -> Self {
         let free = Arc::new(Mutex::new(Instant::now()));
-        Self { rate: rate.max(1), free, busy: Arc::default(), lane: None }
+        Self { rate: rate.max(1), free, busy: Arc::default(), own: None }
     }
 
     /// That of another cable; the sessions on both share the memory for blocks.
@@ -52,31 +90,32 @@ impl Pace {
         Self { busy: Arc::clone(&self.busy), ..Self::new(rate) }
     }
 
+    /// That of a session for all, on the same cable: slower where all of them get only a part of it.
+    pub fn session(&self) -> Self {
+        self.between(self.rate / LANE, self.rate, true)
+    }
+
     /// That of a lane on the same cable.
     pub fn lane(&self) -> Self {
-        let lane = Lane { rate: self.fastest(), free: Instant::now(), looked: Duration::ZERO };
-        Self { lane: Some(Arc::new(Mutex::new(lane))), ..self.clone() }
+        self.between(self.rate / SLOWEST, self.rate / LANE, false)
     }
 
-    fn fastest(&self) -> u64 {
-        (self.rate / LANE).max(1)
+    fn between(&self, slowest: u64, fastest: u64, is_for_all: bool) -> Self {
+        let [slowest, fastest] = [slowest, fastest].map(|rate| rate.max(1));
+        let (looked, anyhow) = (Duration::ZERO, Duration::ZERO);
+        let (rate, free, hopes) = (fastest, Instant::now(), None);
+        let own = Own { rate, fastest, slowest, is_for_all, free, looked, hopes, anyhow };
+        Self { own: Some(Arc::new(Mutex::new(own))), ..self.clone() }
     }
 
-    /// Learns what half of the clients lose at least: what comes to them is what their way carries.
-    pub(super) fn hear(&self, loss: f32, now: Duration) {
-        let Some(lane) = &self.lane else { return };
-        let mut lane = lock(lane);
-        if now.saturating_sub(lane.looked) < PERIOD {
-            return;
+    /// Learns what half of the clients lose at most, and nine of ten at least. A lane is for most of those in it; whoever could get
+    /// more than others in the session of all is not slowed for them.
+    pub(super) fn hear(&self, (usual, common): (f32, f32), now: Duration) {
+        if let Some(own) = &self.own {
+            let mut own = lock(own);
+            let loss = if own.is_for_all { common } else { usual };
+            own.hear(loss, now);
         }
-        lane.looked = now;
-        let part = match loss {
-            much if much > MUCH => 1.0 - f64::from(much.min(0.9)),
-            little if little < LITTLE => 1.05,
-            _ => 1.0,
-        };
-        let slowest = (self.rate / SLOWEST).max(1);
-        lane.rate = ((lane.rate as f64 * part) as u64).clamp(slowest, self.fastest());
     }
 
     /// What one of the sessions gets, which share so many.
@@ -87,11 +126,11 @@ impl Pace {
     /// Waits until so many packets may go.
     pub(super) fn wait(&self, packets: usize) {
         let bytes = u64::from(WIRE) * packets as u64;
-        if let Some(lane) = &self.lane {
+        if let Some(own) = &self.own {
             let turn = {
-                let mut lane = lock(lane);
-                let rate = lane.rate;
-                turn(&mut lane.free, bytes, rate)
+                let mut own = lock(own);
+                let rate = own.rate;
+                turn(&mut own.free, bytes, rate)
             };
             thread::sleep(turn.saturating_duration_since(Instant::now()));
         }
@@ -167,19 +206,46 @@ mod tests {
     #[test]
     fn a_lane_finds_what_its_clients_get() {
         let pace = Pace::new(100_000_000).lane();
-        let rate = || lock(pace.lane.as_ref().unwrap()).rate;
+        let rate = || lock(pace.own.as_ref().unwrap()).rate;
         let gets = 9_500_000;
         for second in 1..60 {
             let now = Duration::from_secs(second);
             let loss = 1.0 - (gets as f32 / rate() as f32).min(1.0);
-            pace.hear(loss, now);
-            pace.hear(loss, now + Duration::from_millis(500));
+            pace.hear((loss, loss), now);
+            pace.hear((loss, loss), now + Duration::from_millis(500));
             assert!(second < 2 || rate().abs_diff(gets) < gets / 12, "{second}: {}", rate());
         }
         // Nobody loses anything, everybody loses everything.
-        (60..200).for_each(|second| pace.hear(0.0, Duration::from_secs(second)));
+        (60..200).for_each(|second| pace.hear((0.0, 0.0), Duration::from_secs(second)));
         assert_eq!(rate(), 25_000_000);
-        (200..300).for_each(|second| pace.hear(1.0, Duration::from_secs(second)));
+        (200..300).for_each(|second| {
+            let loss = 1.0 - (1000.0 / rate() as f32).min(1.0);
+            pace.hear((loss, loss), Duration::from_secs(second));
+        });
         assert_eq!(rate(), 100_000);
+    }
+
+    #[test]
+    fn a_session_is_as_fast_as_what_all_of_its_clients_get() {
+        let pace = Pace::new(100_000_000).session();
+        let rate = || lock(pace.own.as_ref().unwrap()).rate;
+        // Of what it repairs it is no slower.
+        (1..20).for_each(|second| pace.hear((0.1, 0.1), Duration::from_secs(second)));
+        assert_eq!(rate(), 100_000_000);
+        let gets = 60_000_000;
+        for second in 20..80 {
+            let loss = 1.0 - (gets as f32 / rate() as f32).min(1.0);
+            pace.hear((loss, loss), Duration::from_secs(second));
+            assert!((gets..gets * 12 / 10).contains(&rate()), "{second}: {}", rate());
+        }
+        (80..100).for_each(|second| pace.hear((0.0, 0.0), Duration::from_secs(second)));
+        assert_eq!(rate(), 100_000_000);
+        // What the air loses it loses at any rate.
+        pace.hear((0.3, 0.3), Duration::from_secs(100));
+        assert!(rate().abs_diff(70_000_000) < 10, "{}", rate());
+        (101..150).for_each(|second| {
+            pace.hear((0.3, 0.3), Duration::from_secs(second));
+            assert_eq!(rate(), 100_000_000);
+        });
     }
 }

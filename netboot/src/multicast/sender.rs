@@ -120,6 +120,7 @@ pub struct Sender {
     sequence: u32,
     begun: u32,
     usual_loss: f32,
+    common_loss: f32,
     /// Blocks that cannot be had, and are sent to nobody.
     gone: BTreeSet<u32>,
 }
@@ -140,6 +141,7 @@ impl Sender {
             sequence: 0,
             begun: 0,
             usual_loss: 0.0,
+            common_loss: 0.0,
             gone: BTreeSet::new(),
         }
     }
@@ -445,11 +447,17 @@ impl Sender {
         losses.sort_by(f32::total_cmp);
         // Of half of them: the others may be few, and one of them on a bad cable.
         self.usual_loss = losses.get(losses.len().saturating_sub(1) / 2).copied().unwrap_or(0.0);
+        self.common_loss = losses.get(losses.len() / 10).copied().unwrap_or(0.0);
     }
 
-    /// That loss.
+    /// What half of the clients lose at most.
     pub fn usual_loss(&self) -> f32 {
         self.usual_loss
+    }
+
+    /// What nine of ten lose at least: its cause is on the way of all.
+    pub fn common_loss(&self) -> f32 {
+        self.common_loss
     }
 }
 

@@ -424,7 +424,7 @@ fn run(mut line: Line, mut shelf: Shelf, state: &Mutex<State>, ends: &AtomicBool
             if plan <= Instant::now() {
                 plan = Instant::now() + PLAN;
                 sender.look_at_losses();
-                line.pace.hear(sender.usual_loss(), now);
+                line.pace.hear((sender.usual_loss(), sender.common_loss()), now);
                 let body = Body::Plan(sender.period());
                 let said = line.packet(sender.sequence(), sender.begun(), body);
                 // It is said again soon.

@@ -110,7 +110,7 @@ impl Room {
         (at, pace): ((Ipv4Addr, Place), &Pace),
     ) -> Result<Self> {
         let count = u32::try_from(source.lengths().len()).unwrap_or(u32::MAX);
-        let main = Session::start(&source, at, pace, Hash::of(&list))?;
+        let main = Session::start(&source, at, &pace.session(), Hash::of(&list))?;
         let (names, blocks, lane) = (Names::of(id), list.into(), Mutex::default());
         Ok(Self { names, blocks, count, main, lane, source, interface: at.0, pace: pace.clone() })
     }
