@@ -136,7 +136,7 @@ const LIVE: Entry =
 
 /// `keiki agent`.
 fn wait(menu: &mut Menu<'_>) -> Result<()> {
-    menu.act(&["agent", "--console", "/dev/stdin"].map(str::to_owned)).map(drop)
+    menu.act(&["agent".to_owned()]).map(drop)
 }
 
 impl Menu<'_> {

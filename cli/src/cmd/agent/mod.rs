@@ -21,7 +21,7 @@ use netboot::secret::{hex, random};
 
 use self::line::Line;
 use super::Usage;
-use super::deploy::consoles::Consoles;
+use super::deploy::consoles::{self, Consoles};
 use super::deploy::{Marks, Onto, after, typed};
 use crate::answers::{Answers, Then};
 use crate::args::Global;
@@ -50,11 +50,11 @@ pub fn run(global: &Global, args: &Agent, progress: &Progress) -> Result<Exit> {
         return Err(Usage(why.to_owned()).into());
     }
     let mut paths = args.consoles.clone();
-    if args.save.is_some() && paths.is_empty() {
-        paths.push("/dev/stdin".into());
+    let here = tui::live::is_here();
+    if (here || args.save.is_some()) && paths.is_empty() {
+        paths.push(consoles::OWN.into());
     }
     let mut consoles = Consoles::open(&paths);
-    let here = tui::live::is_here();
     let ended = waiting(args, &mut consoles, progress);
     progress.finish();
     match ended {

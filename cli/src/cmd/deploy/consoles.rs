@@ -9,6 +9,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
+/// The terminal of this program. (The live system has no /dev/stdin.)
+pub const OWN: &str = "/proc/self/fd/0";
+
 /// Terminals that tell of every key at once; they are as they were when this goes away.
 pub struct Consoles(Vec<(File, Termios)>);
 
