@@ -149,14 +149,10 @@ pub(super) async fn answer(
             };
             sent(&asked, length as u64, &format!("\"{}\"", file.tag), body).await
         }
-        None => {
-            // Who only looks asks for nothing.
-            let made = Some(&path).filter(|_| asked.method == Method::GET);
-            match made.and_then(|path| files.answered(&asked.question(path, None))) {
-                Some(made) => made_now(made),
-                None => opened(&asked, &path, files).await,
-            }
-        }
+        None => match answered(&asked, &path, None, &files) {
+            Some(made) => made_now(made),
+            None => opened(&asked, &path, files).await,
+        },
     };
     Ok(answer.unwrap_or_else(|_| said(StatusCode::INTERNAL_SERVER_ERROR)))
 }
@@ -166,10 +162,14 @@ async fn posted(asked: &Asked, body: Incoming, files: &Files) -> Option<Answer> 
     let path = asked.path.as_deref()?;
     let read = tokio::time::timeout(PATIENCE, Limited::new(body, LONGEST).collect()).await;
     let Ok(Ok(read)) = read else { return Some(said(StatusCode::PAYLOAD_TOO_LARGE)) };
-    let read = read.to_bytes();
-    // What is decided is written to a disk.
-    let made = tokio::task::block_in_place(|| files.answered(&asked.question(path, Some(&read))))?;
+    let made = answered(asked, path, Some(&read.to_bytes()), files)?;
     Some(made_now(made).unwrap_or_else(|_| said(StatusCode::INTERNAL_SERVER_ERROR)))
+}
+
+/// What answers make of it. What is decided is written to a disk, and who opens a room reads one. Of an answer to `HEAD` only
+/// the head is sent.
+fn answered(asked: &Asked, path: &str, posted: Option<&[u8]>, files: &Files) -> Option<Made> {
+    tokio::task::block_in_place(|| files.answered(&asked.question(path, posted)))
 }
 
 /// Tells that a file in memory is fetched: once, also where it is fetched in parts.

@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 
 use super::{LIMITS, Limits, bind, serve_within};
 use crate::event::{Event, Events, What};
-use crate::files::{Change, Closed, Door, Files, Made, Takes};
+use crate::files::{Answers, Change, Closed, Door, Files, Made, Question, Takes};
 
 struct Server {
     at: SocketAddr,
@@ -197,6 +197,36 @@ fn who_does_nothing_loses_its_place() {
         }
     }
     assert!(got > 64 << 20, "{got}");
+}
+
+/// Answers to one name.
+#[derive(Debug)]
+struct Time;
+
+impl Answers for Time {
+    fn answer(&self, question: &Question<'_>) -> Option<Made> {
+        (question.name == "time").then(|| Made::new("text/plain", "noon"))
+    }
+}
+
+#[test]
+fn the_head_of_an_answer_is_that_of_the_answer() {
+    let mut files = Files::default();
+    files.add_answers("api", Arc::new(Time));
+    let server = Server::new(files);
+    let (head, body) = server.ask("GET /api/time", &[]);
+    let (only, nothing) = server.ask("HEAD /api/time", &[]);
+    assert!(has(&head, "http/1.1 200 ok") && has(&head, "content-length: 4"), "{head}");
+    let lines = |head: &str| {
+        head.lines().filter(|line| !line.starts_with("date")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (lines(&only), nothing.as_slice(), body.as_slice()),
+        (lines(&head), &b""[..], &b"noon"[..])
+    );
+    for line in ["GET /api/date", "HEAD /api/date"] {
+        assert!(server.ask(line, &[]).0.starts_with("http/1.1 404"), "{line}");
+    }
 }
 
 /// Takes files from who knows the word, and gives what is before it to nobody else.
