@@ -75,17 +75,19 @@ impl Members {
         slot
     }
 
-    /// Somebody spoke.
+    /// Somebody spoke. A number belongs to the address that spoke with it first.
     pub fn hear(&mut self, slot: u16, status: &Status, from: Ipv4Addr, now: Duration) {
         if !self.sender.has(slot) {
             if !self.given.remove(&slot) {
                 return;
             }
             self.admit(slot, from, now);
+            self.addresses.insert(slot, from);
         }
-        self.left.remove(&from);
-        self.addresses.insert(slot, from);
-        self.sender.hear(slot, status, now);
+        if self.addresses.get(&slot) == Some(&from) {
+            self.left.remove(&from);
+            self.sender.hear(slot, status, now);
+        }
     }
 
     /// Lets a client in, in place of another one where there are too many.
@@ -113,12 +115,15 @@ impl Members {
         }
     }
 
-    /// A client has left.
-    pub fn leave(&mut self, slot: u16) {
-        let address = self.addresses.remove(&slot);
-        let Some((address, has)) = address.zip(self.sender.leave(slot)) else { return };
-        if self.left.len() < LEFT || self.left.contains_key(&address) {
-            self.left.insert(address, has);
+    /// The client with this number, at this address, has left.
+    pub fn leave(&mut self, slot: u16, from: Ipv4Addr) {
+        if self.addresses.get(&slot) != Some(&from) {
+            return;
+        }
+        self.addresses.remove(&slot);
+        let Some(has) = self.sender.leave(slot) else { return };
+        if self.left.len() < LEFT || self.left.contains_key(&from) {
+            self.left.insert(from, has);
         }
     }
 
@@ -185,8 +190,23 @@ mod tests {
     fn nobody_speaks_with_a_number_that_was_not_given() {
         let mut members = members(2);
         members.hear(5, &status(), Ipv4Addr::from(1), Duration::ZERO);
-        members.leave(5);
+        members.leave(5, Ipv4Addr::from(1));
         assert!(known(&members).is_empty() && members.left().is_empty());
+    }
+
+    #[test]
+    fn nobody_speaks_for_a_client_of_another_address() {
+        let mut members = members(2);
+        join(&mut members, 1, |_| 7);
+        let all = Status { words: vec![3], ..status() };
+        members.hear(0, &all, Ipv4Addr::from(8), Duration::from_secs(1));
+        members.leave(0, Ipv4Addr::from(8));
+        let clients = members.clients(Duration::from_secs(1));
+        let [seen] = clients.as_slice() else { panic!("{clients:?}") };
+        assert_eq!((seen.blocks, seen.silent), (1, Duration::from_secs(1)));
+        members.hear(0, &all, Ipv4Addr::from(7), Duration::from_secs(1));
+        members.leave(0, Ipv4Addr::from(7));
+        assert_eq!((known(&members), members.left()), (vec![], &[(7.into(), 2)].into()));
     }
 
     #[test]
@@ -219,7 +239,7 @@ mod tests {
         for at in 0..20_000 {
             let slot = members.give(Duration::ZERO);
             members.hear(slot, &status(), Ipv4Addr::from(at), Duration::ZERO);
-            members.leave(slot);
+            members.leave(slot, Ipv4Addr::from(at));
         }
         assert!(known(&members).is_empty());
         assert_eq!(members.left().len(), 1 << 14);

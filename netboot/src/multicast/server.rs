@@ -397,7 +397,7 @@ impl Line {
             let now = state.now();
             match packet.body {
                 Body::Status(slot, status) => state.members.hear(slot, &status, *from.ip(), now),
-                Body::Leave(slot) => state.members.leave(slot),
+                Body::Leave(slot) => state.members.leave(slot, *from.ip()),
                 Body::Data { .. } | Body::Plan(_) => {}
             }
         }
