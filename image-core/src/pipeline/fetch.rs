@@ -109,7 +109,7 @@ impl Segment {
         let state = states.find(|state| state.plain_len() != plain_len)?;
         let (expected, found) = (state.plain_len().get(), plain_len.get());
         let why = format!("chunk {id}: expected {expected} plain bytes, found {found}");
-        Some(Lost { id: *id, pack: None, offset: None, why })
+        Some(Lost::nowhere(*id, why))
     }
 
     /// Whether a window needs the chunk `id`.

@@ -312,12 +312,12 @@ fn decode_part<T: Send>(
                 let mut plain = Vec::new();
                 verified(decoder, place, stored, base, &mut plain)
                     .map(|()| make(place, stored, plain))
-                    .map_err(|error| error.on(&pack_path(place.pack)).to_string())
+                    .map_err(|error| Lost::at(place, error.on(&pack_path(place.pack)).to_string()))
             }
-            (Some(why), _) => Err(why.clone()),
-            (None, None) => Err("its place contradicts itself".to_owned()),
+            (Some(why), _) => Err(Lost { is_unread: true, ..Lost::at(place, why.clone()) }),
+            (None, None) => Err(Lost::at(place, "its place contradicts itself".to_owned())),
         };
-        Ok(made.map_err(|why| Lost::at(place, why)))
+        Ok(made)
     };
     part.places.par_iter().map_init(|| Decoder::new(window), decode).collect()
 }

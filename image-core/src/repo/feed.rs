@@ -87,11 +87,19 @@ pub struct Lost {
     pub offset: Option<Bytes>,
     /// What is wrong, as a message.
     pub why: String,
+    /// Whether it could not be read, which may pass.
+    pub is_unread: bool,
 }
 
 impl Lost {
+    /// One that no pack is known to have.
+    pub(crate) fn nowhere(id: ChunkId, why: String) -> Self {
+        Self { id, pack: None, offset: None, why, is_unread: false }
+    }
+
     pub(super) fn at(place: &Place, why: String) -> Self {
-        Self { id: place.entry.id, pack: Some(place.pack), offset: Some(place.offset), why }
+        let (pack, offset) = (Some(place.pack), Some(place.offset));
+        Self { pack, offset, ..Self::nowhere(place.entry.id, why) }
     }
 }
 
@@ -245,7 +253,7 @@ impl PackFeed {
             [] => "in no pack of this repository".to_owned(),
             some => format!("in no intact pack ({})", some.join("; ")),
         };
-        Ok(Lost { id, pack, offset: None, why })
+        Ok(Lost { pack, ..Lost::nowhere(id, why) })
     }
 
     /// A chunk that is damaged in one pack, from any other one that has it, or with another copy of its base.

@@ -380,7 +380,7 @@ fn length(stored: &[u8]) -> u32 {
 }
 
 fn nowhere(id: ChunkId) -> Lost {
-    Lost { id, pack: None, offset: None, why: "it is not the same any more".to_owned() }
+    Lost::nowhere(id, "it is not the same any more".to_owned())
 }
 
 /// A chunk that was read.

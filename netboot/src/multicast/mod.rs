@@ -10,7 +10,7 @@
 //!
 //! None of these has a socket or a clock: the same code runs in the simulator of the tests, with ten thousand clients.
 //!
-//! - [`server`] and [`client`] are around them, with sockets and threads; [`pace`] how fast they send; `members` who is in a session; [`gather`] waits for those who come together; `querier` keeps switches from forgetting who listens.
+//! - [`server`] and [`client`] are around them, with sockets and threads; [`pace`] how fast they send; `members` who is in a session; `shelf` has blocks in memory, `unread` knows those that cannot be read; [`gather`] waits for those who come together; `querier` keeps switches from forgetting who listens.
 
 pub mod blocks;
 pub mod client;
@@ -22,5 +22,7 @@ mod querier;
 pub mod receiver;
 pub mod sender;
 pub mod server;
+mod shelf;
 pub mod status;
 pub mod symbols;
+mod unread;

@@ -121,7 +121,7 @@ pub struct Sender {
     begun: u32,
     usual_loss: f32,
     common_loss: f32,
-    /// Blocks that cannot be had, and are sent to nobody.
+    /// Blocks that cannot be had now, and are sent to nobody.
     gone: BTreeSet<u32>,
 }
 
@@ -175,6 +175,20 @@ impl Sender {
         if let Some(repair) = self.repairs.remove(&block) {
             self.due.remove(&(repair.due, block));
         }
+    }
+
+    /// A block that was withdrawn can be had again.
+    pub fn restore(&mut self, block: u32) {
+        let is_lacking = self.lacking.get(block as usize).is_some_and(|count| *count > 0);
+        if self.gone.remove(&block) && is_lacking {
+            self.wanted.insert(block);
+        }
+    }
+
+    /// Nothing of the train that was given last was sent: the next one has its numbers, or clients would take them for lost.
+    pub fn unsent(&mut self, train: Train) {
+        self.sequence = train.sequence.wrapping_sub(1);
+        self.begun = train.begun.wrapping_sub(u32::from(train.begins));
     }
 
     /// What is known of the clients.

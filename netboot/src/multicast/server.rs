@@ -1,11 +1,10 @@
 //! A session that runs: what [`Sender`] decides goes to a multicast group, and reports of clients come back.
 
-use std::collections::{HashMap, VecDeque};
 use std::io::ErrorKind;
 use std::iter::Sum;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender as Channel, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -21,7 +20,9 @@ use super::pace::{Busy, Pace};
 use super::packet::{Body, Key, LONGEST, Packet};
 use super::querier;
 use super::sender::{Next, Seen, Sender, Train};
+use super::shelf::{self, Shelf};
 use super::symbols::{self, Outgoing, parity};
+use super::unread::Unread;
 use crate::secret;
 
 /// Where a session is, and what it may take.
@@ -46,8 +47,6 @@ const PLAN: Duration = Duration::from_millis(50);
 const BATCH: u16 = 16;
 /// What a packet with a symbol takes on an Ethernet: headers, checksum, preamble and the gap behind it.
 pub(super) const WIRE: u32 = LONGEST as u32 + 28 + 38;
-/// Blocks of all sessions that stay in memory: they are repaired soon after they were sent.
-const KEPT: usize = 64;
 /// Reports that are taken before more is sent: whoever floods the port does not end the session.
 const REPORTS: u32 = 4096;
 /// Blocks that are read ahead, where there is one session.
@@ -61,7 +60,7 @@ pub trait Source: Send + Sync {
     /// The bytes of one, always the same.
     ///
     /// # Errors
-    /// Any: it cannot be had, and is sent to nobody.
+    /// [`Error::Io`]: it is tried again; any other: it is damaged, and is sent to nobody.
     fn read(&self, block: u32) -> Result<Vec<u8>>;
 }
 
@@ -83,7 +82,7 @@ pub struct Terms {
 pub struct Sent {
     /// Packets with symbols.
     pub packets: u64,
-    /// Blocks that could not be read.
+    /// Blocks that cannot be read now.
     pub unreadable: u32,
 }
 
@@ -116,12 +115,30 @@ pub struct Server {
 struct State {
     members: Members,
     began: Instant,
-    sent: Sent,
+    packets: u64,
+    unread: Unread,
+    /// What people are to be told.
+    news: Vec<String>,
 }
 
 impl State {
     fn now(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    /// A block was read, or could not be.
+    fn came(&mut self, block: u32, read: Result<()>) {
+        let (now, sender) = (self.began.elapsed(), &mut self.members.sender);
+        if let Err(why) = read {
+            sender.withdraw(block);
+            self.news.extend(self.unread.add(block, &why, now));
+            return;
+        }
+        let again = self.unread.remove(block);
+        if !again.is_empty() {
+            self.news.push("what could not be read can be read again".to_owned());
+        }
+        again.into_iter().for_each(|block| sender.restore(block));
     }
 }
 
@@ -150,17 +167,22 @@ impl Server {
         let state = State {
             members: Members::new(Sender::new(symbols), place.clients),
             began: Instant::now(),
-            sent: Sent::default(),
+            packets: 0,
+            unread: Unread::default(),
+            news: Vec::new(),
         };
         let (state, ends) = (Arc::new(Mutex::new(state)), Arc::new(AtomicBool::new(false)));
         let (ask, asked) = channel();
         let (give, given) = channel();
         let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
-        let reader = spawn("blocks").spawn(move || read(source.as_ref(), &asked, &give));
+        let reader = spawn("blocks").spawn(move || shelf::read(source.as_ref(), &asked, &give));
         let shelf = Shelf::new(ask, given, pace.clone());
         let line = Line::new(socket, terms.clone(), pace.clone());
         let ours = (Arc::clone(&state), Arc::clone(&ends));
-        let sender = spawn("multicast").spawn(move || run(line, shelf, &ours.0, &ours.1));
+        let sender = spawn("multicast").spawn(move || {
+            // It ends early where the thread that reads did, and that one has said why.
+            drop(run(line, shelf, &ours.0, &ours.1));
+        });
         let mut threads = vec![sender.map_err(failed)?, reader.map_err(failed)?];
         // On the loopback there is no switch.
         let all = crate::interface::all()?;
@@ -203,7 +225,13 @@ impl Server {
 
     /// What was sent.
     pub fn sent(&self) -> Sent {
-        locked(&self.state).sent
+        let state = locked(&self.state);
+        Sent { packets: state.packets, unreadable: state.unread.count() }
+    }
+
+    /// What people are to be told of it, once.
+    pub fn news(&self) -> Vec<String> {
+        std::mem::take(&mut locked(&self.state).news)
     }
 
     /// Whether one of its threads came to an end, so that nobody gets anything any more.
@@ -245,75 +273,6 @@ impl Terms {
     }
 }
 
-/// Reads blocks, one after another, as they are asked for.
-fn read(source: &dyn Source, asked: &Receiver<u32>, give: &Channel<(u32, Result<Outgoing>)>) {
-    for block in asked {
-        if give.send((block, source.read(block).map(Outgoing::new))).is_err() {
-            return;
-        }
-    }
-}
-
-/// The blocks in memory.
-struct Shelf {
-    blocks: HashMap<u32, Outgoing>,
-    order: VecDeque<u32>,
-    waiting: Vec<u32>,
-    ask: Channel<u32>,
-    given: Receiver<(u32, Result<Outgoing>)>,
-    pace: Pace,
-}
-
-impl Shelf {
-    fn new(ask: Channel<u32>, given: Receiver<(u32, Result<Outgoing>)>, pace: Pace) -> Self {
-        let (blocks, order, waiting) = (HashMap::new(), VecDeque::new(), Vec::new());
-        Self { blocks, order, waiting, ask, given, pace }
-    }
-
-    /// Lets a block be read, where that was not done.
-    fn ask(&mut self, block: u32) {
-        let is_known = self.blocks.contains_key(&block) || self.waiting.contains(&block);
-        if !is_known && self.ask.send(block).is_ok() {
-            self.waiting.push(block);
-        }
-    }
-
-    /// A block, once it was read; none where that failed.
-    fn get(&mut self, block: u32) -> Option<&mut Outgoing> {
-        self.ask(block);
-        while !self.blocks.contains_key(&block) {
-            let (came, read) = self.given.recv().ok()?;
-            self.waiting.retain(|waiting| *waiting != came);
-            match read {
-                Ok(read) => self.put(came, read),
-                Err(_) if came == block => return None,
-                // It is asked for again when it is its turn.
-                Err(_) => {}
-            }
-        }
-        self.blocks.get_mut(&block)
-    }
-
-    fn put(&mut self, block: u32, read: Outgoing) {
-        while self.order.len() >= self.pace.share(KEPT)
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.blocks.remove(&oldest);
-        }
-        self.order.push_back(block);
-        self.blocks.insert(block, read);
-    }
-
-    /// Nobody needs any of them.
-    fn clear(&mut self) {
-        self.blocks.clear();
-        self.order.clear();
-        while let Ok((came, _)) = self.given.try_recv() {
-            self.waiting.retain(|waiting| *waiting != came);
-        }
-    }
-}
-
 /// The way to the clients.
 struct Line {
     socket: UdpSocket,
@@ -321,13 +280,17 @@ struct Line {
     pace: Pace,
     in_batches: bool,
     batch: Vec<u8>,
+    /// The number of the last symbol, and how often a block was begun until then.
+    sent: (u32, u32),
+    /// When that is said next.
+    plan: Instant,
 }
 
 impl Line {
     fn new(socket: UdpSocket, terms: Terms, pace: Pace) -> Self {
         let in_batches = setsockopt(&socket, UdpGsoSegment, &(LONGEST as i32)).is_ok();
         let batch = Vec::with_capacity(LONGEST * usize::from(BATCH));
-        Self { socket, terms, pace, in_batches, batch }
+        Self { socket, terms, pace, in_batches, batch, sent: (0, 0), plan: Instant::now() }
     }
 
     /// Sends the packets in `batch` when it is their time. What the network does not take is repaired like what it loses.
@@ -352,8 +315,24 @@ impl Line {
         Packet { session: self.terms.session, sequence, begun, body }.to_bytes(&self.terms.key)
     }
 
+    /// Says what was sent, where it is time to: who hears nothing for long leaves.
+    fn plan(&mut self, state: &Mutex<State>) {
+        if Instant::now() < self.plan {
+            return;
+        }
+        self.plan = Instant::now() + PLAN;
+        let mut state = locked(state);
+        let (now, sender) = (state.now(), &mut state.members.sender);
+        sender.look_at_losses();
+        self.pace.hear((sender.usual_loss(), sender.common_loss()), now);
+        let said = self.packet(self.sent.0, self.sent.1, Body::Plan(sender.period()));
+        // It is said again soon.
+        drop(self.socket.send_to(&said, self.terms.group));
+    }
+
     /// Sends the symbols of a train.
     fn train(&mut self, train: Train, block: &mut Outgoing, ends: &AtomicBool) {
+        self.sent = (train.last(), train.begun);
         let k = block.symbols();
         let all = u32::from(k) + u32::from(parity(k));
         for at in 0..train.count {
@@ -412,26 +391,20 @@ impl Line {
     }
 }
 
-fn run(mut line: Line, mut shelf: Shelf, state: &Mutex<State>, ends: &AtomicBool) {
-    let mut plan = Instant::now();
+fn run(mut line: Line, mut shelf: Shelf, state: &Mutex<State>, ends: &AtomicBool) -> Result<()> {
     let mut busy = None;
     while !ends.load(Ordering::Relaxed) {
         line.reports(state);
-        let (next, ahead, now) = {
+        while let Some((block, read)) = shelf.next(Duration::ZERO)? {
+            locked(state).came(block, read);
+        }
+        line.plan(state);
+        let (next, ahead, again, now) = {
             let mut state = locked(state);
             let now = state.now();
-            let sender = &mut state.members.sender;
-            if plan <= Instant::now() {
-                plan = Instant::now() + PLAN;
-                sender.look_at_losses();
-                line.pace.hear((sender.usual_loss(), sender.common_loss()), now);
-                let body = Body::Plan(sender.period());
-                let said = line.packet(sender.sequence(), sender.begun(), body);
-                // It is said again soon.
-                drop(line.socket.send_to(&said, line.terms.group));
-            }
             let next = state.members.next(now);
-            (next, state.members.sender.ahead(line.pace.share(AHEAD)), now)
+            let ahead = state.members.sender.ahead(line.pace.share(AHEAD));
+            (next, ahead, state.unread.due(now), now)
         };
         if next == Next::Idle {
             busy = None;
@@ -439,24 +412,28 @@ fn run(mut line: Line, mut shelf: Shelf, state: &Mutex<State>, ends: &AtomicBool
         } else if busy.is_none() {
             busy = Some(Busy::new(&line.pace));
         }
+        again.into_iter().for_each(|block| shelf.ask(block));
         match next {
             Next::Send(train) => {
                 shelf.ask(train.block);
                 ahead.into_iter().for_each(|block| shelf.ask(block));
+                while shelf.is_asked(train.block) && !ends.load(Ordering::Relaxed) {
+                    line.plan(state);
+                    if let Some((block, read)) = shelf.next(PLAN)? {
+                        locked(state).came(block, read);
+                    }
+                }
                 match shelf.get(train.block) {
                     Some(block) => {
                         line.train(train, block, ends);
-                        locked(state).sent.packets += u64::from(train.count);
+                        locked(state).packets += u64::from(train.count);
                     }
-                    None => {
-                        let mut state = locked(state);
-                        state.sent.unreadable += 1;
-                        state.members.sender.withdraw(train.block);
-                    }
+                    None => locked(state).members.sender.unsent(train),
                 }
             }
             Next::Wait(until) => line.listen(until.saturating_sub(now)),
             Next::Idle => line.listen(PLAN),
         }
     }
+    Ok(())
 }

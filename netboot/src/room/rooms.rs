@@ -83,15 +83,20 @@ impl Rooms {
         lock(&self.known).table.open().cloned().collect()
     }
 
-    /// How many blocks could not be read until now, in all rooms that there were.
+    /// How many blocks cannot be read now, and could not in rooms that are closed.
     pub fn unreadable(&self) -> u32 {
         let known = lock(&self.known);
         known.unreadable + known.table.open().map(|(_, room)| unreadable(room)).sum::<u32>()
     }
 
-    /// Why rooms could not be opened, each once.
-    pub fn refused(&self) -> Vec<String> {
-        std::mem::take(&mut lock(&self.known).refused)
+    /// What people are to be told, once: rooms that could not be opened, what cannot be read.
+    pub fn news(&self) -> Vec<String> {
+        let mut known = lock(&self.known);
+        let mut news = std::mem::take(&mut known.refused);
+        for (name, room) in known.table.open() {
+            news.extend(room.news().into_iter().map(|told| format!("{name}: {told}")));
+        }
+        news
     }
 
     /// Closes the rooms that nobody was in for [`IDLE`], but the one of the image that is always sent.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use image_core::error::{Error, Result};
 use image_core::image::hash::Hash;
-use image_core::repo::{ImageInfo, Repository, Sequence};
+use image_core::repo::{ImageInfo, Lost, Repository, Sequence};
 use image_core::report::Report;
 
 use super::blocks::{self, Block};
@@ -149,6 +149,11 @@ impl Room {
         self.each(Server::sent).into_iter().sum()
     }
 
+    /// What people are to be told of it, once.
+    pub fn news(&self) -> Vec<String> {
+        self.each(Server::news).concat()
+    }
+
     /// Whether a part of it came to an end, so that somebody gets nothing any more.
     pub fn has_ended(&self) -> bool {
         self.each(Server::has_ended).contains(&true)
@@ -206,20 +211,23 @@ impl Source for Pieces {
     }
 
     fn read(&self, block: u32) -> Result<Vec<u8>> {
-        let gone = |why: String| {
-            Error::io("room", "read a block of the image", std::io::Error::other(why))
-        };
-        let (length, range) = self
-            .blocks
-            .get(block as usize)
-            .ok_or_else(|| gone(format!("there is no block {block}")))?;
+        let none = || Error::refused(format!("there is no block {block}"));
+        let (length, range) = self.blocks.get(block as usize).ok_or_else(none)?;
         let chunks = self.sequence.read(range.clone())?.into_iter();
-        let chunks =
-            chunks.collect::<std::result::Result<Vec<_>, _>>().map_err(|lost| gone(lost.why))?;
+        let chunks = chunks.collect::<Result<Vec<_>, _>>().map_err(error)?;
         let bytes = blocks::encode(&chunks);
         if bytes.len() != *length as usize {
-            return Err(gone(format!("block {block} changed its length")));
+            return Err(Error::refused(format!("block {block} changed its length")));
         }
         Ok(bytes)
+    }
+}
+
+/// What could not be read may be so later; what was read and is wrong stays so.
+fn error(lost: Lost) -> Error {
+    let chunk = format!("chunk {}", lost.id);
+    match lost.is_unread {
+        true => Error::io(chunk, "be had", std::io::Error::other(lost.why)),
+        false => Error::refused(format!("{chunk}: {}", lost.why)),
     }
 }

@@ -222,8 +222,8 @@ impl Sending {
     /// # Errors
     /// Standard output is closed; nothing is sent any more.
     pub fn tell(&mut self, shown: bool, progress: &Progress) -> Result<()> {
-        let refused: BTreeSet<String> = self.all().flat_map(Rooms::refused).collect();
-        refused.iter().for_each(|why| progress.warning(why));
+        let news: BTreeSet<String> = self.all().flat_map(Rooms::news).collect();
+        news.iter().for_each(|told| progress.warning(told));
         let sent = self.sent();
         if sent.iter().any(|(_, room)| room.has_ended()) {
             bail!("nothing is sent any more: a part of this program failed, and said why");

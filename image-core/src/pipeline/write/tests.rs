@@ -55,7 +55,7 @@ fn chunk(plain: &[u8]) -> Delivery {
 }
 
 fn lost(id: ChunkId) -> Delivery {
-    let lost = Lost { id, pack: None, offset: Some(Bytes::new(7)), why: "planted".to_owned() };
+    let lost = Lost { offset: Some(Bytes::new(7)), ..Lost::nowhere(id, "planted".to_owned()) };
     Delivery::Lost(lost)
 }
 

@@ -76,7 +76,7 @@ impl Together<'_> {
         while let Some(delivery) = feed.next(&wanted)? {
             let id = delivery.id();
             wanted.remove(&id);
-            let lost = Lost { id, pack: None, offset: None, why: "planted".to_owned() };
+            let lost = Lost::nowhere(id, "planted".to_owned());
             all.push(if self.lost == Some(id) { Delivery::Lost(lost) } else { delivery });
         }
         all.sort_by_key(Delivery::id);

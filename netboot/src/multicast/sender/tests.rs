@@ -62,10 +62,29 @@ fn a_block_that_cannot_be_had_is_sent_to_nobody() {
     assert_eq!(sent(sender.next(at(0))).block, 1);
     let report = status(&sender, 2, &[]);
     sender.hear(1, &report, at(100));
-    // It is forgotten for ever, also for who comes later.
+    // Also for who comes later.
     assert_eq!(sender.next(at(1000)), Next::Idle);
     sender.join(2, Blocks::none(2), 8, at(1000));
     assert_eq!(sender.ahead(8), [1]);
+    // Once it can be had, both get it.
+    sender.restore(0);
+    assert_eq!(sender.ahead(8), [0, 1]);
+    sender.leave(1);
+    sender.leave(2);
+    sender.withdraw(0);
+    sender.restore(0);
+    assert_eq!(sender.next(at(1000)), Next::Idle, "nobody lacks it");
+}
+
+#[test]
+fn what_was_not_sent_is_lost_to_nobody() {
+    let mut sender = Sender::new(vec![100; 2]);
+    sender.join(1, Blocks::none(2), 8, at(0));
+    let train = sent(sender.next(at(0)));
+    sender.withdraw(train.block);
+    sender.unsent(train);
+    let next = sent(sender.next(at(0)));
+    assert_eq!((next.block, next.sequence, next.begun), (1, train.sequence, train.begun));
 }
 
 #[test]
