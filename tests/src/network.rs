@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::mpsc::channel;
@@ -89,6 +89,18 @@ fn bridge(name: &str, address: Ipv4Addr) -> Result<()> {
 /// The kernel makes none.
 pub fn second_switch() -> Result<()> {
     bridge("br1", FAR)
+}
+
+/// Asks at the [`switch`] who listens to groups, once (RFC 2236, section 2).
+///
+/// # Errors
+/// The caller is not root.
+pub fn asks_who_listens() -> Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(2)))?;
+    socket.set_multicast_if_v4(&HERE)?;
+    let question = [0x11, 100, !0x11, !100, 0, 0, 0, 0];
+    socket.send_to(&question, &SocketAddrV4::new(Ipv4Addr::new(224, 0, 0, 1), 0).into())?;
+    Ok(())
 }
 
 /// Plugs the cable of another emulated machine, `tap` with this number, into the [`switch`].

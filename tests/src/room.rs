@@ -60,7 +60,7 @@ pub struct Client {
 pub enum Fate {
     /// It hangs, so many milliseconds after it began.
     Hangs(u64),
-    /// No multicast comes to it any more, from then on.
+    /// No multicast comes to it any more, from then on; where that is 0, none ever did.
     Deaf(u64),
     /// Its disk takes no more than so many MiB.
     Broken(u64),
@@ -239,6 +239,45 @@ impl Room {
         }
     }
 
+    /// For how long a machine hears a session, at most `most`, where a switch has heard a question who listens just once before, and
+    /// forgets who has not answered for so long; the server asks, or nobody does.
+    ///
+    /// # Errors
+    /// The kernel makes no such switch.
+    pub fn snooped(&self, forgets: Duration, asks: bool, most: Duration) -> Result<Duration> {
+        network::own()?;
+        network::switch()?;
+        let set = |what: &str, value: u128| {
+            run!("ip", "link", "set", "br0", "type", "bridge", what, value.to_string())
+        };
+        set("mcast_snooping", 1)?;
+        // It passes on to all where nobody asks for that long.
+        set("mcast_querier_interval", 100_000)?;
+        set("mcast_membership_interval", forgets.as_millis() / 10)?;
+        let machine = machine(0, &Client::default())?;
+        network::asks_who_listens()?;
+        if !asks {
+            run!(
+                "nft",
+                "table inet mute { chain out { type filter hook output priority 0; ip protocol igmp drop; }; }"
+            )?;
+        }
+        let _server = Program::Keiki.before(self, 50)?;
+        let session = insider::Session::joined(&self.id()?)?;
+        thread::scope(|scope| {
+            let hears = scope.spawn(|| -> Result<Duration> {
+                machine.enter()?;
+                let client = session.listen()?;
+                let began = Instant::now();
+                while client.is_deaf_for() < Duration::from_secs(3) && began.elapsed() < most {
+                    thread::sleep(Duration::from_millis(100));
+                }
+                Ok(began.elapsed())
+            });
+            hears.join().map_err(|_| anyhow!("a thread panicked"))?
+        })
+    }
+
     /// What a machine lists of the repository whose first connection never comes about: the server hears nothing of it.
     ///
     /// # Errors
@@ -290,6 +329,7 @@ impl Room {
                 thread::sleep(Duration::from_secs(15));
                 return Ok(None);
             }
+            Some(Fate::Deaf(0)) => {}
             Some(Fate::Deaf(after)) => {
                 thread::sleep(Duration::from_millis(after));
                 at.0.hears_no_multicast()?;
@@ -354,6 +394,9 @@ fn machine(number: u8, client: &Client) -> Result<Neighbour> {
     machine.address(100 + number)?;
     if client.lost > 0 {
         machine.lose(client.lost)?;
+    }
+    if client.fate == Some(Fate::Deaf(0)) {
+        machine.hears_no_multicast()?;
     }
     if let Some(rate) = client.port {
         shape(&port, rate)?;

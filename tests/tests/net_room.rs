@@ -51,6 +51,18 @@ fn net_what_arrives_nowhere_is_not_sent() -> Result<()> {
     Ok(())
 }
 
+/// A switch passes no multicast on: all fetch, soon after they began.
+#[test]
+fn net_a_room_without_multicast_is_restored_soon() -> Result<()> {
+    let deaf = Client { fate: Some(Fate::Deaf(0)), may_fetch: true, ..Client::default() };
+    let outcome = Room::new(8)?.play(100, &[deaf; 4])?;
+    println!("{outcome:.2?}");
+    let slowest = outcome.times.iter().map(|time| time.unwrap_or(f64::MAX)).fold(0.0, f64::max);
+    // Four times the image, and what they wait in vain.
+    ensure!(slowest < outcome.ideal * 4.0 + 8.0, "{slowest}");
+    Ok(())
+}
+
 /// Whoever is in the session can hinder it, and put no wrong byte onto a disk.
 #[test]
 fn net_an_insider_with_wrong_symbols_spoils_nothing() -> Result<()> {
@@ -70,6 +82,8 @@ fn net_a_connection_whose_first_packet_is_lost_is_made_anew() -> Result<()> {
 }
 
 mod only_all {
+    use std::time::Duration;
+
     use keiki_tests::room::Outcome;
     use keiki_tests::room::program::{ALL, Program};
 
@@ -120,6 +134,19 @@ mod only_all {
     #[test]
     fn net_who_listens_is_asked_where_nobody_else_asks() -> Result<()> {
         println!("asked after {:.0?}", Room::new(1)?.question()?);
+        Ok(())
+    }
+
+    /// A switch that looks at who listens, and no router: the session goes on past the time after which the switch forgets.
+    #[test]
+    fn net_a_switch_that_forgets_is_reminded() -> Result<()> {
+        let room = Room::new(1)?;
+        let seconds = Duration::from_secs;
+        let forgotten = room.snooped(seconds(20), false, seconds(60))?;
+        let reminded = room.snooped(seconds(140), true, seconds(190))?;
+        println!("heard for {forgotten:.0?} where nobody asks, for {reminded:.0?} where we do");
+        ensure!(forgotten > seconds(15) && forgotten < seconds(60), "{forgotten:?}");
+        ensure!(reminded >= seconds(190), "{reminded:?}");
         Ok(())
     }
 

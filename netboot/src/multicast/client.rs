@@ -68,7 +68,7 @@ impl Listener {
         let shared = Arc::new(Shared {
             ends: AtomicBool::new(false),
             receiver: Mutex::new(receiver),
-            heard: Mutex::new(None),
+            heard: Mutex::new(Instant::now()),
         });
         let ours = Arc::clone(&shared);
         let ear = Ear {
@@ -114,8 +114,8 @@ pub struct Client {
 struct Shared {
     ends: AtomicBool,
     receiver: Mutex<Receiver>,
-    /// When the last packet of the session came.
-    heard: Mutex<Option<Instant>>,
+    /// When the last packet of the session came; before there is one, when it began to listen.
+    heard: Mutex<Instant>,
 }
 
 impl Shared {
@@ -145,11 +145,9 @@ impl Client {
         self.shared.receiver(|receiver| receiver.loses_most())
     }
 
-    /// For how long nothing of the session has come; none where nothing ever did. A server that runs says something many times
-    /// in a second.
-    pub fn is_deaf_for(&self) -> Option<Duration> {
-        let heard = self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.map(|heard| heard.elapsed())
+    /// For how long nothing of the session has come. A server that runs says something many times in a second.
+    pub fn is_deaf_for(&self) -> Duration {
+        self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// A block no longer takes memory.
@@ -216,7 +214,7 @@ impl Ear {
         let Terms { session, key, .. } = &self.listener.terms;
         let packet = Packet::from_bytes(said, key).filter(|packet| packet.session == *session);
         let Some(Packet { sequence, begun, body, .. }) = packet else { return };
-        *shared.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *shared.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         match body {
             Body::Plan(period) => {
                 self.period = period.clamp(Duration::from_millis(10), KEEP_ALIVE);

@@ -20,7 +20,7 @@ const AT_ONCE: usize = 4;
 /// How long a Ctrl-C may go unnoticed, and the unit of silence.
 const TICK: Duration = Duration::from_millis(200);
 
-/// A session of which nothing was heard for so long has ended, or its packets find the way no more.
+/// A session of which nothing was heard for so long has ended, or its packets do not find the way.
 const DEAF: Duration = Duration::from_secs(3);
 
 /// A session that was joined; it is left when dropped.
@@ -94,9 +94,9 @@ impl Session {
         self.has_ended || self.is_deaf() || TICK * self.silent >= patience
     }
 
-    /// Whether nothing of the session is heard any more, which was heard before.
+    /// Whether nothing of the session is heard, or nothing any more.
     pub fn is_deaf(&self) -> bool {
-        self.client.is_deaf_for().is_some_and(|deaf| deaf > DEAF)
+        self.client.is_deaf_for() > DEAF
     }
 
     /// Whether any block came.

@@ -1,13 +1,16 @@
 //! Somebody who has joined, and sends wrong symbols.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddrV4, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use image_core::repo::Location;
 use image_core::units::Bytes;
+use netboot::multicast::blocks::Blocks;
+use netboot::multicast::client::{Client, Listener};
 use netboot::multicast::packet::{Body, Key, Packet};
+use netboot::multicast::server::Terms;
 use netboot::multicast::symbols::SYMBOL;
 use serde_json::Value;
 
@@ -21,7 +24,8 @@ const TAG: usize = 8;
 pub struct Session {
     number: u32,
     key: Key,
-    group: SocketAddr,
+    group: SocketAddrV4,
+    server: SocketAddrV4,
 }
 
 impl Session {
@@ -30,13 +34,37 @@ impl Session {
     /// # Errors
     /// There is none.
     pub fn joined(id: &str) -> Result<Self> {
-        let offer = Location::from(super::REPO).files()?.get(&format!("room/{id}"), Bytes::MIB)?;
+        Self::at(super::REPO, id)
+    }
+
+    /// The same, of the server of this repository.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn at(repo: &str, id: &str) -> Result<Self> {
+        let offer = Location::from(repo).files()?.get(&format!("room/{id}"), Bytes::MIB)?;
         let offer: Value = serde_json::from_slice(&offer)?;
         let text = |name: &str| offer[name].as_str().with_context(|| name.to_owned());
-        let group = text("group")?.parse()?;
+        let [group, server] = ["group", "server"].map(|name| anyhow::Ok(text(name)?.parse()?));
         let key = text("key")?.parse::<image_core::image::hash::Hash>()?.0;
         let number = u32::try_from(offer["session"].as_u64().context("session")?)?;
-        Ok(Self { number, key, group })
+        Ok(Self { number, key, group: group?, server: server? })
+    }
+
+    /// The same session, in the group of another one.
+    #[must_use]
+    pub fn in_group_of(self, other: Self) -> Self {
+        Self { group: other.group, ..self }
+    }
+
+    /// Listens to it, in the network of this thread, and takes nothing.
+    ///
+    /// # Errors
+    /// The network is gone.
+    pub fn listen(self) -> Result<Client> {
+        let Self { number: session, key, group, server } = self;
+        let listener = Listener::new(Terms { session, key, group, server })?;
+        Ok(listener.start(0, Vec::new(), Blocks::none(0), 0)?)
     }
 
     /// A packet of the session.
