@@ -2,20 +2,25 @@
 
 #![allow(clippy::print_stdout, reason = "a test says what was sent")]
 
+use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use image_core::exec::real::{Beside, Machine};
 use image_core::repo::{Local, Repository};
 use image_core::report::Quiet;
 use image_core::units::Bytes;
 use keiki_tests::bench::{self, Bench};
+use keiki_tests::network::{self, Neighbour};
+use keiki_tests::room::insider::Session;
 use keiki_tests::room::{Client, REPO, Room, sent};
 use keiki_tests::site::{self, World, are, make_disk};
-use keiki_tests::{keiki, network, sparse, volumes};
+use keiki_tests::{call, keiki, sparse, volumes};
 use netboot::files::{Answers, Question};
 use netboot::multicast::pace::Pace;
 use netboot::room::rooms::{IDLE, MOST, Rooms};
@@ -45,11 +50,16 @@ fn has(world: &World, number: usize, image: &str) -> Result<()> {
 
 /// Begins to restore an image by hand.
 fn restore(world: &World, number: usize, image: &str) -> Result<Beside> {
+    restore_from(REPO, world, number, image)
+}
+
+/// The same from another server.
+fn restore_from(repo: &str, world: &World, number: usize, image: &str) -> Result<Beside> {
     let target = world.target(number);
     if !target.exists() {
         sparse::create(&target, site::SIZE)?;
     }
-    let mut call = keiki!("--progress", "none", "--repo", REPO);
+    let mut call = keiki!("--progress", "none", "--repo", repo);
     let words = bench::restore(image, &[target], "");
     call.args.extend(words.split_whitespace().map(Into::into));
     Ok(Machine.spawn(&world.machines[number].call(&call))?)
@@ -74,7 +84,7 @@ fn offer(mut ask: impl FnMut() -> Result<Option<Vec<u8>>>) -> Result<Option<Valu
             return Ok(Some(said));
         }
         ensure!(began.elapsed() < PATIENCE, "it does not open");
-        std::thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(100));
     }
     Ok(None)
 }
@@ -117,6 +127,68 @@ fn net_a_server_that_begins_again_sends_the_rest() -> Result<()> {
     Ok(())
 }
 
+/// Two servers on one network, each with an image of this name, and symbols of the one in the group of the other: each machine gets
+/// that of its own server.
+#[test]
+fn net_two_servers_on_one_network_do_not_mix() -> Result<()> {
+    let world = World::new(4, &["--rate", "40"])?;
+    let beside = Bench::new()?;
+    make_disk(&beside, &beside.path("disk"), "beside")?;
+    let stored = beside.save("lab", &[beside.path("disk")])?;
+    let stored = stored["stored_bytes"].as_u64().context("stored_bytes")?;
+    let other = Neighbour::plugged("port9")?;
+    other.address(50)?;
+    let mut serve = other.call(&site::serve(&beside, &["--rate", "40"]));
+    let interface = serve.args.iter_mut().find(|word| *word == "br0");
+    *interface.context("no interface")? = "eth0".into();
+    let mut server = Machine.spawn(&serve.env("KEIKI_STATE", beside.path("state")))?;
+    let said = server.answer()?;
+    ensure!(said.starts_with("Serving on"), "{said}{}", server.finish(PATIENCE)?.talk());
+
+    let servers = [(REPO, &world.bench), ("http://10.77.0.50/repo", &beside)];
+    let [ours, theirs] = servers.map(|(repo, bench)| {
+        let listed = bench.run("images")?;
+        Session::at(repo, listed["images"][0]["id"].as_str().context("an id")?)
+    });
+    let mixed = theirs?.in_group_of(ours?);
+    for mixes in [false, true] {
+        let (ends, before) = (AtomicBool::new(!mixes), received(&world)?);
+        let ended = thread::scope(|scope| {
+            let mixed = scope.spawn(|| mixed.send(&ends));
+            let running = (0..4).map(|at| restore_from(servers[at % 2].0, &world, at, "lab"));
+            let running = running.collect::<Result<Vec<_>>>();
+            let ended: Result<Vec<_>> =
+                running.and_then(|all| all.into_iter().map(site::end).collect());
+            ends.store(true, Ordering::Relaxed);
+            mixed.join().map_err(|_| anyhow!("a thread panicked"))??;
+            ended
+        })?;
+        for (number, (code, said)) in ended.into_iter().enumerate() {
+            ensure!(code == Some(0), "{number}: {code:?} {said}");
+            ensure!(!said.contains("fetched") && !said.contains("wrong"), "{number}: {said}");
+            let [source, target] = [[servers[number % 2].1.path("disk")], [world.target(number)]];
+            volumes::expect_same(&volumes::trees(&source)?, &volumes::trees(&target)?)?;
+            fs::remove_file(world.target(number))?;
+        }
+        let came = received(&world)?.into_iter().zip(before).map(|(after, before)| after - before);
+        let times: Vec<f64> = came.map(|came| came as f64 / stored as f64).collect();
+        println!("to each machine came so many times an image: {times:.2?}");
+        // Its own and the other one.
+        ensure!(mixes || times.iter().all(|times| *times < 2.5), "{times:?}");
+    }
+    Ok(())
+}
+
+/// Bytes that came to each machine.
+fn received(world: &World) -> Result<Vec<u64>> {
+    let received = |machine: &Neighbour| {
+        let said = machine.run(&call!("ip", "-json", "-statistics", "link", "show", "eth0"))?;
+        let said: Value = serde_json::from_str(&said)?;
+        said[0]["stats64"]["rx"]["bytes"].as_u64().context("bytes")
+    };
+    world.machines.iter().map(received).collect()
+}
+
 /// Half of the machines get the image of the command line, half another one that a person chose: each image leaves the server once.
 #[test]
 fn net_two_groups_get_two_images_at_once() -> Result<()> {
@@ -137,7 +209,7 @@ fn net_two_groups_get_two_images_at_once() -> Result<()> {
     let began = Instant::now();
     while !all(&world)?["images"].as_array().is_some_and(|images| images.contains(&json!(image))) {
         ensure!(began.elapsed() < PATIENCE, "it cannot be chosen");
-        std::thread::sleep(Duration::from_millis(300));
+        thread::sleep(Duration::from_millis(300));
     }
     let before = sent()?;
     world.site.post("api/groups/two/restore", &json!({"image": image}).to_string())?;
@@ -244,7 +316,7 @@ fn net_a_room_that_closed_opens_again() -> Result<()> {
     rooms.close();
     ensure!(rooms.sent().is_empty() && ask(&format!("room/{other}")).is_none());
     // Nothing is left of it: images can be pruned.
-    ensure!(std::fs::read_dir(bench.path("repo/locks"))?.next().is_none(), "a lock is left");
+    ensure!(fs::read_dir(bench.path("repo/locks"))?.next().is_none(), "a lock is left");
     Ok(())
 }
 
@@ -276,7 +348,7 @@ mod only_all {
         for number in 0..MOST {
             let mut bytes = vec![0; LENGTH];
             blake3::Hasher::new().update(&[number as u8]).finalize_xof().fill(&mut bytes);
-            std::fs::write(source(number), bytes)?;
+            fs::write(source(number), bytes)?;
             world.bench.save(&format!("image-{number}"), &[source(number)])?;
         }
         let size = Bytes::from(LENGTH);
@@ -288,7 +360,7 @@ mod only_all {
         for (number, running) in restored.into_iter().enumerate() {
             let (code, said) = site::end(running)?;
             ensure!(code == Some(0), "{number}: {code:?} {said}");
-            ensure!(std::fs::read(world.target(number))? == std::fs::read(source(number))?);
+            ensure!(fs::read(world.target(number))? == fs::read(source(number))?);
         }
         let memory = world.site.process().status("VmHWM")?;
         println!("{} MiB at most", memory >> 10);

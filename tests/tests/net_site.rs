@@ -1,5 +1,7 @@
 //! Machines that an administrator lets be restored, or not: real processes, each in its own network at one switch.
 
+#![allow(clippy::print_stdout, reason = "a test says what machines said")]
+
 use std::fs;
 use std::time::Duration;
 
@@ -95,6 +97,28 @@ fn net_machines_wait_for_a_word_and_are_restored_once() -> Result<()> {
     let (code, said) = site::end(agents.remove(0))?;
     ensure!(code == Some(0) && world.is_restored(1)?, "{code:?} {said}");
     ensure!(second.len() == 16);
+    Ok(())
+}
+
+/// The server ends in the middle of an order and comes again: the machine joins again, and the order is carried out once.
+#[test]
+fn net_an_order_outlives_its_server() -> Result<()> {
+    let world = World::new(2, &["--rate", "15"])?;
+    let key = world.site.key.clone();
+    let agents = [world.agent(0, &key)?, world.agent(1, &key)?];
+    world.site.until(are(2, "waits"))?;
+    world.site.post("api/restore", "{}")?;
+    let has = |row: &Value| row["blocks"].as_u64() > Some(3);
+    world.site.until(|rows| rows.iter().filter(|row| has(row)).count() == 2)?;
+    let answers = world.bench.path("answers.toml").display().to_string();
+    let world = world.again(&["--rate", "15", "--answers", &answers])?;
+    for (number, agent) in agents.into_iter().enumerate() {
+        let (code, said) = site::end(agent)?;
+        println!("{said}");
+        ensure!(code == Some(0) && said.contains("joined again"), "{number}: {code:?} {said}");
+        ensure!(!said.contains("fetched") && world.is_restored(number)?, "{number}: {said}");
+    }
+    world.site.until(are(2, "done"))?;
     Ok(())
 }
 
