@@ -2,10 +2,12 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use image_core::error::Error;
 use keiki_tests::{network, run};
 use netboot::multicast::blocks::Blocks;
 use netboot::multicast::client::Listener;
@@ -106,6 +108,48 @@ fn net_every_client_gets_every_block() -> Result<()> {
         ensure!(began.elapsed() < Duration::from_secs(5), "{:?}", server.clients());
         std::thread::sleep(Duration::from_millis(10));
     }
+    Ok(())
+}
+
+/// The same blocks, one of which takes long, and one of which cannot be read the first time.
+struct Slow(AtomicBool);
+
+impl Source for Slow {
+    fn lengths(&self) -> Vec<u32> {
+        Known(BLOCKS).lengths()
+    }
+
+    fn read(&self, block: u32) -> image_core::error::Result<Vec<u8>> {
+        if block == 20 {
+            std::thread::sleep(Duration::from_secs(4));
+        }
+        if block == 10 && !self.0.swap(true, Ordering::Relaxed) {
+            return Err(Error::io("disk", "read", std::io::ErrorKind::Other.into()));
+        }
+        Known(BLOCKS).read(block)
+    }
+}
+
+/// Who waits for a disk still speaks, and so nobody leaves; what cannot be read is no loss on the way.
+#[test]
+fn net_a_server_that_waits_for_its_disk_still_speaks() -> Result<()> {
+    network::own()?;
+    run!("ip", "route", "add", "239.0.0.0/8", "dev", "lo")?;
+    let source = Arc::new(Slow(AtomicBool::new(false)));
+    let server = Server::start(source, (Ipv4Addr::LOCALHOST, IMAGE), &Pace::new(RATE))?;
+    let listener = Listener::new(server.terms().clone())?;
+    let lengths = Known(BLOCKS).lengths();
+    let client = listener.start(server.join(), lengths, Blocks::none(BLOCKS), BLOCKS)?;
+    let (began, mut order, mut loss) = (Instant::now(), Vec::new(), 0.0_f32);
+    while order.len() < BLOCKS as usize {
+        ensure!(began.elapsed() < PATIENCE, "{order:?}");
+        order.extend(client.next(Duration::from_millis(100))?.map(|(number, _)| number));
+        ensure!(client.is_deaf_for() < Duration::from_secs(1), "{order:?}");
+        loss = server.clients().iter().map(|seen| seen.loss).fold(loss, f32::max);
+    }
+    println!("{order:?}, {loss} lost, {:?}: {:?}", began.elapsed(), server.news());
+    ensure!(order.iter().position(|one| *one == 10) > Some(10), "it was sent in its turn");
+    ensure!(loss < 0.2 && server.sent().unreadable == 0, "{loss}");
     Ok(())
 }
 
