@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::{Call, Outcome, Runner};
@@ -12,6 +13,9 @@ use crate::error::{Error, Result};
 
 /// Folders that hold filesystem tools but are not in every user's `PATH`.
 const SBIN: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+/// How much is kept of what a program says while it runs beside this one.
+const MOST_TALK: u64 = 64 << 10;
 
 /// The machine's own programs.
 #[derive(Clone, Copy, Default, Debug)]
@@ -33,7 +37,15 @@ impl Machine {
             drop(pipe.write_all(&call.stdin).and_then(|()| pipe.flush()));
         }
         let answers = child.stdout.take().map(BufReader::new);
-        Ok(Beside { line: call.line(), child, input, answers })
+        // Read as it comes, so that a program which says much does not wait for ever.
+        let talk = child.stderr.take().map(|mut pipe| {
+            std::thread::spawn(move || {
+                let mut kept = Vec::new();
+                let read = Read::by_ref(&mut pipe).take(MOST_TALK).read_to_end(&mut kept);
+                read.and_then(|_| std::io::copy(&mut pipe, &mut std::io::sink())).map(|_| kept)
+            })
+        });
+        Ok(Beside { line: call.line(), child, input, answers, talk })
     }
 
     /// Runs `call` on this program's own terminal, where it may ask a person something; whether it exited with 0.
@@ -108,6 +120,7 @@ pub struct Beside {
     child: Child,
     input: Option<ChildStdin>,
     answers: Option<BufReader<ChildStdout>>,
+    talk: Option<JoinHandle<std::io::Result<Vec<u8>>>>,
 }
 
 impl Beside {
@@ -128,6 +141,15 @@ impl Beside {
         self.child.id()
     }
 
+    /// Whether it has ended.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn has_ended(&mut self) -> Result<bool> {
+        let status = self.child.try_wait().map_err(|source| self.failed("wait for", source))?;
+        Ok(status.is_some())
+    }
+
     /// Writes `text` to its standard input.
     ///
     /// # Errors
@@ -142,7 +164,7 @@ impl Beside {
 
     /// Closes its standard input, waits for its end, at most for `patience`, and tells how it ended.
     ///
-    /// What it says until then must fit into its pipes (64 KiB): they are read at the end.
+    /// What it answers until then must fit into its pipe (64 KiB): that is read at the end.
     ///
     /// # Errors
     /// [`Error::Io`]; also where patience ended, and then it is killed.
@@ -161,13 +183,11 @@ impl Beside {
             std::thread::sleep(Duration::from_millis(2));
         };
         let mut outcome = Outcome { code: status.code(), ..Outcome::default() };
-        let read = match (&mut self.answers, &mut self.child.stderr) {
-            (Some(stdout), Some(stderr)) => stdout
-                .read_to_end(&mut outcome.stdout)
-                .and_then(|_| stderr.read_to_end(&mut outcome.stderr)),
-            _ => Ok(0),
-        };
-        read.map_err(|source| self.failed("read from", source))?;
+        let answers = self.answers.as_mut();
+        let read = answers.map_or(Ok(0), |stdout| stdout.read_to_end(&mut outcome.stdout));
+        let talk = self.talk.take().map_or(Ok(Ok(Vec::new())), JoinHandle::join);
+        let talk = talk.unwrap_or_else(|_| Err(std::io::Error::other("its reader ended")));
+        outcome.stderr = read.and(talk).map_err(|source| self.failed("read from", source))?;
         Ok(outcome)
     }
 
