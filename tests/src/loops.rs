@@ -95,6 +95,17 @@ impl Mount {
         Ok(Self { folder, device })
     }
 
+    /// Has ntfs-3g mount the NTFS in the bytes `extent` of `file`.
+    ///
+    /// # Errors
+    /// No rights, or ntfs-3g does not take it.
+    pub fn ntfs(file: &Path, extent: Extent) -> Result<Self> {
+        let device = Loop::part(file, extent)?;
+        let folder = TempDir::new()?;
+        run!("ntfs-3g", "-o", "norecover,inherit", device.device(), folder.path())?;
+        Ok(Self { folder, device })
+    }
+
     /// The device that is mounted.
     pub fn device(&self) -> &Path {
         self.device.device()

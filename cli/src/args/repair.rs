@@ -11,7 +11,8 @@ use image_core::fixup::personal::HostName;
 /// initramfs it runs programs of that system.
 ///
 /// Machines that were restored from one image are one machine to their network. With --hostname it also makes this one
-/// another: name, machine id, SSH host keys, and what its DHCP client remembers.
+/// another: name, machine id, SSH host keys, and what its DHCP client remembers. A Windows that sysprep generalized
+/// gets its computer name.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  keiki repair /dev/nvme0n1 --dry-run\n  \
     keiki repair /dev/sda /dev/sdb   (a volume group over two disks)\n  \

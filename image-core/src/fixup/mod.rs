@@ -13,7 +13,7 @@
 //! - Of a system that has moved, pure: [`devices`]: names of devices by their place. [`tables`], [`words`]: `fstab`,
 //!   `crypttab` and kernel command lines with such names. [`ramdisk`], [`drivers`]: what an initramfs has and needs.
 //!   [`lvm_devices`]: LVM's list of devices.
-//! - [`personal`]: names, ids and keys that machines of one image must not share; pure.
+//! - [`personal`]: names, ids and keys that machines of one image must not share; pure. [`unattend`]: the same for Windows.
 //! - [`identity`]: a filesystem's own UUID, by its tools.
 
 pub mod devices;
@@ -29,6 +29,7 @@ pub mod ramdisk;
 pub mod references;
 pub(crate) mod root;
 pub mod tables;
+pub mod unattend;
 pub mod unsteady;
 pub mod words;
 

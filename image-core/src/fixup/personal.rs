@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 const LONGEST_NAME: usize = 64;
 /// RFC 1035, 2.3.4.
 const LONGEST_LABEL: usize = 63;
+/// What Windows keeps of a computer's name for NetBIOS.
+const LONGEST_NETBIOS: usize = 15;
 /// What ssh-keygen makes unasked, and what does not take minutes.
 const RSA_BITS: [u32; 2] = [3072, 8192];
 
@@ -58,6 +60,22 @@ impl HostName {
     /// Without its domain.
     pub fn short(&self) -> &str {
         self.0.split('.').next().unwrap_or_default()
+    }
+
+    /// What Windows calls a machine of that name, or why it would not: a name for NetBIOS, as answer files have it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn computer_name(&self) -> Result<&str> {
+        let name = self.short();
+        if name.len() > LONGEST_NETBIOS {
+            let why = format!("Windows takes at most {LONGEST_NETBIOS} characters, and no domain");
+            return Err(Error::refused(why));
+        }
+        if name.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(Error::refused("Windows takes no name of digits only"));
+        }
+        Ok(name)
     }
 
     /// Whether `other` is the same name.

@@ -220,6 +220,9 @@ impl Root {
     }
 }
 
+/// Who may do what with a file of NTFS, as ntfs-3g tells and takes it; it is in no list of attributes.
+const NTFS_ACL: &[u8] = b"system.ntfs_acl";
+
 /// Gives `new` the owner, the mode and the extended attributes of `old`.
 fn like(old: &impl AsFd, new: &impl AsFd) -> rustix::io::Result<()> {
     let found = fstat(old)?;
@@ -234,8 +237,12 @@ fn like(old: &impl AsFd, new: &impl AsFd) -> rustix::io::Result<()> {
     };
     let mut value = vec![0; LONGEST_ATTRIBUTE];
     let names = names.get(..length).unwrap_or_default();
-    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let length = fgetxattr(old, name, &mut value)?;
+    let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    for name in names.chain([NTFS_ACL]) {
+        let length = match fgetxattr(old, name, &mut value) {
+            Err(Errno::NOTSUP | Errno::NODATA) if name == NTFS_ACL => continue,
+            found => found?,
+        };
         fsetxattr(new, name, value.get(..length).unwrap_or_default(), XattrFlags::empty())?;
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Does what was planned: files first, then the initramfs, then what starts the system.
 
 use super::facts::{Builder, Facts, Sight};
-use super::{Act, Job, Repaired, builder, look};
+use super::{Act, Job, Repaired, builder, look, windows};
 use crate::error::{Error, Result};
 use crate::exec::Call;
 use crate::fixup::esp::Esp;
@@ -11,7 +11,7 @@ use crate::grow;
 use crate::report::{Report, Stage};
 use crate::survey::model::Volume;
 use crate::units::Bytes;
-use crate::view::{Need, OpenView, View};
+use crate::view::{NTFS, Need, OpenView, View};
 
 /// How much of what a program said stands in a step.
 const LONGEST_TALK: usize = 400;
@@ -120,17 +120,21 @@ fn in_esp(esp: &Esp<'_>, act: &Act) -> Result<()> {
     }
 }
 
-/// An ext filesystem that was not unmounted is for its own tool; XFS replays its log as it is mounted.
+/// An ext filesystem that was not unmounted is for its own tool; XFS replays its log as it is mounted; NTFS that was
+/// not unmounted is not touched.
 fn before(job: &Job<'_>, volume: &Volume, view: &OpenView) -> Result<()> {
-    if volume.content.starts_with("ext") {
-        grow::ext::replay(job.runner, &view.path())
-    } else {
-        Ok(())
+    match volume.content.as_str() {
+        NTFS => windows::check(job.runner, &view.path()),
+        content if content.starts_with("ext") => grow::ext::replay(job.runner, &view.path()),
+        _ => Ok(()),
     }
 }
 
-/// Where ext was last mounted must not become where it was mounted here.
+/// Where ext was last mounted must not become where it was mounted here; NTFS is looked at by another program.
 fn after(job: &Job<'_>, volume: &Volume, view: &OpenView) -> Result<()> {
+    if volume.content == NTFS {
+        return windows::check(job.runner, &view.path());
+    }
     if !volume.content.starts_with("ext") {
         return Ok(());
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::boot;
 use super::facts::{Facts, Sight};
-use super::{Act, Plan, Wishes, personal};
+use super::{Act, Plan, Wishes, personal, windows};
 use crate::error::{Error, Result};
 use crate::fixup::devices::{Disks, Known, Mention, named};
 use crate::fixup::tables::{Kind, Mended};
@@ -29,7 +29,7 @@ pub(super) struct System {
 /// [`Error::Refused`] where there is no system, or several.
 pub(super) fn decide(facts: &Facts, wishes: &Wishes<'_>) -> Result<Plan> {
     let named = wishes.personal.filter(|_| wishes.root.is_none());
-    if let Some(plan) = named.and_then(|wish| personal::only_windows(facts, wish.name)) {
+    if let Some(plan) = named.and_then(|wish| windows::only(facts, wish.name)) {
         return Ok(plan);
     }
     let system = system(facts, wishes.root)?;

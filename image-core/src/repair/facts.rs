@@ -20,6 +20,8 @@ pub(crate) struct Facts {
     pub(crate) sights: BTreeMap<String, Sight>,
     /// What is on EFI system partitions.
     pub(crate) esps: BTreeMap<String, EspSight>,
+    /// The Windows on volumes where there is one; or why that cannot be told. Looked for where it gets a name.
+    pub(crate) windows: BTreeMap<String, Result<Windows, String>>,
     /// Volumes that may hold a system and cannot be looked into, with the reason.
     pub(crate) closed: Vec<(String, String)>,
     /// The physical volumes: their UUIDs, and what tells the disk that each is on.
@@ -92,6 +94,17 @@ pub(crate) struct Own {
     pub(crate) leases: Vec<String>,
     /// SSH host keys, by the paths of their private halves.
     pub(crate) keys: BTreeMap<String, HostKey>,
+}
+
+/// A Windows, as far as its Setup gives it a name: files, with their paths from the filesystem's root.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Windows {
+    /// What Setup says of the image.
+    pub(crate) state: Option<(String, Vec<u8>)>,
+    /// The folder for an answer file that is not there yet.
+    pub(crate) folder: Option<String>,
+    /// Answer files, in the order in which Setup looks for them.
+    pub(crate) answers: Vec<(String, Vec<u8>)>,
 }
 
 /// An SSH host key.

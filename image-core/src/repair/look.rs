@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use super::facts::{Builder, Code, Core, Disk, EspSight, Facts, Own, Sight};
-use super::personal;
+use super::{personal, windows};
 use crate::disk::table::{Partition, PartitionRole, Table};
 use crate::error::{Error, Result};
 use crate::exec::{Call, Runner};
@@ -22,7 +22,7 @@ use crate::report::Report;
 use crate::survey::model::{Kind, Slot, Survey, Volume};
 use crate::sys::controller;
 use crate::units::Bytes;
-use crate::view::{Layout, Trial};
+use crate::view::{Layout, NTFS, Trial};
 
 /// What conventional memory has room for: no core is longer.
 const LONGEST_CORE: Bytes = Bytes::kib(640);
@@ -60,6 +60,13 @@ pub(super) fn look(
     let paths = |slot: usize| survey.slots.get(slot).map(|slot| slot.path.clone());
     for volume in survey.volumes.iter().filter(|volume| !volume.is_pv) {
         report.checkpoint()?;
+        if windows::may_be_on(&volume.content) {
+            if own {
+                let place = layout(survey, volume, &paths)?;
+                windows::look(runner, server, (volume, &place), &mut facts)?;
+            }
+            continue;
+        }
         let kind = mounted_as(&volume.content);
         if kind.is_none() && !may_be_esp(volume) {
             if ["btrfs", "crypto_LUKS", "f2fs", "jfs", "linux_raid_member"]
@@ -93,6 +100,7 @@ pub(super) fn mounted_as(content: &str) -> Option<(&'static str, &'static str)> 
     match content {
         "ext2" | "ext3" | "ext4" => Some(("ext4", "")),
         "xfs" => Some(("xfs", "nouuid")),
+        NTFS => Some((NTFS, "")),
         _ => None,
     }
 }

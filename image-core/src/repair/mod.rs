@@ -7,7 +7,7 @@
 //!
 //! - `facts`: what was found: values. - `look`: finds it, and writes nothing.
 //! - `decide`: the files; pure. - `boot`: boot loaders and the initramfs; pure.
-//! - `personal`: a name, ids and keys of the machine's own, where they are wanted.
+//! - `personal`: a name, ids and keys of the machine's own, where they are wanted. `windows`: its name there.
 //! - `carry_out`: does what was planned. - `builder`: the system's own programs.
 
 mod boot;
@@ -19,6 +19,7 @@ mod look;
 mod personal;
 #[cfg(test)]
 mod tests;
+mod windows;
 
 use std::path::PathBuf;
 use std::sync::Arc;

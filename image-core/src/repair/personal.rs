@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 use super::Personal;
 use super::decide::System;
 use super::facts::{Facts, HostKey, Own};
-use super::{Act, Plan};
+use super::{Act, Plan, windows};
 use crate::error::{Error, Result};
 use crate::exec::{Call, Runner};
 use crate::fixup::personal::{self, HostName, KeyKind};
@@ -40,8 +40,6 @@ const MOST_KEYS: usize = 16;
 const LIKE: [&str; 3] = ["etc/fstab", "etc/os-release", "usr/lib/os-release"];
 /// How much of what ssh-keygen said stands in a step.
 const LONGEST_TALK: usize = 400;
-/// What Windows takes.
-const LONGEST_NETBIOS: usize = 15;
 
 /// What machines must not share, of the filesystem `root`: the system's, or its `/var`.
 pub(super) fn see(root: &Root) -> Result<Own> {
@@ -182,8 +180,13 @@ pub(super) fn decide(facts: &Facts, system: &System, wish: &Personal<'_>, plan: 
         if let (Some(text), Some(new)) = (hosts, changed) {
             plan.acts.push(rewrite(&system.root, HOSTS, text, new, why()));
         }
-        plan.steps.extend(windows(facts, wish.name));
         plan.steps.extend(given_ids(facts, system));
+    }
+    let steps = plan.steps.len();
+    windows::decide(facts, wish.name, plan);
+    if is_named {
+        // Told once.
+        plan.steps.truncate(steps);
     }
     keys(&root.own, &system.root, wish.name, is_named, plan);
     if !is_named {
@@ -212,11 +215,11 @@ fn given_ids<'a>(facts: &'a Facts, system: &'a System) -> impl Iterator<Item = S
     })
 }
 
-fn rewrite(volume: &str, file: &str, old: &[u8], new: Vec<u8>, why: Vec<String>) -> Act {
+pub(super) fn rewrite(volume: &str, file: &str, old: &[u8], new: Vec<u8>, why: Vec<String>) -> Act {
     Act::Rewrite { volume: volume.to_owned(), file: file.to_owned(), old: old.to_vec(), new, why }
 }
 
-fn add(volume: &str, file: &str, like: &str, new: Vec<u8>, why: Vec<String>) -> Act {
+pub(super) fn add(volume: &str, file: &str, like: &str, new: Vec<u8>, why: Vec<String>) -> Act {
     let [volume, file, like] = [volume, file, like].map(str::to_owned);
     Act::Add { volume, file, like, new, why }
 }
@@ -284,38 +287,4 @@ fn keys(own: &Own, volume: &str, name: &HostName, is_named: bool, plan: &mut Pla
             None => add(volume, &file, path, public, why),
         });
     }
-}
-
-/// The volumes that Windows may be on.
-fn of_windows(facts: &Facts) -> Vec<&str> {
-    let windows =
-        facts.known.iter().filter(|one| ["ntfs", "BitLocker"].contains(&one.content.as_str()));
-    windows.map(|one| one.id.as_str()).collect()
-}
-
-/// What a person has to do for Windows.
-fn windows(facts: &Facts, name: &HostName) -> Option<String> {
-    let volumes = of_windows(facts).join(" or ");
-    let name = name.short();
-    let (name, most) = if name.len() > LONGEST_NETBIOS {
-        ("NAME", format!(", with a NAME of at most {LONGEST_NETBIOS} characters"))
-    } else {
-        (name, String::new())
-    };
-    (!volumes.is_empty()).then(|| {
-        format!(
-            "give the Windows on {volumes}, if there is one, its name once it has started (nothing in it was changed{most}): \
-             powershell Rename-Computer -NewName {name} -Restart; where sysprep generalized it, its answer file \
-             does that, by ComputerName"
-        )
-    })
-}
-
-/// The plan for disks on which there is no Linux, and perhaps a Windows.
-pub(super) fn only_windows(facts: &Facts, name: &HostName) -> Option<Plan> {
-    let is_linux = facts.sights.values().any(|sight| sight.system.is_some());
-    let may_be = is_linux || !facts.closed.is_empty();
-    let root = of_windows(facts).first().filter(|_| !may_be).map(|id| (*id).to_owned())?;
-    let steps = windows(facts, name).into_iter().collect();
-    Some(Plan { system: "a system that is no Linux".to_owned(), root, steps, ..Plan::default() })
 }

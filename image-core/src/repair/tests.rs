@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::decide::decide;
-use super::facts::{Builder, Code, Disk, EspSight, Facts, HostKey, Own, Sight};
+use super::facts::{Builder, Code, Disk, EspSight, Facts, HostKey, Own, Sight, Windows};
 use super::{Act, Personal, Plan, Wishes};
 use crate::fixup::devices::Known;
 use crate::fixup::drivers::Kernel;
 use crate::fixup::ramdisk::Ramdisk;
+use crate::fixup::unattend::Answers;
 
 const RUN: Wishes<'_> =
     Wishes { root: None, run_programs: true, boot_entries: None, personal: None };
@@ -277,10 +278,10 @@ fn a_machine_that_has_its_name_keeps_its_ids_and_replaces_only_keys_of_others() 
 }
 
 #[test]
-fn a_windows_is_a_step_where_nothing_else_may_be_the_system() {
+fn a_windows_gets_its_name_where_nothing_else_may_be_the_system() {
     let windows = |change: &dyn Fn(&mut Facts)| {
         renamed(|facts| {
-            facts.known.push(known(4, "ntfs"));
+            facts.windows.insert("d0:4".to_owned(), Err("no luck".to_owned()));
             change(facts);
         })
     };
@@ -288,11 +289,88 @@ fn a_windows_is_a_step_where_nothing_else_may_be_the_system() {
     assert!(only.acts.is_empty() && only.root == "d0:4" && only.steps.len() == 1, "{only:?}");
     let beside = windows(&|_| ());
     assert_eq!((beside.root.as_str(), beside.steps), ("d0:2", only.steps));
+    // Told once; what can be done by now is done.
+    let named = windows(&|facts| {
+        let own = &mut facts.sights.get_mut("d0:2").unwrap().own;
+        own.files.insert("etc/hostname".to_owned(), b"lab-07\n".to_vec());
+        own.keys.clear();
+    });
+    assert!(named.acts.is_empty() && named.steps.is_empty(), "{named:?}");
     let mut facts = facts(None, None);
     facts.sights = BTreeMap::new();
-    facts.known.push(known(4, "ntfs"));
+    facts.windows.insert("d0:4".to_owned(), Ok(Windows::default()));
     facts.closed.push(("d0:5".to_owned(), "crypto_LUKS is not looked into".to_owned()));
     let name = "lab-07".parse().unwrap();
     let personal = Some(Personal { name: &name, seed: [7; 32] });
     decide(&facts, &Wishes { personal, ..RUN }).unwrap_err();
+}
+
+const OOBE: &str = "IMAGE_STATE_GENERALIZE_RESEAL_TO_OOBE";
+const ANSWERS: [&str; 3] =
+    ["Windows/Panther/Unattend/Unattend.xml", "Windows/Panther/unattend.xml", "Unattend.xml"];
+
+/// What is planned for a Windows in `state` with answer files that have these passes.
+fn for_windows(state: &str, passes: &[&str], name: &str) -> Plan {
+    let file = |(path, pass): (&&str, &&str)| {
+        let text =
+            format!("<unattend xmlns=\"urn:schemas-microsoft-com:unattend\">{pass}</unattend>");
+        ((*path).to_owned(), text.into_bytes())
+    };
+    let state = format!("[State]\r\nImageState={state}\r\n");
+    let windows = Windows {
+        state: Some(("Windows/Setup/State/State.ini".to_owned(), state.into_bytes())),
+        folder: Some("Windows/Panther".to_owned()),
+        answers: ANSWERS.iter().zip(passes).map(file).collect(),
+    };
+    let facts = Facts { windows: [("d0:3".to_owned(), Ok(windows))].into(), ..Facts::default() };
+    let name = name.parse().unwrap();
+    let personal = Some(Personal { name: &name, seed: [7; 32] });
+    decide(&facts, &Wishes { personal, ..RUN }).unwrap()
+}
+
+#[test]
+fn the_answer_file_that_setup_takes_gets_the_name() {
+    let ahead = "<settings pass=\"specialize\"/>";
+    let done = "<settings pass=\"specialize\" wasPassProcessed=\"true\"/>";
+    let other = "<settings pass=\"oobeSystem\"/>";
+    let file = |passes: &[&str]| {
+        let plan = for_windows(OOBE, passes, "lab-07.example.org");
+        assert!(plan.system == "Windows" && plan.root == "d0:3" && plan.steps.is_empty());
+        match plan.acts.as_slice() {
+            [Act::Rewrite { volume, file, old, new, why }] if volume == "d0:3" => {
+                assert!(old != new && *why == ["the computer name lab-07"]);
+                file.clone()
+            }
+            acts => panic!("{acts:?}"),
+        }
+    };
+    for (passes, place) in
+        [(&[ahead][..], 0), (&[other], 0), (&[other, ahead, ahead], 1), (&[done, other, ahead], 2)]
+    {
+        assert_eq!(file(passes), ANSWERS[place], "{passes:?}");
+    }
+    let plan = for_windows("IMAGE_STATE_GENERALIZE_RESEAL_TO_AUDIT", &[], "lab-07");
+    let [Act::Add { file, like, new, .. }] = plan.acts.as_slice() else { panic!("{plan:?}") };
+    assert_eq!((file.as_str(), like.as_str()), (ANSWERS[1], "Windows/Setup/State/State.ini"));
+    assert_eq!(*new, Answers::only("lab-07"));
+}
+
+#[test]
+fn what_setup_would_not_read_is_not_written() {
+    let done = "<settings pass=\"specialize\" wasPassProcessed=\"true\"/>";
+    let other = "<settings pass=\"oobeSystem\"/>";
+    for (state, passes, name, words) in [
+        ("IMAGE_STATE_COMPLETE", &[][..], "lab-07", "IMAGE_STATE_COMPLETE: only where sysprep"),
+        ("?", &[], "lab-07", "does not say what image it is"),
+        (OOBE, &[], "a234567890123456", "at most 15 characters"),
+        (OOBE, &[], "07.example.org", "no name of digits only"),
+        (OOBE, &[done], "lab-07", "carried out the pass specialize of Windows/Panther/Unattend/"),
+        (OOBE, &[other, done], "lab-07", "none has a pass specialize to come"),
+        (OOBE, &[other, "<"], "lab-07", "Windows/Panther/unattend.xml is left alone, it is no XML"),
+    ] {
+        let plan = for_windows(state, passes, name);
+        assert!(plan.acts.is_empty() && plan.steps.len() == 1, "{plan:?}");
+        let step = &plan.steps[0];
+        assert!(step.contains(words) && step.contains("Rename-Computer -NewName "), "{step}");
+    }
 }

@@ -36,8 +36,7 @@ pub(crate) fn mounted<T: Send>(
     folder: &Path,
     work: impl FnOnce() -> Result<T> + Send,
 ) -> Result<T> {
-    let alone = || {
-        leave_shared_namespace()?;
+    alone(|| {
         attach(mounting, folder)?;
         let done = work();
         let failed = |source: rustix::io::Errno| {
@@ -45,8 +44,16 @@ pub(crate) fn mounted<T: Send>(
         };
         let unmounted = unmount(folder, UnmountFlags::empty()).map_err(failed);
         done.and_then(|value| unmounted.map(|()| value))
-    };
-    std::thread::scope(|scope| match scope.spawn(alone).join() {
+    })
+}
+
+/// Runs `work` where nobody else sees what it mounts, but the programs that it starts.
+///
+/// # Errors
+/// [`Error::Io`] where there are no such namespaces; else what `work` says.
+pub(crate) fn alone<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let apart = || leave_shared_namespace().and_then(|()| work());
+    std::thread::scope(|scope| match scope.spawn(apart).join() {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),
     })
@@ -85,8 +92,7 @@ pub(crate) fn rooted<T: Send>(
     folder: &Path,
     work: impl FnOnce() -> Result<T> + Send,
 ) -> Result<T> {
-    let alone = || {
-        leave_shared_namespace()?;
+    alone(|| {
         let mut points = Vec::new();
         let grown = grow_tree(branches, folder, &mut points);
         let done = grown.and_then(|()| work());
@@ -95,10 +101,6 @@ pub(crate) fn rooted<T: Send>(
             unmounted = unmounted.and(unmount_patiently(point));
         }
         done.and_then(|value| unmounted.map(|()| value))
-    };
-    std::thread::scope(|scope| match scope.spawn(alone).join() {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic),
     })
 }
 

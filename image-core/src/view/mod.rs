@@ -7,11 +7,12 @@
 //! regular file off at the filesystem's new size, offset or not, and on a disk it fails with EBUSY while
 //! this program holds its exclusive claim. A loop device has neither fault, and fences the tool in.
 //!
-//! - [`layout`]: where a volume lies. - [`volume`]: reads and writes it there.
+//! - [`layout`]: where a volume lies. - [`volume`]: reads and writes it there. - `driver`: mounts it, NTFS by a program.
 //! - [`open`]: chooses and makes a view. - [`scratch`]: folders to mount on.
 //! - `served` (parent) and `serve` (child): a volume as a file, by FUSE (feature `fuse`).
 //! - [`trial`]: a volume that is mounted without being changed; `overlay`: where its changes go.
 
+mod driver;
 pub mod layout;
 pub mod open;
 #[cfg(feature = "fuse")]
@@ -25,6 +26,7 @@ mod served;
 pub mod trial;
 pub mod volume;
 
+pub(crate) use driver::NTFS;
 pub use layout::{Layout, Piece, Place};
 pub use open::{Need, OpenView, View};
 pub(crate) use scratch::Scratch;

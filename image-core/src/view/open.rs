@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::driver;
 use super::layout::Layout;
 use super::scratch::Scratch;
 #[cfg(feature = "fuse")]
@@ -163,7 +164,7 @@ impl OpenView {
     ) -> Result<T> {
         let folder = Scratch::new()?;
         let mounting = Mounting { device: &self.path(), kind, options, read_only };
-        mount_namespace::mounted(mounting, folder.path(), || work(folder.path()))
+        driver::mounted(mounting, folder.path(), || work(folder.path()))
     }
 
     /// Runs `work` with the folder where `branches` are a whole system whose programs may run: the views of its

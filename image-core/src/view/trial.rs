@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::driver;
 use super::layout::Layout;
 use super::scratch::Scratch;
 use super::served::{ServedVolume, Writes};
@@ -13,7 +14,7 @@ use crate::extent::{Extent, ExtentSet};
 use crate::io::Source;
 use crate::io::device::Device;
 use crate::sys::loop_device::{Access, LoopDevice};
-use crate::sys::mount_namespace::{self, Mounting};
+use crate::sys::mount_namespace::Mounting;
 use crate::units::Bytes;
 
 /// A volume whose changes a child process keeps in memory; they are gone when it is dropped.
@@ -60,7 +61,7 @@ impl Trial {
         let device = LoopDevice::attach(&file, Extent::first(self.size), Access::Write)?;
         let folder = Scratch::new()?;
         let mounting = Mounting { device: device.path(), kind, options, read_only };
-        let mounted = mount_namespace::mounted(mounting, folder.path(), || work(folder.path()));
+        let mounted = driver::mounted(mounting, folder.path(), || work(folder.path()));
         // The device ends in any case: the mount's error is the one that tells what happened.
         let detached = device.detach();
         mounted.and_then(|done| detached.map(|()| done))

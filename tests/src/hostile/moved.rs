@@ -3,6 +3,7 @@
 use image_core::fixup::devices::{Disks, Known};
 use image_core::fixup::drivers::{Kernel, USUAL};
 use image_core::fixup::tables::{self, Kind, Mended};
+use image_core::fixup::unattend::{Answers, Specialize, image_state};
 use image_core::fixup::{lvm_devices, personal, ramdisk, words};
 
 /// Configuration files. The first byte says which.
@@ -34,6 +35,14 @@ fn renamed(text: &[u8]) {
     let Ok(name) = "lab-07".parse() else { return };
     if let Some(new) = personal::hosts(text, "old", &name) {
         assert_eq!(personal::hosts(&new, "old", &name), None);
+    }
+    assert!(image_state(text).is_none_or(|state| !state.contains(char::is_control)));
+    if let Some(new) =
+        Answers::read(text).and_then(|answers| answers.named("lab-07")).ok().flatten()
+    {
+        let again = Answers::read(&new).unwrap_or_else(|why| panic!("{why}"));
+        assert_eq!(again.named("lab-07"), Ok(None));
+        assert_ne!(again.specialize(), Specialize::Absent);
     }
     personal::host_keys(text).iter().for_each(|path| assert!(!path.is_empty()));
     let kind = personal::key_kind("etc/ssh/ssh_host_rsa_key", Some(text));

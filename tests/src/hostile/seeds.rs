@@ -211,7 +211,17 @@ fn moved() -> Vec<Vec<u8>> {
         "VERSION=1\nIDTYPE=sys_wwid IDNAME=naa.5 DEVNAME=/dev/sda3 PVID=abc PART=3\n",
         "kernel/drivers/nvme/host/nvme.ko.xz: kernel/drivers/nvme/host/nvme-core.ko.xz\n",
     ];
-    (0..).zip(texts).map(|(number, text)| [vec![number], text.into()].concat()).collect()
+    // What Windows is told of its name stands behind what tells a Linux.
+    let unattend = b"\x05<unattend xmlns=\"urn:schemas-microsoft-com:unattend\"><settings pass=\"specialize\"><component \
+        name=\"Microsoft-Windows-Shell-Setup\" processorArchitecture=\"amd64\"><ComputerName>*</ComputerName></component>\
+        </settings></unattend>";
+    let state = b"\x05[State]\r\nImageState=IMAGE_STATE_COMPLETE\r\n";
+    let more = [unattend.to_vec(), state.to_vec()];
+    (0..)
+        .zip(texts)
+        .map(|(number, text)| [vec![number], text.into()].concat())
+        .chain(more)
+        .collect()
 }
 
 fn ramdisks() -> Result<Vec<Vec<u8>>> {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says so what failed")]
 
 mod personal;
+mod windows;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

@@ -5,9 +5,8 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use image_core::units::Bytes;
 use keiki_tests::tree::Tree;
-use keiki_tests::{call, judge, keiki, run, sparse, table, tool};
+use keiki_tests::{call, judge, keiki, run, tool};
 use rustix::fs::XattrFlags;
 use serde_json::{Value, json};
 
@@ -266,45 +265,6 @@ fn loop_keys_that_cannot_be_made_stay_and_are_a_step() {
         assert!(fingerprints(root).values().all(|line| line.contains(" root@lab-07 (")));
     });
     judge::disks(std::slice::from_ref(&scene.moved.disk)).unwrap();
-    is_done(&scene, "lab-07");
-}
-
-/// Windows takes no name from outside; that is said, and its disk is left alone.
-#[test]
-fn loop_windows_is_a_step() {
-    let scene = cloned();
-    let disk = scene.bench.path("windows.img");
-    sparse::create(&disk, Bytes::mib(24)).unwrap();
-    run!("sgdisk", "-n1:0:+16M", "-t1:0700", &disk).unwrap();
-    let part = table::partitions(&disk).unwrap()[0];
-    let image = scene.bench.path("ntfs");
-    sparse::create(&image, part.len()).unwrap();
-    run!("mkfs.ntfs", "-q", "-F", &image).unwrap();
-    sparse::copy(&image, image_core::extent::Extent::first(part.len()), &disk, part.start).unwrap();
-    let hash = || blake3::hash(&fs::read(&disk).unwrap());
-    let before = hash();
-    let line = format!("repair {} --hostname", disk.display());
-    for (name, word) in
-        [("lab-07.example.org", "-NewName lab-07 -Restart"), ("x2345678901234567", "15 characters")]
-    {
-        let said = scene.bench.ends(&format!("{line} {name}"), 6).unwrap();
-        let steps = list(&said, "steps");
-        assert!(
-            steps.len() == 1 && steps[0].contains("d0:1") && steps[0].contains(word),
-            "{steps:?}"
-        );
-    }
-    assert_eq!(hash(), before);
-    let why = scene.bench.fails(&format!("repair {}", disk.display()), 3).unwrap();
-    assert!(why.contains("no Linux system on the targets"), "{why}");
-    // Beside a Linux it is one more step, once.
-    let both = format!(
-        "repair {0} {1} --confirm {0} --confirm {1}",
-        scene.moved.disk.display(),
-        disk.display()
-    );
-    let said = scene.bench.ends(&format!("{both} --hostname lab-07"), 6).unwrap();
-    says_once(&list(&said, "steps"), "the Windows on d1:1");
     is_done(&scene, "lab-07");
 }
 
