@@ -33,7 +33,7 @@ pub const PARTS: &[Part] = &[
     part("kmod", &["kmod", "modprobe", "lsmod", "modinfo", "rmmod", "depmod"]),
     part("bash", &["bash"]),
     part("mount", &["mount", "umount", "losetup", "swapon", "swapoff"]),
-    part("util-linux", &["blkid", "blockdev", "findmnt", "lsblk", "wipefs", "partx"]),
+    part("util-linux", &["blkid", "blockdev", "findmnt", "lsblk", "setpriv", "wipefs", "partx"]),
     part("fdisk", &["fdisk", "sfdisk"]),
     part("gdisk", &["gdisk", "sgdisk"]),
     part(
@@ -112,7 +112,10 @@ pub const PARTS: &[Part] = &[
     ),
     part("xfsprogs", &["xfs_repair", "xfs_growfs", "xfs_db", "xfs_admin", "xfs_io", "mkfs.xfs"]),
     part("btrfs-progs", &["btrfs", "btrfstune", "mkfs.btrfs"]),
-    part("ntfs-3g", &["ntfsfix", "ntfsresize", "ntfsinfo", "ntfslabel", "mkntfs", "mkfs.ntfs"]),
+    part(
+        "ntfs-3g",
+        &["ntfs-3g", "ntfsfix", "ntfsresize", "ntfsinfo", "ntfslabel", "mkntfs", "mkfs.ntfs"],
+    ),
     part("dosfstools", &["fsck.fat", "fsck.vfat", "fatlabel", "mkfs.fat", "mkfs.vfat"]),
     part("exfatprogs", &["fsck.exfat", "mkfs.exfat", "exfatlabel"]),
     part("f2fs-tools", &["fsck.f2fs", "resize.f2fs", "mkfs.f2fs"]),

@@ -64,6 +64,8 @@ fn vm_the_disc_boots_with_secure_boot_from_usb() -> Result<()> {
         "xfs_repair -V",
         "btrfs --version",
         "ntfsfix --version",
+        "mkdir /tmp/m && truncate -s 8M /tmp/n && mkntfs -q -Q -F /tmp/n && ntfs-3g /tmp/n /tmp/m && umount /tmp/m",
+        "setpriv --version",
         "fsck.fat --help",
         "fsck.exfat -V",
         "fsck.f2fs -V",
