@@ -66,6 +66,11 @@ impl Own {
             return;
         }
         let much = if self.is_for_all { MUCH_FOR_ALL } else { MUCH };
+        if self.is_for_all && loss > much && comes < self.slowest as f64 {
+            // Who gets so little leaves for a lane, where it sees how much it loses.
+            self.rate = self.fastest;
+            return;
+        }
         let part = match loss {
             loss if loss > much && now >= self.anyhow => 1.0 - f64::from(loss.min(0.9)),
             loss if loss < LITTLE => 1.05,
@@ -240,10 +245,16 @@ mod tests {
         }
         (80..100).for_each(|second| pace.hear((0.0, 0.0), Duration::from_secs(second)));
         assert_eq!(rate(), 100_000_000);
+        // Those who get less than the slowest leave for a lane: nothing keeps them here.
+        (100..130).for_each(|second| {
+            let loss = 1.0 - 10_000_000.0 / rate() as f32;
+            pace.hear((loss, loss), Duration::from_secs(second));
+            assert_eq!(rate(), 100_000_000);
+        });
         // What the air loses it loses at any rate.
-        pace.hear((0.3, 0.3), Duration::from_secs(100));
+        pace.hear((0.3, 0.3), Duration::from_secs(130));
         assert!(rate().abs_diff(70_000_000) < 10, "{}", rate());
-        (101..150).for_each(|second| {
+        (131..180).for_each(|second| {
             pace.hear((0.3, 0.3), Duration::from_secs(second));
             assert_eq!(rate(), 100_000_000);
         });
