@@ -9,7 +9,6 @@ use serde::de::DeserializeOwned;
 use super::{Board, Image, Told, clock};
 use crate::files::{Made, Question};
 use crate::orders::list::{Group, Known, Wish};
-use crate::orders::machine::tag;
 use crate::orders::moment::Moment;
 use crate::orders::site::Site;
 use crate::orders::talk::is_image_name;
@@ -212,7 +211,7 @@ fn allowed(site: &Site, id: &str, wish: Wish) -> Result<Wish, String> {
     let other = |name: &String| site.look(|list, _| list.named(name, id).cloned());
     if let Some((name, other)) = wish.hostname.as_ref().and_then(|name| Some((name, other(name)?)))
     {
-        let tag = tag(&other);
+        let tag = site.look(|list, _| list.tag(&other));
         return Err(format!("{tag} has the name {name}; take another one, or forget that machine"));
     }
     is_ahead(wish.at.as_ref())?;

@@ -210,7 +210,9 @@ fn known(site: &Site, seen: &mut BTreeMap<Ipv4Addr, Row>) -> Vec<Row> {
                     firmware = seen.remove(other).and_then(|row| row.firmware).or(firmware);
                 }
             }
-            let row = match address {
+            // Several may speak from one address, such as behind a router.
+            let is_free = |at: &Ipv4Addr| seen.get(at).is_none_or(|row| row.id.is_none());
+            let row = match address.filter(is_free) {
                 Some(address) => seen.entry(address).or_insert_with(|| at(address)),
                 None => {
                     elsewhere.push(Row::default());
@@ -219,7 +221,7 @@ fn known(site: &Site, seen: &mut BTreeMap<Ipv4Addr, Row>) -> Vec<Row> {
                 }
             };
             row.firmware = row.firmware.take().or(firmware);
-            row.know(id, known, now);
+            row.know((id, list.tag(id)), known, now);
         }
     });
     elsewhere
@@ -267,7 +269,7 @@ mod tests {
     use crate::event::{Event, Kind, Mac, What};
     use crate::files::{Answers, Made, Question};
     use crate::interface::Interface;
-    use crate::orders::list::{Choice, Expected, Policy};
+    use crate::orders::list::{Choice, Expected, Policy, Wish};
     use crate::orders::machine::Machine;
     use crate::orders::site::Site;
 
@@ -382,6 +384,7 @@ mod tests {
         hear(&site, at(5));
         let tag = rows(&site, &board)[0][2].clone();
         assert!(tag.is_some());
+        site.change(|list| list.call_all(None, &Wish::default())).unwrap();
         drop((site, board));
 
         // It boots again, beside a server that was started again and has only its name in the list.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::multicast::sender::Seen;
 use crate::orders::list::{Known, Request, State};
-use crate::orders::machine::{self, Disk};
+use crate::orders::machine::Disk;
 use crate::orders::talk::Doing;
 
 /// Whoever speaks every two seconds, and said nothing for so long, is off or hangs.
@@ -22,7 +22,7 @@ const LOSS: f32 = 0.02;
 pub struct Row {
     /// By which it is named in what is asked of us; none where nothing but its address is known.
     pub id: Option<String>,
-    /// The letters on its screen.
+    /// The letters on its screen, which no other machine has.
     pub tag: Option<String>,
     pub address: Option<Ipv4Addr>,
     pub mac: Option<String>,
@@ -63,9 +63,9 @@ pub struct Row {
 
 impl Row {
     /// Adds what a site knows of a machine, at the time `now`.
-    pub fn know(&mut self, id: &str, known: &Known, now: Duration) {
+    pub fn know(&mut self, (id, tag): (&str, String), known: &Known, now: Duration) {
         let machine = &known.machine;
-        (self.id, self.tag) = (Some(id.to_owned()), Some(machine::tag(id)));
+        (self.id, self.tag) = (Some(id.to_owned()), Some(tag));
         (self.model, self.serial) = (machine.model.clone(), machine.serial.clone());
         self.disks = machine.disks.iter().map(words).collect();
         self.hostname = known.name().cloned();

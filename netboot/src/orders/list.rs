@@ -1,11 +1,14 @@
 //! The machines that a site knows, and what each is told. Pure: who calls has the clock, the sockets and the file.
 //!
+//! - `bounds` how much is known, and what of that is written down. - `letters` by which people know machines.
 //! - `decided` what a person decides. - `later` what he decides for later. - `group` which machines belong together.
 //! - `saves` whose disks become an image. - `starts` who starts from its own disk. - `waking` who is switched on.
 
+mod bounds;
 mod decided;
 mod group;
 mod later;
+mod letters;
 mod saves;
 mod starts;
 mod waking;
@@ -26,12 +29,8 @@ use super::order::Order;
 use super::talk::{Doing, Said};
 use crate::secret::{hex, random};
 
-/// So many machines are known; more would be somebody's joke.
-const MOST: usize = 1 << 12;
 /// Two that say to be one machine within this time are two.
 const TOGETHER: Duration = Duration::from_secs(20);
-/// Who was never let in may be forgotten after that long.
-const FORGOTTEN: Duration = Duration::from_secs(600);
 /// What a machine says of itself that is longer is not kept.
 const LONGEST: usize = 400;
 /// For so long an order may be begun, in seconds: a countdown, and a person who thinks.
@@ -151,6 +150,9 @@ pub struct Known {
     /// What it said since this program runs.
     #[serde(skip)]
     pub now: Option<Now>,
+    /// Whether anybody or any rule ever decided something of it. What nobody knows is not written down.
+    #[serde(skip, default = "bounds::yes")]
+    is_decided: bool,
 }
 
 /// What a machine said last.
@@ -183,6 +185,7 @@ pub enum Decision {
 /// All machines, by their ids.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Default, Debug)]
 pub struct List {
+    #[serde(serialize_with = "bounds::decided")]
     machines: BTreeMap<String, Known>,
     /// Who is to be switched on.
     #[serde(skip)]
@@ -230,15 +233,31 @@ impl List {
         policy: &dyn Policy,
     ) -> Decision {
         let id = said.machine.id();
-        if !self.machines.contains_key(&id) {
-            self.make_room(now);
-            if self.machines.len() >= MOST {
-                return Decision::Wait("this site knows too many machines".to_owned());
-            }
-            self.changed = true;
-            self.machines.insert(id.clone(), Known::new(said.machine.clone(), policy));
+        if !self.has_room(&id, &said, now) {
+            return Decision::Wait("this site knows too many machines".to_owned());
         }
-        let Some(known) = self.machines.get_mut(&id) else { return Decision::Known };
+        let changed = self.changed;
+        let decision = self.heard(&id, said, (address, now), policy);
+        // What is not written down is none.
+        if self.machines.get(&id).is_some_and(|known| !known.is_decided) {
+            self.changed = changed;
+        }
+        match decision {
+            Decision::Wait(why) => Decision::Wait(self.with_letters(&id, why)),
+            decision => decision,
+        }
+    }
+
+    fn heard(
+        &mut self,
+        id: &str,
+        said: Said,
+        (address, now): (Ipv4Addr, Duration),
+        policy: &dyn Policy,
+    ) -> Decision {
+        let new = || Known::new(said.machine.clone(), policy);
+        self.changed |= !self.machines.contains_key(id);
+        let known = self.machines.entry(id.to_owned()).or_insert_with(new);
         let other = known
             .now
             .as_ref()
@@ -268,38 +287,25 @@ impl List {
             Doing::Waits => {
                 self.changed |= known.asks().is_some();
                 known.request = known.request.take().filter(|_| known.is_agreed());
-                return self.asked(&id, &said.nonce, is_new.then_some(&before), policy);
+                return self.asked(id, &said.nonce, is_new.then_some(&before), policy);
             }
             Doing::Asks { name } => {
                 let request = Request { name, disks: said.machine.disks };
-                return self.requested(&id, (&said.nonce, is_new), request, policy);
+                return self.requested(id, (&said.nonce, is_new), request, policy);
             }
-            Doing::AsksNoMore => self.not_requested(&id),
+            Doing::AsksNoMore => self.not_requested(id),
             // Again and again, until it says that it has ended.
             Doing::Works { .. } if is_ordered && !works => return Decision::Stop,
-            doing if is_ordered && works && known.save.is_some() => self.saved(&id, doing),
+            doing if is_ordered && works && known.save.is_some() => self.saved(id, doing),
             Doing::Done { remains } if is_ordered && works => {
                 let image = known.told.as_ref().map_or("", |(image, _)| image).to_owned();
-                self.is(&id, State::Done { image, remains });
+                self.is(id, State::Done { image, remains });
             }
-            Doing::Failed { why } if is_ordered && works => self.is(&id, State::Failed { why }),
+            Doing::Failed { why } if is_ordered && works => self.is(id, State::Failed { why }),
             // Whoever says it has no order of ours, or one that is used up.
             Doing::Works { .. } | Doing::Done { .. } | Doing::Failed { .. } => {}
         }
         Decision::Known
-    }
-
-    /// Forgets whom nobody ever let in, and who is silent, where there are too many.
-    fn make_room(&mut self, now: Duration) {
-        if self.machines.len() < MOST {
-            return;
-        }
-        let silent = |known: &Known| {
-            known.now.as_ref().is_none_or(|heard| now.saturating_sub(heard.at) > FORGOTTEN)
-        };
-        self.machines.retain(|_, known| {
-            known.state != State::Waits || known.told.is_some() || !silent(known)
-        });
     }
 
     fn is(&mut self, id: &str, state: State) {
@@ -435,8 +441,8 @@ impl List {
 
 impl Known {
     fn new(machine: Machine, policy: &dyn Policy) -> Self {
-        let Expected { hostname, group: listed, .. } =
-            policy.expected(&machine).unwrap_or_default();
+        let expected = policy.expected(&machine);
+        let Expected { hostname, group: listed, .. } = expected.clone().unwrap_or_default();
         Self {
             machine,
             state: State::Waits,
@@ -454,6 +460,7 @@ impl Known {
             request: None,
             held: None,
             now: None,
+            is_decided: expected.is_some(),
         }
     }
 }

@@ -28,6 +28,13 @@ impl Disk {
         same && (self.is_named() || self.path == other.path)
     }
 
+    /// What it takes in memory, about, in bytes.
+    pub(super) fn size(&self) -> usize {
+        let Self { path, model, serial, wwn, .. } = self;
+        let texts = [model, serial, wwn].into_iter().flatten().chain([path]);
+        size_of::<Self>() + texts.map(String::len).sum::<usize>()
+    }
+
     /// Whether it has a name of its own, wherever it is.
     pub fn is_named(&self) -> bool {
         self.serial.is_some() || self.wwn.is_some()
@@ -74,6 +81,14 @@ impl Machine {
             && self.disks.iter().all(disk)
     }
 
+    /// What it takes in memory, about, in bytes.
+    pub(super) fn size(&self) -> usize {
+        let Self { uuid, serial, model, macs, disks, .. } = self;
+        let texts = [uuid, serial, model].into_iter().flatten().chain(macs);
+        let texts = texts.map(|text| size_of::<String>() + text.len()).sum::<usize>();
+        texts + disks.iter().map(Disk::size).sum::<usize>()
+    }
+
     /// Tells it from every other machine that has another UUID, serial number or adapter: 16 hexadecimal digits.
     pub fn id(&self) -> String {
         let known = (&self.uuid, &self.serial, &self.macs);
@@ -89,7 +104,12 @@ pub(super) fn is_text(text: &str) -> bool {
 
 /// The four letters by which people know the machine with this id, as they stand on its screen.
 pub fn tag(id: &str) -> String {
-    let digits = id.chars().filter_map(|digit| digit.to_digit(16)).take(4);
+    letters(id, 4)
+}
+
+/// So many letters of that machine: where others have the same four, more of them tell it from these.
+pub(super) fn letters(id: &str, count: usize) -> String {
+    let digits = id.chars().filter_map(|digit| digit.to_digit(16)).take(count);
     digits
         .filter_map(|digit| LETTERS.get(digit as usize))
         .map(|letter| char::from(*letter))

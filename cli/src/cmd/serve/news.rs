@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use netboot::orders::list::{Known, State};
-use netboot::orders::machine::tag;
 use netboot::orders::site::Site;
 
 /// How often it is looked.
@@ -35,14 +34,17 @@ impl News {
 }
 
 fn now(site: &Site) -> BTreeMap<String, String> {
-    site.look(|list, _| list.machines().map(|(id, known)| (id.clone(), line(id, known))).collect())
+    site.look(|list, _| {
+        let machines = list.machines();
+        machines.map(|(id, known)| (id.clone(), line(&list.tag(id), known))).collect()
+    })
 }
 
 /// `BFDC (lab-01): is restored`.
-fn line(id: &str, known: &Known) -> String {
+fn line(tag: &str, known: &Known) -> String {
     let name = known.name().map(|name| format!(" ({name})")).unwrap_or_default();
     if let Some(request) = known.asks() {
-        return format!("{}{name}: asks to be saved as {}", tag(id), request.name);
+        return format!("{tag}{name}: asks to be saved as {}", request.name);
     }
     let what = match &known.state {
         State::Waits => match &known.held {
@@ -55,5 +57,5 @@ fn line(id: &str, known: &Known) -> String {
         State::Done { remains: Some(remains), .. } => format!("is done, but {remains}"),
         State::Failed { why } => format!("FAILED: {why}"),
     };
-    format!("{}{name}: {what}", tag(id))
+    format!("{tag}{name}: {what}")
 }

@@ -18,7 +18,7 @@ impl List {
         if known.state != State::Called {
             known.number += 1;
         }
-        known.state = State::Called;
+        (known.state, known.is_decided) = (State::Called, true);
         known.hostname = hostname.or(known.hostname.take());
         known.image = image.or(known.image.take());
         (known.save, known.held, known.later) = (None, None, None);
@@ -45,6 +45,7 @@ impl List {
         let Some(known) = self.machines.get_mut(id) else { return false };
         let is_no = known.asks().is_some();
         known.request = None;
+        known.is_decided |= !is_no;
         if !is_no && !known.take_back() {
             if matches!(known.state, State::Done { .. }) {
                 return false;

@@ -90,7 +90,9 @@ impl List {
         for id in ids {
             let Some(known) = self.machines.get_mut(id) else { continue };
             count += 1;
-            self.changed |= known.put.as_ref() != group;
+            let is_other = known.put.as_ref() != group;
+            known.is_decided |= is_other;
+            self.changed |= is_other;
             known.put = group.cloned();
         }
         count

@@ -119,7 +119,7 @@ impl List {
         if !matches!(known.state, State::Done { .. }) {
             known.state = State::Waits;
         }
-        known.held = None;
+        (known.held, known.is_decided) = (None, true);
         let stage = Stage::Ahead;
         known.later = Some(Later { at, hostname, image, stage, is_woken: false });
         self.waking.remove(id);

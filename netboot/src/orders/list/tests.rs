@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::starts::swapped;
 use super::*;
 
+mod bounds;
 mod later;
+mod letters;
 mod request;
 
 #[derive(Clone, Default, Debug)]
@@ -110,7 +112,6 @@ fn works() -> Doing {
 fn a_machine_waits_for_a_word_and_is_restored_once() {
     let (mut room, one) = (Room::new(false), machine("a"));
     assert!(waits(room.asks(&one, "n")).contains("somebody has to say"));
-    assert!(room.list.take_changed() && !room.list.take_changed());
     assert!(room.list.call(&one.id(), None, None) && room.list.take_changed());
     let first = order(room.asks(&one, "n"));
     assert_eq!(first.nonce, "n");
@@ -454,29 +455,6 @@ fn whoever_is_restored_starts_by_itself() {
     assert!(!starts(&room, "aa:bb", Some(&[7; 16])));
     room.list.call(&one.id(), None, None);
     assert!(!starts(&room, "aa:bb", None));
-}
-
-#[test]
-fn there_is_an_end_to_how_many_are_known() {
-    let mut room = Room::new(false);
-    for number in 0..MOST {
-        room.asks(&machine(&number.to_string()), "n");
-    }
-    // The first of them are silent for so long by then that they make room.
-    room.asks(&machine("one more"), "n");
-    assert!(room.list.machines.len() < MOST);
-    let (mut room, now) = (Room::new(false), Duration::ZERO);
-    for number in 0..=MOST {
-        let said = Said {
-            machine: machine(&number.to_string()),
-            nonce: "n".to_owned(),
-            doing: Doing::Waits,
-        };
-        let told = room.list.hear(said, Ipv4Addr::LOCALHOST, now, &room.rules);
-        assert_eq!(waits(told).contains("too many"), number == MOST);
-    }
-    room.now = 0;
-    assert_eq!(room.list.machines.len(), MOST);
 }
 
 #[test]
