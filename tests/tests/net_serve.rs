@@ -61,8 +61,18 @@ fn net_clients_get_addresses_and_files() -> Result<()> {
         client.run(&call)?;
         fs::read(&out).with_context(|| url.to_owned())
     };
+    // It may be any telephone: it is on the page once it fetches what boots.
+    let board = || {
+        Ok::<_, anyhow::Error>(String::from_utf8(fetch(
+            "http://10.77.0.1/board.json",
+            "board",
+            &[],
+        )?)?)
+    };
+    ensure!(board()?.ends_with("\"machines\":[]}"), "{}", board()?);
     let whole = fetch("http://10.77.0.1/boot/vmlinuz", "http", &[])?;
     let line = server.answer()?;
+    ensure!(board()?.contains("\"stage\":\"loads its system\""), "{}", board()?);
     ensure!(line.contains("fetched boot/vmlinuz") && line.contains("HTTP)"), "{line}");
     ensure!(whole.get(0x202..0x206) == Some(b"HdrS"), "it is no kernel");
     for options in [vec![], vec!["--tftp-blksize", "1428"], vec!["--tftp-no-options"]] {

@@ -3,21 +3,23 @@
 //! Answers: `board`, `board.json`, `metrics` and what stands behind `api/`, over HTTP. Refuses: to tell or change anything without the
 //! site's token, where there is a site.
 //!
-//! - `rows` a machine as people see it. - `api` what may be asked and decided.
+//! - `boots` machines while they boot. - `rows` a machine as people see it. - `api` what may be asked and decided.
 
 mod api;
+mod boots;
 mod rows;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use image_core::error::Result;
 use serde::Serialize;
 
+use self::boots::Boots;
 use self::rows::Row;
-use crate::event::{Event, Kind, Mac, What};
+use crate::event::{Event, Mac};
 use crate::files::{Answers, Made, Question};
 use crate::interface::Interface;
 use crate::multicast::sender::Seen;
@@ -32,13 +34,10 @@ pub use self::api::is_hostname;
 /// The page. It has all that it needs in itself, and asks for the JSON once in a second.
 const PAGE: &[u8] = include_bytes!("page.html");
 
-/// So many machines are remembered.
-const MOST: usize = 1 << 14;
-
 /// The board.
 #[derive(Debug)]
 pub struct Board {
-    machines: Mutex<BTreeMap<Ipv4Addr, Row>>,
+    boots: Mutex<Boots>,
     rooms: Vec<(String, Arc<Rooms>)>,
     site: Option<Arc<Site>>,
     interfaces: Vec<Interface>,
@@ -78,41 +77,16 @@ impl Board {
         site: Option<Arc<Site>>,
         interfaces: Vec<Interface>,
     ) -> Self {
-        Self { machines: Mutex::default(), rooms, site, interfaces }
+        Self { boots: Mutex::default(), rooms, site, interfaces }
     }
 
-    fn machines(&self) -> MutexGuard<'_, BTreeMap<Ipv4Addr, Row>> {
-        self.machines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn boots(&self) -> MutexGuard<'_, Boots> {
+        self.boots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something happened.
     pub fn note(&self, event: &Event) {
-        let Some(address) = event.address else { return };
-        let stage = match &event.what {
-            What::Named(_) => "starts to boot",
-            What::Leased | What::Seen => "has an address",
-            What::Lost(why) => why,
-            What::Fetched(_, file, _) => loaded(file),
-            What::Ended(_) | What::Warned(_) => return,
-        };
-        let mut machines = self.machines();
-        if machines.len() >= MOST && !machines.contains_key(&address) {
-            return;
-        }
-        let mac = event.mac.map(|mac| mac.to_string());
-        if mac.is_some() {
-            // It has another address now.
-            machines.retain(|had, row| *had == address || row.mac != mac);
-        }
-        let machine = machines.entry(address).or_insert_with(|| at(address));
-        machine.mac = event.mac.map(|mac| mac.to_string()).or(machine.mac.take());
-        // A system that asks for its address again is no firmware.
-        let firmware = event.kind.filter(|kind| *kind != Kind::System);
-        machine.firmware = firmware.map(|kind| kind.to_string()).or(machine.firmware.take());
-        // Addresses are asked for again and again.
-        if event.what != What::Seen || machine.stage.is_empty() {
-            stage.clone_into(&mut machine.stage);
-        }
+        self.boots().note(event, Instant::now());
     }
 
     /// Does what is to be done at this time. Whoever calls it a few times a second is in time for everything.
@@ -127,7 +101,7 @@ impl Board {
 
     /// All that is known now, of the machines of one group where one is given.
     fn told(&self, group: Option<&Group>) -> Told {
-        let mut at_address = self.machines().clone();
+        let mut at_address = self.boots().rows(Instant::now());
         let elsewhere = self.site.as_deref().map(|site| known(site, &mut at_address));
         let sent = self.sent(&mut at_address);
         let images = self.site.as_ref().map_or_else(Vec::new, |site| site.policy().images());
@@ -238,17 +212,6 @@ fn at(address: Ipv4Addr) -> Row {
     Row { address: Some(address), ..Row::default() }
 }
 
-/// What a machine does that fetches this file.
-fn loaded(file: &str) -> &'static str {
-    match file {
-        // Behind the one comes the kernel, which fetches the other.
-        "boot/settings.img" | "boot/system.img" => "runs",
-
-        _ if file.starts_with("boot/") => "loads its system",
-        _ => "boots",
-    }
-}
-
 impl Answers for Board {
     fn answer(&self, question: &Question<'_>) -> Option<Made> {
         match (question.name, question.posted) {
@@ -310,8 +273,9 @@ mod tests {
         board.note(&fetched("boot/settings.img"));
         assert_eq!(stage(), "runs");
         // The system gets another address than the firmware had.
-        board.note(&Event { address: Some(Ipv4Addr::new(10, 0, 0, 6)), ..first.clone() });
-        assert_eq!(stage(), "has an address");
+        let kind = Some(Kind::System);
+        board.note(&Event { address: Some(Ipv4Addr::new(10, 0, 0, 6)), kind, ..first.clone() });
+        assert_eq!(stage(), "runs");
         assert!(ask(&board, "board").unwrap().kind.starts_with("text/html"));
         assert!(ask(&board, "elsewhere").is_none());
     }
