@@ -5,7 +5,7 @@
 //! what is not in there, and to hand out addresses where another server does.
 //!
 //! - [`dhcp`] addresses and names of boot files. - [`tftp`], [`http`] the files. - [`files`] what there is to be fetched.
-//! - [`multicast`] one image for many machines at once. - [`room`] an image in it. - [`orders`] who is restored, by whose word. [`board`] what is known of machines, to be watched and decided. [`secret`] what nobody may guess. - [`interface`] where to serve. [`check`] what is wrong there. - [`event`] what is told about clients. - [`server`] all of it, running.
+//! - [`multicast`] one image for many machines at once. - [`room`] an image in it. - [`orders`] who is restored, by whose word. [`board`] what is known of machines, to be watched and decided. [`secret`] what nobody may guess. - [`interface`] where to serve. [`check`] what is wrong there. - [`event`] what is told about clients. - `rate` how fast something grows. - [`server`] all of it, running.
 //! - [`wake`] machines that are switched off.
 //!
 //! Each protocol keeps what it decides apart from its sockets: packets are bytes, decisions take the time as input.
@@ -19,6 +19,7 @@ pub mod http;
 pub mod interface;
 pub mod multicast;
 pub mod orders;
+mod rate;
 pub mod room;
 pub mod secret;
 pub mod server;

@@ -368,7 +368,10 @@ impl Room {
 }
 
 /// Lets what goes out of an interface be no more than so many Mbit/s.
-fn shape(interface: &str, rate: impl std::fmt::Display) -> Result<()> {
+///
+/// # Errors
+/// There is none of that name.
+pub fn shape(interface: &str, rate: impl std::fmt::Display) -> Result<()> {
     run!(
         "tc",
         "qdisc",

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use image_core::exec::real::Machine;
 use keiki_tests::browser::Browser;
 use keiki_tests::site::{self, World, make_disk};
-use keiki_tests::{fixtures, network};
+use keiki_tests::{fixtures, network, volumes};
 use serde_json::json;
 
 /// How long a page may take to show what happened; six times what it takes on a quiet machine, and more.
@@ -56,7 +56,7 @@ fn press(browser: &Browser, row: &str, button: &str) -> Result<()> {
 /// Lets a machine in, by the question that its button asks.
 fn let_in(browser: &Browser, row: &str, hostname: &str) -> Result<()> {
     press(browser, row, "Restore")?;
-    browser.wait("#ask", PATIENCE, |text| text.contains("What is on its disk is lost"))?;
+    browser.wait("#ask[open]", PATIENCE, |text| text.contains("What is on its disk is lost"))?;
     if hostname.is_empty() {
         return browser.click(&browser.first("#yes")?);
     }
@@ -68,9 +68,9 @@ fn let_in(browser: &Browser, row: &str, hostname: &str) -> Result<()> {
 /// Nothing comes of a question that is cancelled.
 fn cancels(browser: &Browser, row: &str) -> Result<()> {
     press(browser, row, "Restore")?;
-    browser.wait("#ask", PATIENCE, |text| text.contains("What is on its disk is lost"))?;
+    browser.wait("#ask[open]", PATIENCE, |text| text.contains("What is on its disk is lost"))?;
     browser.click(&browser.first("#ask .cancel")?)?;
-    browser.wait("#ask", PATIENCE, str::is_empty)?;
+    browser.wait("#ask[open]", PATIENCE, str::is_empty)?;
     let waits = browser.text("#sum")?;
     ensure!(waits == "2 wait for your word", "{waits}");
     Ok(())
@@ -83,7 +83,7 @@ fn net_an_administrator_lets_machines_in_and_watches_them() -> Result<()> {
     let browser = Browser::new()?;
     // Without the token it asks for it, and takes it.
     browser.open("http://10.77.0.1/board")?;
-    browser.wait("#who", PATIENCE, |text| text.contains("The token of this site"))?;
+    browser.wait("#who[open]", PATIENCE, |text| text.contains("The token of this site"))?;
     pictures(&browser, "token")?;
     browser.write(&browser.first("#token")?, world.site.token())?;
     browser.click(&browser.first("#who button")?)?;
@@ -105,11 +105,27 @@ fn net_an_administrator_lets_machines_in_and_watches_them() -> Result<()> {
     browser.wait("#machines", PATIENCE, |text| text.contains("pc-first"))?;
     let_in(&browser, "10.77.0.101", "")?;
     browser.wait("#sum", PATIENCE, |text| text.contains("2 at work"))?;
-    browser.wait("#machines", PATIENCE, |text| text.contains("writing") && text.contains(" %"))?;
+    browser.wait("#machines", PATIENCE, |text| {
+        [" %", "writing", "iB/s", " left"].iter().all(|part| text.contains(part))
+    })?;
+    browser.wait("#image", PATIENCE, |text| text.contains("MiB/s to 2 machines"))?;
+    let session = &world.site.status()?["sent"][0];
+    let pace = session["pace_bytes_per_second"].as_u64().context("pace")?;
+    ensure!((600_000..=2_500_000).contains(&pace), "{session}");
+    let rate = session["bytes_per_second"].as_u64().context("rate")?;
+    ensure!((500_000..3_000_000).contains(&rate), "{session}");
     pictures(&browser, "running")?;
     browser.wait("#machines", PATIENCE, |text| text.matches("has lab@").count() == 2)?;
     browser.wait("#sum", PATIENCE, |text| text.contains("2 restored"))?;
     pictures(&browser, "done")?;
+    let session = &world.site.status()?["sent"][0];
+    let [passes, sent, pass] =
+        ["passes", "sent_bytes", "pass_bytes"].map(|name| session[name].as_f64().unwrap_or(0.0));
+    // The second may have begun when the first had a part of it.
+    ensure!((1.0..2.1).contains(&passes) && (sent / pass - passes).abs() < 0.001, "{session}");
+    let metrics = world.site.ask("metrics", world.site.token(), None)?.1;
+    ensure!(metrics.contains("keiki_pace_bytes_per_second{image=\"lab@"), "{metrics}");
+    world.site.conforms()?;
     let is_same = browser.run("return window.isTheSame === true", &json!([]))?;
     ensure!(is_same == true, "it was loaded again");
     for (agent, (number, code)) in agents.into_iter().zip([(0, 6), (1, 0)]) {
@@ -123,7 +139,7 @@ fn net_an_administrator_lets_machines_in_and_watches_them() -> Result<()> {
 /// Has the one machine saved by this name.
 fn save(browser: &Browser, name: &str) -> Result<()> {
     press(browser, "10.77.0.100", "Save")?;
-    browser.wait("#keep", PATIENCE, |text| text.contains("Nothing on it is changed"))?;
+    browser.wait("#keep[open]", PATIENCE, |text| text.contains("Nothing on it is changed"))?;
     browser.write(&browser.first("#name")?, name)?;
     pictures(browser, "saves")?;
     browser.click(&browser.first("#keepyes")?)
@@ -150,7 +166,7 @@ fn net_an_administrator_answers_who_asks_to_be_saved() -> Result<()> {
 
     let agreed = asks()?;
     press(&browser, "10.77.0.100", "Save")?;
-    browser.wait("#keep", PATIENCE, |text| text.contains("Nothing on it is changed"))?;
+    browser.wait("#keep[open]", PATIENCE, |text| text.contains("Nothing on it is changed"))?;
     // The name is there that it asked for.
     browser.write(&browser.first("#name")?, ENTER)?;
     let (code, said) = site::end(agreed)?;
@@ -192,7 +208,7 @@ fn net_the_keyboard_stays_where_it_is() -> Result<()> {
     ensure!(ask("return document.activeElement === window.typed")? == true, "the focus is lost");
     ensure!(ask("return String(getSelection())")? == selected, "the selection is lost");
     browser.write(&browser.active()?, ENTER)?;
-    browser.wait("#ask", PATIENCE, |text| text.contains("What is on its disk is lost"))?;
+    browser.wait("#ask[open]", PATIENCE, |text| text.contains("What is on its disk is lost"))?;
     browser.write(&browser.first("#hostname")?, "pc-typed")?;
     thread::sleep(WHILE);
     let typed = "const name = document.querySelector('#hostname'); return document.activeElement === name && name.value";
@@ -234,7 +250,7 @@ fn net_an_administrator_restores_a_group_later() -> Result<()> {
 
     let restore_at = |time: &str| {
         click("#grestore")?;
-        browser.wait("#ask", PATIENCE, |text| text.contains("its 2 machines is lost"))?;
+        browser.wait("#ask[open]", PATIENCE, |text| text.contains("its 2 machines is lost"))?;
         browser.run("document.querySelector('#when').value = arguments[0]", &json!([time]))?;
         pictures(&browser, "later")?;
         click("#yes")
@@ -304,5 +320,44 @@ fn net_an_administrator_saves_a_machine() -> Result<()> {
         ensure!(began.elapsed() < PATIENCE, "it cannot be chosen");
         thread::sleep(Duration::from_millis(300));
     }
+    Ok(())
+}
+
+/// An administrator chooses another image than the one that is sent, and the machine has that one in the end; asked again, it is chosen.
+#[test]
+fn net_an_administrator_chooses_another_image() -> Result<()> {
+    let world = World::new(1, &[])?;
+    let other = world.bench.path("disk-other");
+    make_disk(&world.bench, &other, "other")?;
+    world.bench.save("other", std::slice::from_ref(&other))?;
+    let browser = Browser::new()?;
+    browser.open(&world.site.board)?;
+    let agent = world.agent(0, &world.site.key)?;
+    browser.wait("#machines", PATIENCE, |text| text.contains("waits for your word"))?;
+    let chosen = || -> Result<String> {
+        let chosen = browser.run("return document.querySelector('#which').value", &json!([]))?;
+        Ok(chosen.as_str().unwrap_or_default().to_owned())
+    };
+    let began = Instant::now();
+    while !browser.run("return images.join(' ')", &json!([]))?.to_string().contains("other@") {
+        ensure!(began.elapsed() < PATIENCE, "it cannot be chosen");
+        thread::sleep(Duration::from_millis(300));
+    }
+    press(&browser, "10.77.0.100", "Restore")?;
+    browser.wait("#ask[open]", PATIENCE, |text| text.contains("What is on its disk is lost"))?;
+    ensure!(chosen()?.starts_with("lab@"), "{}", chosen()?);
+    // A list goes to what is typed.
+    browser.write(&browser.first("#which")?, "other")?;
+    ensure!(chosen()?.starts_with("other@"), "{}", chosen()?);
+    pictures(&browser, "chooses")?;
+    browser.click(&browser.first("#yes")?)?;
+    browser.wait("#machines", PATIENCE, |text| text.contains("has other@"))?;
+    let (code, said) = site::end(agent)?;
+    ensure!(code == Some(0) && said.contains("The image other@"), "{code:?} {said}");
+    let [source, target] = [[other], [world.target(0)]];
+    volumes::expect_same(&volumes::trees(&source)?, &volumes::trees(&target)?)?;
+    press(&browser, "10.77.0.100", "Restore again")?;
+    browser.wait("#ask[open]", PATIENCE, |text| text.contains("It was restored already"))?;
+    ensure!(chosen()?.starts_with("other@"), "{}", chosen()?);
     Ok(())
 }

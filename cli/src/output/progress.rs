@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ pub struct Progress {
     bar: ProgressBar,
     lines: Option<Lines>,
     quiet: bool,
+    /// The last note of the stage.
+    note: Arc<Mutex<Option<String>>>,
     interrupted: Arc<AtomicBool>,
 }
 
@@ -65,7 +67,7 @@ impl Progress {
             ProgressKind::Jsonl => Some(Lines::new(&bar, true, global)),
             _ => None,
         };
-        Self { bar, lines, quiet: global.quiet, interrupted }
+        Self { bar, lines, quiet: global.quiet, note: Arc::default(), interrupted }
     }
 
     /// Takes the bar off the screen, before a question or a result; the next stage brings it back.
@@ -79,7 +81,8 @@ impl Progress {
 
     /// The same for another thread.
     pub fn watch(&self) -> Watch {
-        Watch { bar: self.bar.clone(), interrupted: Arc::clone(&self.interrupted) }
+        let (note, interrupted) = (Arc::clone(&self.note), Arc::clone(&self.interrupted));
+        Watch { bar: self.bar.clone(), note, interrupted }
     }
 
     /// Prints a text on standard error, above the bar.
@@ -91,6 +94,7 @@ impl Progress {
 /// What a progress shows, for another thread.
 pub struct Watch {
     bar: ProgressBar,
+    note: Arc<Mutex<Option<String>>>,
     interrupted: Arc<AtomicBool>,
 }
 
@@ -98,6 +102,11 @@ impl Watch {
     /// The stage in words, and bytes of it: done, and in all where that is known.
     pub fn now(&self) -> (String, u64, Option<u64>) {
         (self.bar.message(), self.bar.position(), self.bar.length())
+    }
+
+    /// What was noted last in this stage, if anything.
+    pub fn note(&self) -> Option<String> {
+        locked(&self.note).clone()
     }
 
     /// Interrupts the work as the user would, or lets other work begin after that.
@@ -127,7 +136,7 @@ impl Lines {
 impl Shared {
     /// Begins a stage. A program is told at once, a person only what takes time.
     fn begin(&self, stage: Stage) {
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = locked(&self.out);
         (out.stage, out.told) = (Some(stage), Instant::now());
         if self.json {
             self.line(&mut out);
@@ -136,7 +145,7 @@ impl Shared {
 
     /// Ends the last stage; a program is told its final figures where all work ends with it.
     fn end(&self, all: bool) {
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = locked(&self.out);
         if self.json && all {
             self.line(&mut out);
         }
@@ -144,7 +153,7 @@ impl Shared {
     }
 
     fn tick(&self) {
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = locked(&self.out);
         if out.told.elapsed() >= PERIOD {
             out.told = Instant::now();
             self.line(&mut out);
@@ -168,6 +177,10 @@ impl Shared {
             out.last = line;
         }
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a person reads for a stage.
@@ -217,7 +230,7 @@ fn seconds_left(rate: f64, done: u64, total: Option<u64>) -> Option<u64> {
 }
 
 /// Seconds as `0:42`, `12:05`, `3:12:05`.
-fn clock(seconds: u64) -> String {
+pub fn clock(seconds: u64) -> String {
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 {
         return format!("{hours}:{minutes:02}:{seconds:02}");
@@ -268,6 +281,7 @@ impl Report for Progress {
         }
         self.bar.set_style(style(total.is_some()));
         self.bar.set_message(words(stage));
+        *locked(&self.note) = None;
         self.bar.reset();
         if !self.bar.is_hidden() {
             self.bar.enable_steady_tick(Duration::from_millis(250));
@@ -282,6 +296,7 @@ impl Report for Progress {
     }
 
     fn note(&self, message: &str) {
+        *locked(&self.note) = Some(message.to_owned());
         if !self.quiet {
             self.talk(message);
         }

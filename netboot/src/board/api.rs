@@ -278,6 +278,21 @@ fn metrics(told: &Told) -> String {
         "Bytes sent by multicast, on the wire, by image.",
         &|image| image.sent_bytes as f64,
     );
+    of_each(
+        "keiki_pass_bytes",
+        "gauge",
+        "Bytes on the wire of an image that is sent once.",
+        &|image| image.pass_bytes as f64,
+    );
+    of_each("keiki_passes", "gauge", "How many times it was sent, repairs included.", &|image| {
+        image.passes
+    });
+    of_each("keiki_sent_bytes_per_second", "gauge", "What is sent of it now.", &|image| {
+        image.bytes_per_second.unwrap_or(0) as f64
+    });
+    of_each("keiki_pace_bytes_per_second", "gauge", "What may be sent of it.", &|image| {
+        image.pace_bytes_per_second as f64
+    });
     of_each("keiki_image_blocks", "gauge", "Blocks of an image that is sent.", &|image| {
         image.blocks.into()
     });

@@ -3,10 +3,12 @@
 //! Answers: `board`, `board.json`, `metrics` and what stands behind `api/`, over HTTP. Refuses: to tell or change anything without the
 //! site's token, where there is a site.
 //!
-//! - `boots` machines while they boot. - `rows` a machine as people see it. - `api` what may be asked and decided.
+//! - `boots` machines while they boot. - `rows` a machine as people see it. - `rates` how fast images come. - `api` what may be asked and
+//!   decided.
 
 mod api;
 mod boots;
+mod rates;
 mod rows;
 
 use std::collections::BTreeMap;
@@ -18,6 +20,7 @@ use image_core::error::Result;
 use serde::Serialize;
 
 use self::boots::Boots;
+use self::rates::Rates;
 use self::rows::Row;
 use crate::event::{Event, Mac};
 use crate::files::{Answers, Made, Question};
@@ -37,7 +40,9 @@ const PAGE: &[u8] = include_bytes!("page.html");
 /// The board.
 #[derive(Debug)]
 pub struct Board {
+    began: Instant,
     boots: Mutex<Boots>,
+    rates: Mutex<Rates>,
     rooms: Vec<(String, Arc<Rooms>)>,
     site: Option<Arc<Site>>,
     interfaces: Vec<Interface>,
@@ -52,6 +57,14 @@ struct Image {
     blocks: u32,
     /// Bytes on the wire, repairs included.
     sent_bytes: u64,
+    /// All blocks, sent once: so many bytes on the wire.
+    pass_bytes: u64,
+    /// How many times as much was sent.
+    passes: f64,
+    /// What is sent now of that, where it is known already.
+    bytes_per_second: Option<u64>,
+    /// What may be sent of it: what the interface carries of all images together, or less where machines get less.
+    pace_bytes_per_second: u64,
     unreadable_blocks: u32,
     /// How many machines are in its session.
     receivers: usize,
@@ -70,6 +83,51 @@ struct Told {
     machines: Vec<Row>,
 }
 
+/// An image that is sent by an interface.
+struct Open {
+    interface: String,
+    name: String,
+    room: Arc<Room>,
+}
+
+impl Open {
+    /// By which rates are known: of a machine, or of what is sent to all.
+    fn key(&self, machine: Option<Ipv4Addr>) -> rates::Key {
+        (self.interface.clone(), self.name.clone(), machine)
+    }
+
+    /// The machines in it, each as it spoke last.
+    fn inside(&self) -> BTreeMap<Ipv4Addr, Seen> {
+        let mut all = self.room.known();
+        all.sort_by_key(|seen| std::cmp::Reverse(seen.silent));
+        all.into_iter().filter_map(|seen| Some((seen.address?, seen))).collect()
+    }
+
+    /// What so many of its blocks take on the wire, about.
+    fn bytes(&self, blocks: u32) -> u64 {
+        let all = u64::from(self.room.blocks().max(1));
+        (self.room.pass().bytes() / all).saturating_mul(blocks.into())
+    }
+
+    fn image(&self, rate: Option<u64>) -> Image {
+        let (room, sent, clients) = (&self.room, self.room.sent(), self.room.clients());
+        let pass = room.pass().bytes();
+        Image {
+            name: self.name.clone(),
+            interface: self.interface.clone(),
+            blocks: room.blocks(),
+            sent_bytes: sent.bytes(),
+            pass_bytes: pass,
+            passes: sent.bytes() as f64 / pass.max(1) as f64,
+            bytes_per_second: rate,
+            pace_bytes_per_second: room.pace().rate(),
+            unreadable_blocks: sent.unreadable,
+            receivers: clients.len(),
+            worst_loss: clients.iter().map(|seen| seen.loss).fold(0.0, f32::max),
+        }
+    }
+}
+
 impl Board {
     /// A board without machines, of these networks; images for them are sent in `rooms`, by interface, and `site` decides over them.
     pub fn new(
@@ -77,16 +135,13 @@ impl Board {
         site: Option<Arc<Site>>,
         interfaces: Vec<Interface>,
     ) -> Self {
-        Self { boots: Mutex::default(), rooms, site, interfaces }
-    }
-
-    fn boots(&self) -> MutexGuard<'_, Boots> {
-        self.boots.lock().unwrap_or_else(PoisonError::into_inner)
+        let (boots, rates) = (Mutex::default(), Mutex::default());
+        Self { began: Instant::now(), boots, rates, rooms, site, interfaces }
     }
 
     /// Something happened.
     pub fn note(&self, event: &Event) {
-        self.boots().note(event, Instant::now());
+        lock(&self.boots).note(event, Instant::now());
     }
 
     /// Does what is to be done at this time. Whoever calls it a few times a second is in time for everything.
@@ -94,6 +149,7 @@ impl Board {
     /// # Errors
     /// The interface is gone, or what happens cannot be written down.
     pub fn tick(&self) -> Result<()> {
+        lock(&self.rates).look(&self.open(), self.began.elapsed());
         let Some(site) = &self.site else { return Ok(()) };
         site.begin(clock())?;
         site.woken().map_or(Ok(()), |macs| self.wake(&macs))
@@ -101,7 +157,7 @@ impl Board {
 
     /// All that is known now, of the machines of one group where one is given.
     fn told(&self, group: Option<&Group>) -> Told {
-        let mut at_address = self.boots().rows(Instant::now());
+        let mut at_address = lock(&self.boots).rows(Instant::now());
         let elsewhere = self.site.as_deref().map(|site| known(site, &mut at_address));
         let sent = self.sent(&mut at_address);
         let images = self.site.as_ref().map_or_else(Vec::new, |site| site.policy().images());
@@ -110,7 +166,7 @@ impl Board {
         let all = at_address.into_values().chain(elsewhere.into_iter().flatten());
         let mut machines: Vec<Row> = all.filter(is_meant).collect();
         for row in &mut machines {
-            row.measure();
+            row.sum_up();
         }
         let next = |site: &Arc<Site>| {
             site.look(|list, _| site.policy().name(&|name| list.named(name, "").is_some()))
@@ -119,45 +175,44 @@ impl Board {
         Told { sent, images, next_hostname, machines }
     }
 
+    /// The rooms that are open.
+    fn open(&self) -> Vec<Open> {
+        let of = |(interface, rooms): &(String, Arc<Rooms>)| {
+            let open = |(name, room)| Open { interface: interface.clone(), name, room };
+            rooms.sent().into_iter().map(open).collect::<Vec<_>>()
+        };
+        self.rooms.iter().flat_map(of).collect()
+    }
+
     /// The images that are sent, and in the rows what their sessions know of machines.
     fn sent(&self, rows: &mut BTreeMap<Ipv4Addr, Row>) -> Vec<Image> {
-        let of = |(interface, rooms): &(String, Arc<Rooms>)| {
-            let sent = rooms.sent().into_iter();
-            sent.map(|(name, room)| (interface.clone(), name, room)).collect::<Vec<_>>()
-        };
-        let open: Vec<(String, String, Arc<Room>)> = self.rooms.iter().flat_map(of).collect();
-        for (_, name, room) in &open {
-            for (address, has) in room.left() {
-                rows.entry(address).or_insert_with(|| at(address)).left(name, has, room.blocks());
+        let open = self.open();
+        for one in &open {
+            for (address, has) in one.room.left() {
+                rows.entry(address).or_insert_with(|| at(address)).left(
+                    &one.name,
+                    has,
+                    one.room.blocks(),
+                );
             }
         }
         // Where a machine is counts for more than where it was, and where it spoke last for more than where it fell silent.
-        let mut inside: BTreeMap<Ipv4Addr, (Seen, u32)> = BTreeMap::new();
-        for (_, _, room) in &open {
-            for seen in room.known() {
-                let Some(address) = seen.address else { continue };
+        let mut inside: BTreeMap<Ipv4Addr, (Seen, &Open)> = BTreeMap::new();
+        for one in &open {
+            for (address, seen) in one.inside() {
                 let known = inside.get(&address).map(|(known, _)| known.silent);
                 if known.is_none_or(|silent| seen.silent < silent) {
-                    inside.insert(address, (seen, room.blocks()));
+                    inside.insert(address, (seen, one));
                 }
             }
         }
-        for (address, (seen, blocks)) in inside {
-            rows.entry(address).or_insert_with(|| at(address)).seen(&seen, blocks);
+        let rates = lock(&self.rates);
+        for (address, (seen, one)) in inside {
+            let row = rows.entry(address).or_insert_with(|| at(address));
+            let (all, rate) = (one.room.blocks(), rates.of(&one.key(Some(address))));
+            row.seen(&seen, all, (one.bytes(all - seen.blocks.min(all)), rate));
         }
-        let image = |(interface, name, room): (String, String, Arc<Room>)| {
-            let (blocks, sent, clients) = (room.blocks(), room.sent(), room.clients());
-            Image {
-                name,
-                interface,
-                blocks,
-                sent_bytes: sent.bytes(),
-                unreadable_blocks: sent.unreadable,
-                receivers: clients.len(),
-                worst_loss: clients.iter().map(|seen| seen.loss).fold(0.0, f32::max),
-            }
-        };
-        open.into_iter().map(image).collect()
+        open.iter().map(|one| one.image(rates.of(&one.key(None)))).collect()
     }
 
     /// Wakes the machine with these adapters, in whichever network it is.
@@ -199,6 +254,10 @@ fn known(site: &Site, seen: &mut BTreeMap<Ipv4Addr, Row>) -> Vec<Row> {
         }
     });
     elsewhere
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// This machine's clock, in seconds since 1970.

@@ -16,6 +16,8 @@ const SILENT: Duration = Duration::from_secs(10);
 const MUTE: f32 = 3.0;
 /// More loss than this has a cause.
 const LOSS: f32 = 0.02;
+/// A machine that is not behind has memory for 60 blocks and more: they wait for its disk only.
+const SPARE: f32 = 16.0;
 
 /// A machine.
 #[derive(Serialize, Clone, PartialEq, Default, Debug)]
@@ -49,6 +51,13 @@ pub struct Row {
     pub total: Option<u64>,
     /// How far it is with what it does, or else with the image that is sent.
     pub percent: Option<u8>,
+    /// Bytes of a second of what it does, over the last seconds.
+    pub bytes_per_second: Option<u64>,
+    /// How long that still takes.
+    pub seconds_left: Option<u64>,
+    /// Bytes of it that are still to come.
+    #[serde(skip)]
+    pub left_bytes: Option<u64>,
     /// That it has of the image that is sent to it.
     pub blocks: Option<u32>,
     /// Of so many.
@@ -59,6 +68,9 @@ pub struct Row {
     pub silent: Option<f32>,
     /// What hinders it, in words.
     pub limit: Option<String>,
+    /// What it noticed itself, which counts where no session knows of it.
+    #[serde(skip)]
+    pub note: Option<String>,
 }
 
 impl Row {
@@ -88,13 +100,17 @@ impl Row {
             State::Failed { .. } => ("failed", "failed".to_owned()),
         };
         (self.state, self.stage) = (Some(state), stage);
-        if let (State::Works, Some(Doing::Works { stage, done, total })) =
-            (&known.state, heard.map(|heard| &heard.doing))
+        let silent = heard.map(|heard| now.saturating_sub(heard.at));
+        if let (State::Works, Some(heard)) = (&known.state, heard)
+            && let Doing::Works { stage, done, total, note } = &heard.doing
         {
             self.stage.clone_from(stage);
             (self.done, self.total) = (Some(*done), *total);
+            self.left_bytes = total.map(|total| total.saturating_sub(*done));
+            self.bytes_per_second =
+                heard.rate.per_second().filter(|_| silent.is_some_and(|silent| silent < SILENT));
+            self.note.clone_from(note);
         }
-        let silent = heard.map(|heard| now.saturating_sub(heard.at));
         self.limit = match &known.state {
             State::Failed { why } => Some(why.clone()),
             State::Done { remains: Some(remains), .. } => Some(format!("by hand: {remains}")),
@@ -128,26 +144,32 @@ impl Row {
         (self.blocks, self.all_blocks) = (Some(has), Some(all));
     }
 
-    /// Adds what the session of so many blocks knows, which the machine is in.
-    pub fn seen(&mut self, seen: &Seen, all: u32) {
+    /// Adds what the session of so many blocks knows, which the machine is in: with what is still to come, and how fast it does.
+    pub fn seen(&mut self, seen: &Seen, all: u32, (left, rate): (u64, Option<u64>)) {
         if self.state.is_none() {
             "gets the image".clone_into(&mut self.stage);
         }
         (self.blocks, self.all_blocks) = (Some(seen.blocks), Some(all));
         self.loss = Some(seen.loss);
         self.silent = Some(seen.silent.as_secs_f32());
-        if seen.silent.as_secs_f32() > MUTE {
+        let is_mute = seen.silent.as_secs_f32() > MUTE;
+        if self.done.is_none() {
+            (self.left_bytes, self.bytes_per_second) = (Some(left), rate.filter(|_| !is_mute));
+        }
+        if is_mute {
             self.limit = Some(mute(Some(seen.silent)));
-        } else if seen.loss > LOSS && self.limit.is_none() {
-            let percent = seen.loss * 100.0;
-            self.limit = Some(format!(
-                "loses {percent:.1} % of what is sent: its cable, its switch port, or it is too slow"
-            ));
+        } else if seen.blocks < all {
+            self.limit = self.limit.take().or_else(|| hinders(seen));
         }
     }
 
-    /// Computes how far it is.
-    pub fn measure(&mut self) {
+    /// Computes how far it is, and what remains.
+    pub fn sum_up(&mut self) {
+        let left = self.left_bytes.zip(self.bytes_per_second.filter(|rate| *rate > 0));
+        self.seconds_left = left.map(|(left, rate)| left.div_ceil(rate));
+        if self.silent.is_none() {
+            self.limit = self.limit.take().or(self.note.take());
+        }
         let part = |done: u64, total: u64| {
             let percent = u128::from(done) * 100 / u128::from(total.max(1));
             u8::try_from(percent.min(100)).ok()
@@ -160,6 +182,25 @@ impl Row {
             _ => None,
         };
     }
+}
+
+/// What hinders a machine in a session that speaks.
+fn hinders(seen: &Seen) -> Option<String> {
+    // A lane is as fast as half of its machines can bear: some loss is how it finds that.
+    if seen.is_slow {
+        return Some(
+            "its way carries less than a quarter of what is sent: it gets the image by the multicast for slow ports".to_owned(),
+        );
+    }
+    if seen.loss > LOSS {
+        let percent = seen.loss * 100.0;
+        return Some(format!(
+            "loses {percent:.1} % of what is sent: its cable, its switch port, or it is too slow"
+        ));
+    }
+    seen.spare.is_some_and(|spare| spare < SPARE).then(|| {
+        "its disk, or its processor, is behind: it gets what it leaves out when that is sent again".to_owned()
+    })
 }
 
 fn mute(silent: Option<Duration>) -> String {
@@ -196,7 +237,7 @@ mod tests {
     fn how_far_it_is_is_computed_once() {
         let percent = |done, total, has, all| {
             let mut row = Row { done, total, blocks: has, all_blocks: all, ..Row::default() };
-            row.measure();
+            row.sum_up();
             row.percent
         };
         assert_eq!(percent(Some(999), Some(1000), Some(5), Some(10)), Some(99));
@@ -209,7 +250,21 @@ mod tests {
         assert_eq!(percent(None, None, None, Some(5)), None);
         let mut done =
             Row { state: Some("done"), blocks: Some(5), all_blocks: Some(10), ..Row::default() };
-        done.measure();
+        done.sum_up();
         assert_eq!(done.percent, None);
+    }
+
+    #[test]
+    fn what_remains_is_told_where_it_goes_on() {
+        let left = |left_bytes, bytes_per_second| {
+            let mut row = Row { left_bytes, bytes_per_second, ..Row::default() };
+            row.sum_up();
+            row.seconds_left
+        };
+        assert_eq!(left(Some(1001), Some(100)), Some(11));
+        assert_eq!(left(Some(0), Some(100)), Some(0));
+        assert_eq!(left(Some(1000), Some(0)), None);
+        assert_eq!(left(None, Some(100)), None);
+        assert_eq!(left(Some(1000), None), None);
     }
 }

@@ -113,6 +113,11 @@ impl Pace {
         Self { own: Some(Arc::new(Mutex::new(own))), ..self.clone() }
     }
 
+    /// How many bytes of a second may go on the wire now.
+    pub fn rate(&self) -> u64 {
+        self.own.as_ref().map_or(self.rate, |own| lock(own).rate)
+    }
+
     /// Learns what half of the clients lose at most, and nine of ten at least. A lane is for most of those in it; whoever could get
     /// more than others in the session of all is not slowed for them.
     pub(super) fn hear(&self, (usual, common): (f32, f32), now: Duration) {

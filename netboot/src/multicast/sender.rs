@@ -67,6 +67,10 @@ pub struct Seen {
     pub loss: f32,
     /// How long ago it spoke.
     pub silent: Duration,
+    /// For how many blocks it has memory in which none waits for its disk, where it said so.
+    pub spare: Option<f32>,
+    /// Whether it is in a lane.
+    pub is_slow: bool,
 }
 
 /// What to do now.
@@ -91,6 +95,7 @@ struct Peer {
     loss: f32,
     /// Up to which block that is begun it has room.
     until: u32,
+    spare: Option<f32>,
     is_counted: bool,
 }
 
@@ -199,6 +204,8 @@ impl Sender {
             blocks: peer.has.count(),
             loss: peer.loss,
             silent: now.saturating_sub(peer.heard),
+            spare: peer.spare,
+            is_slow: false,
         };
         self.peers.iter().map(seen).collect()
     }
@@ -223,6 +230,7 @@ impl Sender {
             deficits: BTreeMap::new(),
             loss: 0.0,
             until: self.begun.saturating_add(room),
+            spare: None,
             is_counted: false,
         };
         self.peers.insert(slot, peer);
@@ -274,6 +282,9 @@ impl Sender {
         peer.seen = status.seen;
         peer.until = status.until;
         peer.loss = peer.loss * 0.75 + status.loss * 0.25;
+        let free = status.until.saturating_sub(self.begun);
+        let spare = free as f32 + status.deficits.len() as f32;
+        peer.spare = Some(peer.spare.map_or(spare, |before| before * 0.75 + spare * 0.25));
         peer.deficits = status.deficits.iter().copied().collect();
         let mut news = Vec::new();
         let first = u64::from(status.page).saturating_mul(64);

@@ -96,6 +96,12 @@ impl Sum for Sent {
 }
 
 impl Sent {
+    /// Blocks of these lengths, each once.
+    pub fn once(lengths: &[u32]) -> Self {
+        let symbols = lengths.iter().map(|length| symbols::source(*length as usize));
+        Self { packets: symbols.map(u64::from).sum(), unreadable: 0 }
+    }
+
     /// Bytes of the packets with symbols, on the wire of an Ethernet.
     pub fn bytes(&self) -> u64 {
         self.packets.saturating_mul(u64::from(WIRE))

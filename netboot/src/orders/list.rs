@@ -27,6 +27,7 @@ use self::waking::Waking;
 use super::machine::{Disk, Machine};
 use super::order::Order;
 use super::talk::{Doing, Said};
+use crate::rate::Rate;
 use crate::secret::{hex, random};
 
 /// Two that say to be one machine within this time are two.
@@ -164,6 +165,8 @@ pub struct Now {
     pub at: Duration,
     /// What it does.
     pub doing: Doing,
+    /// How fast.
+    pub rate: Rate,
     nonce: String,
 }
 
@@ -275,7 +278,9 @@ impl List {
         let is_new = known.now.as_ref().is_none_or(|before| before.nonce != said.nonce);
         let is_ordered = known.ordered.as_ref() == Some(&said.nonce);
         let doing = said.doing.shortened();
-        known.now = Some(Now { address, at: now, doing: doing.clone(), nonce: said.nonce.clone() });
+        let rate = known.rate(&said.nonce, &doing, now);
+        let nonce = said.nonce.clone();
+        known.now = Some(Now { address, at: now, doing: doing.clone(), rate, nonce });
         // Who asks to be saved shows the disks for that only.
         let before = match doing {
             Doing::Asks { .. } | Doing::AsksNoMore => known.machine.clone(),
@@ -463,6 +468,19 @@ impl Known {
             is_decided: expected.is_some(),
         }
     }
+
+    /// How fast it does what it does, where it begins with `doing` or goes on with it.
+    fn rate(&self, nonce: &str, doing: &Doing, now: Duration) -> Rate {
+        let Doing::Works { stage, done, .. } = doing else { return Rate::default() };
+        let is_on = |before: &&Now| {
+            let is_same = matches!(&before.doing, Doing::Works { stage: had, .. } if had == stage);
+            is_same && before.nonce == nonce
+        };
+        let mut rate =
+            self.now.as_ref().filter(is_on).map_or_else(Rate::default, |on| on.rate.clone());
+        rate.note(*done, now);
+        rate
+    }
 }
 
 impl Machine {
@@ -478,7 +496,9 @@ impl Doing {
         let short = |text: String| text.chars().take(LONGEST).map(seen).collect();
         match self {
             Self::Waits | Self::Asks { .. } | Self::AsksNoMore => self,
-            Self::Works { stage, done, total } => Self::Works { stage: short(stage), done, total },
+            Self::Works { stage, done, total, note } => {
+                Self::Works { stage: short(stage), done, total, note: note.map(short) }
+            }
             Self::Done { remains } => Self::Done { remains: remains.map(short) },
             Self::Failed { why } => Self::Failed { why: short(why) },
         }

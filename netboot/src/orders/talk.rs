@@ -54,6 +54,9 @@ pub enum Doing {
         done: u64,
         /// Of so many, where that is known.
         total: Option<u64>,
+        /// What it noticed of that, such as why it fetches what others hear.
+        #[serde(default)]
+        note: Option<String>,
     },
     /// It has carried it out.
     Done {

@@ -27,6 +27,7 @@ pub struct Room {
     names: Names,
     blocks: Bytes,
     count: u32,
+    pass: Sent,
     main: Session,
     /// For those whose way carries only a part of what is sent, once one of them asks.
     lane: Mutex<Option<Session>>,
@@ -109,10 +110,12 @@ impl Room {
         list: Vec<u8>,
         (at, pace): ((Ipv4Addr, Place), &Pace),
     ) -> Result<Self> {
-        let count = u32::try_from(source.lengths().len()).unwrap_or(u32::MAX);
-        let main = Session::start(&source, at, &pace.session(), Hash::of(&list))?;
+        let lengths = source.lengths();
+        let count = u32::try_from(lengths.len()).unwrap_or(u32::MAX);
+        let (pass, pace) = (Sent::once(&lengths), pace.session());
+        let main = Session::start(&source, at, &pace, Hash::of(&list))?;
         let (names, blocks, lane) = (Names::of(id), list.into(), Mutex::default());
-        Ok(Self { names, blocks, count, main, lane, source, interface: at.0, pace: pace.clone() })
+        Ok(Self { names, blocks, count, pass, main, lane, source, interface: at.0, pace })
     }
 
     /// Number of blocks.
@@ -127,9 +130,24 @@ impl Room {
         sessions.into_iter().flatten().map(|session| of(&session.server)).collect()
     }
 
+    /// All of its blocks, sent once.
+    pub fn pass(&self) -> Sent {
+        self.pass
+    }
+
+    /// How fast may be sent to all.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
     /// All machines in it, also those that are silent by now.
     pub fn known(&self) -> Vec<Seen> {
-        self.each(Server::clients).concat()
+        let mut known = self.main.server.clients();
+        if let Some(lane) = lock(&self.lane).as_ref() {
+            let slow = lane.server.clients().into_iter();
+            known.extend(slow.map(|seen| Seen { is_slow: true, ..seen }));
+        }
+        known
     }
 
     /// The machines in it.

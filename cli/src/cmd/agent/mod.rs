@@ -368,5 +368,6 @@ fn was_done(
 /// What is told while something works.
 fn works(watch: &Watch) -> Doing {
     let (stage, done, total) = watch.now();
-    Doing::Works { stage: if stage.is_empty() { "begins".to_owned() } else { stage }, done, total }
+    let stage = if stage.is_empty() { "begins".to_owned() } else { stage };
+    Doing::Works { stage, done, total, note: watch.note() }
 }

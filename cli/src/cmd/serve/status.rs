@@ -14,7 +14,7 @@ use ureq::Agent;
 use crate::args::Global;
 use crate::args::serve::Status;
 use crate::exit::Exit;
-use crate::output::{self, table::Table};
+use crate::output::{self, progress::clock, table::Table};
 
 /// Runs the verb.
 ///
@@ -64,17 +64,12 @@ pub fn run(global: &Global, args: &Status) -> Result<Exit> {
         output::say(&format!("the code of its repository, where that is private: {code}"))?;
     }
     for image in told["sent"].as_array().into_iter().flatten() {
-        let name = image["name"].as_str().unwrap_or_default();
-        let sent = Bytes::new(image["sent_bytes"].as_u64().unwrap_or(0));
-        let interface = image["interface"].as_str().unwrap_or_default();
-        output::say(&format!("{name}: {sent} sent in all on {interface}"))?;
+        output::say(&sent(image))?;
     }
     let mut table =
         Table::new(&["machine", "name", "group", "address", "what it does", "what hinders it"]);
     for row in told["machines"].as_array().into_iter().flatten() {
         let text = |name: &str| row[name].as_str().unwrap_or("-").to_owned();
-        let percent = row["percent"].as_u64().map(|percent| format!(", {percent} %"));
-        let percent = percent.unwrap_or_default();
         let later = row["later"].as_str().map(|at| format!("; is restored at {at}"));
         let later = later.unwrap_or_default();
         table.row([
@@ -82,10 +77,63 @@ pub fn run(global: &Global, args: &Status) -> Result<Exit> {
             text("hostname"),
             text("group"),
             text("address"),
-            text("stage") + &percent + &later,
+            text("stage") + &figures(row) + &later,
             text("limit"),
         ]);
     }
     output::say(&table.render())?;
     Ok(Exit::Done)
+}
+
+/// `lab@1 on eth1: 2 MiB/s of 3 MiB/s to 2 machines; 14 MiB sent in all, 1.02 times the image`.
+fn sent(image: &Value) -> String {
+    let text = |name: &str| image[name].as_str().unwrap_or_default();
+    let bytes = |name: &str| Bytes::new(image[name].as_u64().unwrap_or(0));
+    let machines = match image["receivers"].as_u64().unwrap_or(0) {
+        0 => "nobody receives it now".to_owned(),
+        count => {
+            let [now, pace] = ["bytes_per_second", "pace_bytes_per_second"].map(bytes);
+            let s = if count == 1 { "" } else { "s" };
+            format!("{now}/s of {pace}/s to {count} machine{s}")
+        }
+    };
+    let passes = image["passes"].as_f64().unwrap_or(0.0);
+    let all = match bytes("sent_bytes") {
+        Bytes::ZERO => "nothing was sent yet".to_owned(),
+        sent => format!("{sent} sent in all, {passes:.2} times the image"),
+    };
+    format!("{} on {}: {machines}; {all}", text("name"), text("interface"))
+}
+
+/// `, 37 %, 2 MiB/s, 0:12 left`; less where less is known.
+fn figures(row: &Value) -> String {
+    let number = |name: &str| row[name].as_u64();
+    let percent = number("percent").map(|percent| format!("{percent} %"));
+    let rate = number("bytes_per_second").map(|rate| format!("{}/s", Bytes::new(rate)));
+    let left = number("seconds_left").map(|left| format!("{} left", clock(left)));
+    [percent, rate, left].into_iter().flatten().map(|figure| format!(", {figure}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{figures, sent};
+
+    #[test]
+    fn figures_say_what_is_known() {
+        let row = |rate: Option<u64>, left: Option<u64>| {
+            figures(&json!({"percent": 37, "bytes_per_second": rate, "seconds_left": left}))
+        };
+        assert_eq!(row(Some(2 << 20), Some(72)), ", 37 %, 2 MiB/s, 1:12 left");
+        assert_eq!((row(None, None).as_str(), figures(&json!({})).as_str()), (", 37 %", ""));
+        let mut image = json!({"name": "lab@1", "interface": "eth1", "sent_bytes": 3 << 20, "passes": 1.017,
+            "bytes_per_second": 1 << 20, "pace_bytes_per_second": 2 << 20, "receivers": 1});
+        let told = "lab@1 on eth1: 1 MiB/s of 2 MiB/s to 1 machine; 3 MiB sent in all, 1.02 times the image";
+        assert_eq!(sent(&image), told);
+        image["receivers"] = 0.into();
+        assert!(sent(&image).contains("nobody receives it now; 3 MiB sent"));
+        image["sent_bytes"] = 0.into();
+        assert_eq!(sent(&image), "lab@1 on eth1: nobody receives it now; nothing was sent yet");
+    }
 }

@@ -148,3 +148,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn blocks_that_wait_for_a_disk_are_told_from_those_that_lack_symbols() {
+    let mut sender = Sender::new(vec![100; 99]);
+    sender.join(1, Blocks::none(99), 8, at(0));
+    let spare = |sender: &Sender| sender.clients(at(0))[0].spare;
+    assert_eq!(spare(&sender), None);
+    let report = status(&sender, 0, &[(0, 5), (1, 5), (2, 5)]);
+    sender.hear(1, &report, at(0));
+    assert_eq!(spare(&sender), Some(11.0));
+    let full = Status { until: sender.begun(), ..status(&sender, 0, &[]) };
+    (0..20).for_each(|_| sender.hear(1, &full, at(0)));
+    assert!(spare(&sender) < Some(0.1));
+}

@@ -105,7 +105,7 @@ fn waits(decision: Decision) -> String {
 const DONE: Doing = Doing::Done { remains: None };
 
 fn works() -> Doing {
-    Doing::Works { stage: "writing".to_owned(), done: 1, total: Some(2) }
+    Doing::Works { stage: "writing".to_owned(), done: 1, total: Some(2), note: None }
 }
 
 #[test]

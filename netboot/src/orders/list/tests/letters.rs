@@ -1,7 +1,7 @@
-//! By which letters people know machines.
+//! By which letters people know machines, and how fast these are.
 
-use super::{ASKED, Room, Rules, machine, waits};
-use crate::orders::list::{Known, List};
+use super::{ASKED, Room, Rules, machine, order, waits};
+use crate::orders::list::{Doing, Known, List};
 use crate::orders::machine::{Machine, tag};
 
 /// A machine whose id begins as this one does.
@@ -39,4 +39,20 @@ fn more_letters_are_added_until_they_differ() {
     }
     let tags: Vec<String> = list.machines.keys().map(|id| list.tag(id)).collect();
     assert_eq!(tags, ["BBCCDDFF", "BBCCDDGG", "BBCCXX", "KBBB"]);
+}
+
+#[test]
+fn a_stage_has_a_rate_of_its_own() {
+    let (mut room, one) = (Room::new(true), machine("a"));
+    order(room.asks(&one, "n"));
+    let mut says = |stage: &str, done, nonce: &str| {
+        let doing = Doing::Works { stage: stage.to_owned(), done, total: None, note: None };
+        room.says(&one, nonce, 1, doing);
+        room.list.machines[&one.id()].now.as_ref().unwrap().rate.per_second()
+    };
+    assert_eq!(says("writing", 0, "n"), None);
+    assert_eq!(says("writing", 200, "n"), Some(100));
+    assert_eq!(says("reading back", 300, "n"), None);
+    assert_eq!(says("reading back", 340, "n"), Some(20));
+    assert_eq!(says("reading back", 400, "m"), None);
 }
