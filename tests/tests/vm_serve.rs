@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a test says how long a boot took")]
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use image_core::exec::real::Beside;
@@ -10,7 +11,7 @@ use keiki_tests::bench::Bench;
 use keiki_tests::live::{Firmware, Live, Medium};
 use keiki_tests::proof::Facts;
 use keiki_tests::site::{Site, are};
-use keiki_tests::{fixtures, network, sample_disk, serving, sparse};
+use keiki_tests::{fixtures, network, run, sample_disk, serving, sparse};
 
 const RANGE: [&str; 2] = ["--dhcp-range", "10.77.0.50-10.77.0.99"];
 
@@ -105,6 +106,26 @@ mod only_all {
         machine.run("[ ! -e /whole ] && ip link show eth0")?;
         let _server = again()?;
         machine.send("exit\r")?;
+        machine.patiently("came by multicast")?;
+        machine.shell()
+    }
+
+    /// A port of a switch that looks for loops (spanning tree) passes nothing on for 50 s, once the kernel has begun with the adapter.
+    #[test]
+    fn vm_a_port_that_is_silent_for_50_s_is_waited_for() -> Result<()> {
+        serving::prepare()?;
+        let bench = Bench::new()?;
+        network::own()?;
+        network::switch()?;
+        network::plug(0)?;
+        let state = bench.path("state").display().to_string();
+        let _server = serving::serve("br0", &[&RANGE[..], &["--state", &state]].concat())?;
+        let more = ["-m", "1024", "-device", "virtio-rng-pci"];
+        let mut machine = Live::boot(Firmware::Bios, Medium::Pxe, Path::new(""), &more)?;
+        machine.patiently("Loading the rest of the system")?;
+        run!("bridge", "link", "set", "dev", "tap0", "state", "0")?;
+        std::thread::sleep(Duration::from_secs(50));
+        run!("bridge", "link", "set", "dev", "tap0", "state", "3")?;
         machine.patiently("came by multicast")?;
         machine.shell()
     }
