@@ -155,14 +155,8 @@ mod only_all {
         machine.walk(&[
             ("What shall be done?", "Restore an image"),
             ("where images are kept", "The server that started this machine"),
-            ("Restore which image?", "lab"),
-            ("All of it, or one volume?", "Everything"),
-            ("Where to, the disk d0", "/dev/vda"),
-            ("Identifiers", "The same"),
-            ("Ready.", "Restore"),
         ])?;
-        machine.expect("Type y to write to it")?;
-        machine.send("y\r")?;
+        machine.restore("lab", "/dev/vda")?;
         machine.expect("Restored.")?;
         machine.choose("Shall the system on it start", "No")?;
         machine.choose("What shall be done?", "Wait for the server")?;

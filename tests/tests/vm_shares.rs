@@ -40,16 +40,8 @@ fn save(machine: &mut Live) -> Result<()> {
 
 /// Restores `lab` onto the empty disk with the repository that was chosen, from the main menu.
 fn restore(machine: &mut Live) -> Result<()> {
-    machine.walk(&[
-        ("What shall be done?", "Restore an image"),
-        ("Restore which image?", "lab"),
-        ("All of it, or one volume?", "Everything"),
-        ("Where to, the disk d0", "/dev/vda"),
-        ("Identifiers", "The same"),
-        ("Ready.", "Restore"),
-    ])?;
-    machine.expect("Type y to write to it")?;
-    machine.send("y\r")
+    machine.choose("What shall be done?", "Restore an image")?;
+    machine.restore("lab", "/dev/vda")
 }
 
 /// One boot: each share is attached, saved to, and restored from onto the emptied disk.

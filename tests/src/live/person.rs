@@ -45,6 +45,22 @@ impl Live {
         steps.iter().try_for_each(|(question, entry)| self.choose(question, entry))
     }
 
+    /// Restores an image onto a disk, from where the image is chosen.
+    ///
+    /// # Errors
+    /// Something else is asked.
+    pub fn restore(&mut self, image: &str, disk: &str) -> Result<()> {
+        self.walk(&[
+            ("Restore which image?", image),
+            ("All of it, or one volume?", "Everything"),
+            ("Where to, the disk d0", disk),
+            ("Identifiers", "The same"),
+            ("Ready.", "Restore"),
+        ])?;
+        self.expect("Type y to write to it")?;
+        self.send("y\r")
+    }
+
     /// Types a line when asked with these words.
     ///
     /// # Errors
