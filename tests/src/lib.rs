@@ -14,6 +14,7 @@
 //!   a filesystem of each kind.
 //! - [`pulled`]: filesystems after a pulled plug. [`recorder`]: a disk to be cut off at any moment. [`kill`]:
 //!   restores that are killed.
+//! - [`schema`]: what `--json` prints.
 //! - [`scenes`]: every verb on a small stage, and what must be true afterwards. [`faults`]: a folder whose calls fail.
 //!   [`outage`]: what a pulled plug leaves of one. [`web`]: a web server, and a wire to it that breaks.
 //! - [`truth`]: the garbage-target truth test of maps.
@@ -52,6 +53,7 @@ pub mod recorder;
 pub mod room;
 pub mod sample_disk;
 pub mod scenes;
+pub mod schema;
 pub mod second_save;
 pub mod serving;
 pub mod shares;

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::bench::Bench;
 use crate::network::{self, HERE, Neighbour};
 use crate::storm::Process;
-use crate::{call, filesystem, keiki, run, sparse, tool, volumes};
+use crate::{call, filesystem, keiki, run, schema, sparse, tool, volumes};
 
 /// How long something may take; no figure, only the end of a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -121,7 +121,7 @@ impl Site {
         if let Err(why) = jsonschema::validator_for(&schema)?.validate(&told) {
             anyhow::bail!("{why}: {told}");
         }
-        Ok(())
+        schema::check("serve-status", &self.status()?)
     }
 
     /// Waits until the list of machines is as `wanted`; the list.

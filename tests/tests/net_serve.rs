@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use image_core::exec::Call;
-use image_core::exec::real::Beside;
+use image_core::exec::real::{Beside, Machine};
 use keiki_tests::bench::Bench;
 use keiki_tests::network::{self, Neighbour};
-use keiki_tests::{binary, call, run, serving, tool};
+use keiki_tests::{binary, call, keiki, run, schema, serving, tool};
 use netboot::{check, interface};
+use serde_json::Value;
 
 const RANGE: [&str; 2] = ["--dhcp-range", "10.77.0.50-10.77.0.99"];
 
@@ -165,5 +166,24 @@ fn net_what_hinders_multicast_is_told() -> Result<()> {
     run!("ip", "link", "set", "dev", "br0", "multicast", "off")?;
     let said = refused(&[])?;
     ensure!(said.contains("ip link set dev br0 multicast on"), "{said}");
+    Ok(())
+}
+
+/// Programs read the first line.
+#[test]
+fn net_the_first_line_for_programs_is_as_described() -> Result<()> {
+    let bench = Bench::new()?;
+    let disk = bench.path("disk");
+    fs::write(&disk, [7; 1 << 20])?;
+    bench.save("lab", &[disk])?;
+    network::own()?;
+    network::switch()?;
+    let [repo, state] = ["repo", "state"].map(|name| bench.path(name));
+    let words = ["serve", "--interface", "br0", "--no-boot", "--image", "lab"];
+    let mut call = keiki!("--json", "--repo", repo).env("KEIKI_STATE", state);
+    call.args.extend(words.map(Into::into));
+    let told: Value = serde_json::from_str(&Machine.spawn(&call)?.answer()?)?;
+    schema::check("serve", &told)?;
+    ensure!(told["image"] == "lab" && told["networks"][0]["dhcp"] == "none", "{told}");
     Ok(())
 }

@@ -1,8 +1,6 @@
 //! What `--json` prints is frozen: fields may be added to `docs/schema`, never renamed.
 
-use std::fs;
-
-use keiki_tests::sources;
+use keiki_tests::schema;
 use serde_json::{Map, Value, json};
 
 use crate::world::{World, flip};
@@ -30,19 +28,7 @@ pub fn of(args: &[&str], value: &Value) -> &'static str {
 /// Fails unless `value` is as the schema `name` says.
 #[track_caller]
 pub fn check(name: &str, value: &Value) {
-    let wrong = complaints(name, value);
-    assert!(wrong.is_empty(), "{name}: {}\n{value:#}", wrong.join("\n"));
-}
-
-fn schema(name: &str) -> Value {
-    let path = sources::workspace().join(format!("docs/schema/{name}.json"));
-    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
-}
-
-fn complaints(name: &str, value: &Value) -> Vec<String> {
-    let validator = jsonschema::validator_for(&schema(name)).unwrap();
-    let errors = validator.iter_errors(value);
-    errors.map(|error| format!("{}: {error}", error.instance_path())).collect()
+    schema::check(name, value).unwrap();
 }
 
 /// Every field that a schema asks for, as paths into an example; lists are entered by their first entry.
@@ -85,12 +71,15 @@ fn every_field_is_there_and_a_missing_one_is_noticed() {
     let mut checked = 0;
     for (name, example) in examples.into_iter().chain([("verify", damaged)]) {
         let mut fields = Vec::new();
-        required(&schema(name), &example, "", &mut fields);
+        required(&schema::of(name).unwrap(), &example, "", &mut fields);
         for (object, field) in fields {
             let mut less = example.clone();
             let object = less.pointer_mut(&object).unwrap().as_object_mut().unwrap();
             assert!(object.remove(&field).is_some(), "{name} has no {field}");
-            assert!(!complaints(name, &less).is_empty(), "{name} does not miss {field}");
+            assert!(
+                !schema::complaints(name, &less).unwrap().is_empty(),
+                "{name} does not miss {field}"
+            );
             checked += 1;
         }
     }
@@ -101,5 +90,5 @@ fn every_field_is_there_and_a_missing_one_is_noticed() {
 #[test]
 fn wrong_types_are_noticed() {
     let record = json!({"error": {"kind": "sad", "message": "", "where": 1}});
-    assert_eq!(complaints("error", &record).len(), 3);
+    assert_eq!(schema::complaints("error", &record).unwrap().len(), 3);
 }
