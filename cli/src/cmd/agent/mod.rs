@@ -77,7 +77,7 @@ struct Site {
 }
 
 /// The server; none where a key was pressed before it answered.
-fn site(args: &Agent, consoles: &mut Consoles) -> Result<Option<Site>> {
+fn site(args: &Agent, consoles: &mut Consoles, progress: &Progress) -> Result<Option<Site>> {
     if let (Some(server), Some(key)) = (&args.server, &args.site_key) {
         let server = server.trim_end_matches('/');
         let (line, repo) = (Line::new(server), format!("{server}/{}", network::REPOSITORY));
@@ -87,6 +87,7 @@ fn site(args: &Agent, consoles: &mut Consoles) -> Result<Option<Site>> {
         .context("this machine was not started by `keiki serve` with images: name the server")?;
     output::talk("Looking for the server that this machine was started from.");
     let repo = loop {
+        progress.checkpoint()?;
         match network::reach() {
             Ok(repo) => break repo.as_typed().to_string_lossy().into_owned(),
             Err(why) if tui::live::is_here() => {
@@ -109,7 +110,7 @@ fn site(args: &Agent, consoles: &mut Consoles) -> Result<Option<Site>> {
 
 /// Asks until there is an order, and carries it out.
 fn waiting(args: &Agent, consoles: &mut Consoles, progress: &Progress) -> Result<Exit> {
-    let Some(site) = site(args, consoles)? else { return Ok(Exit::Interrupted) };
+    let Some(site) = site(args, consoles, progress)? else { return Ok(Exit::Interrupted) };
     let here = tui::live::is_here();
     let (mut nonce, mut made) = (hex(&random::<16>()?), Instant::now());
     let mut said = String::new();
