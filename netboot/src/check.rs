@@ -23,7 +23,7 @@ const MOMENT: Duration = Duration::from_millis(300);
 /// back.
 ///
 /// # Errors
-/// [`Error::Io`]: it cannot be tried. [`Error::Refused`]: the interface sends none at all.
+/// [`Error::Refused`]: the interface sends none at all.
 pub fn multicast(interface: &Interface) -> Result<Option<String>> {
     let name = &interface.name;
     if !interface.multicast {
@@ -40,15 +40,18 @@ pub fn multicast(interface: &Interface) -> Result<Option<String>> {
         // It is for nobody else.
         mouth.set_multicast_ttl_v4(0)?;
         mouth.send_to(&[0], SocketAddrV4::new(GROUP, ear.local_addr()?.port()))?;
-        Ok(ear.recv(&mut [0]).is_ok())
+        Ok::<_, std::io::Error>(ear.recv(&mut [0]).is_ok())
     };
-    let failed = |error| Error::io(format!("multicast on {name}"), "try", error);
-    Ok((!comes().map_err(failed)?).then(|| {
-        format!(
-            "what is sent by multicast on {name} does not come back: a firewall on this machine drops packets there, and machines will get \
-             nothing by multicast, or nothing at all; see: nft list ruleset"
-        )
-    }))
+    let what = match comes() {
+        Ok(true) => return Ok(None),
+        Ok(false) => "does not come back".to_owned(),
+        // As where a firewall refuses it.
+        Err(error) => format!("is not sent ({error})"),
+    };
+    Ok(Some(format!(
+        "multicast on {name} {what}: a firewall on this machine stops packets there, and machines will get nothing by multicast, or \
+         nothing at all; see: nft list ruleset"
+    )))
 }
 
 /// Lets so much wait in the kernel that nothing gets lost here; only root may have more than the administrator's limit.

@@ -154,14 +154,14 @@ fn net_what_hinders_multicast_is_told() -> Result<()> {
     network::switch()?;
     let check = || check::multicast(&interface::choose(Some("br0"))?);
     ensure!(check()?.is_none(), "{:?}", check()?);
-    let rules = "table inet wall { chain in { type filter hook input priority 0; meta l4proto udp drop; }; }";
-    run!("nft", rules)?;
-    let said = check()?.context("nothing was told of the firewall")?;
-    ensure!(
-        said.contains("on br0 does not come back") && said.contains("nft list ruleset"),
-        "{said}"
-    );
-    run!("nft", "delete table inet wall")?;
+    for (hook, words) in [("input", "on br0 does not come back"), ("output", "on br0 is not sent")]
+    {
+        let chain = format!("type filter hook {hook} priority 0; meta l4proto udp drop;");
+        run!("nft", format!("table inet wall {{ chain wall {{ {chain} }}; }}"))?;
+        let said = check()?.context("nothing was told of the firewall")?;
+        ensure!(said.contains(words) && said.contains("nft list ruleset"), "{said}");
+        run!("nft", "delete table inet wall")?;
+    }
     ensure!(check()?.is_none(), "{:?}", check()?);
     run!("ip", "link", "set", "dev", "br0", "multicast", "off")?;
     let said = refused(&[])?;
