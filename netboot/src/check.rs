@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use image_core::error::{Error, Result};
@@ -11,7 +12,7 @@ use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
 use crate::interface::Interface;
 
 /// Bytes that wait in the kernel: reports of a thousand machines, and what is sent faster than the interface takes it.
-const BUFFER: usize = 1 << 20;
+pub(crate) const BUFFER: usize = 1 << 20;
 
 /// A group for this alone, beside those of sessions (RFC 2365: for this organisation only).
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 192, 255, 254);
@@ -54,17 +55,17 @@ pub fn multicast(interface: &Interface) -> Result<Option<String>> {
     )))
 }
 
-/// Lets so much wait in the kernel that nothing gets lost here; only root may have more than the administrator's limit.
+/// Lets so many bytes wait in the kernel each way, so that nothing gets lost here; only root may have more than the administrator's limit.
 ///
 /// # Errors
 /// The kernel refuses even less.
-pub(crate) fn widen(socket: &UdpSocket) -> std::io::Result<()> {
-    let is_wide = setsockopt(socket, RcvBufForce, &BUFFER).is_ok()
-        && setsockopt(socket, SndBufForce, &BUFFER).is_ok();
+pub(crate) fn widen(socket: &impl AsFd, bytes: usize) -> std::io::Result<()> {
+    let is_wide = setsockopt(socket, RcvBufForce, &bytes).is_ok()
+        && setsockopt(socket, SndBufForce, &bytes).is_ok();
     if !is_wide {
         let socket = socket2::SockRef::from(socket);
-        socket.set_recv_buffer_size(BUFFER)?;
-        socket.set_send_buffer_size(BUFFER)?;
+        socket.set_recv_buffer_size(bytes)?;
+        socket.set_send_buffer_size(bytes)?;
     }
     Ok(())
 }

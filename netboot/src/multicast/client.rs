@@ -10,7 +10,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use image_core::error::{Error, Result};
-use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::blocks::Blocks;
@@ -18,6 +17,7 @@ use super::packet::{Body, LONGEST, Packet};
 use super::receiver::{Receiver, URGENT};
 use super::server::Terms;
 use super::symbols::{self, Incoming};
+use crate::check::widen;
 
 /// Bytes that wait in the kernel while this program is busy elsewhere: 130 ms of a gigabit.
 const BUFFER: usize = 16 << 20;
@@ -95,10 +95,7 @@ fn socket(group: SocketAddrV4, interface: Ipv4Addr) -> std::io::Result<UdpSocket
     // Packets of other groups do not come.
     socket.bind(&SocketAddr::V4(group).into())?;
     socket.join_multicast_v4(group.ip(), &interface)?;
-    if set_socket_recv_buffer_size_force(&socket, BUFFER).is_err() {
-        // Only root may have more than the administrator's limit.
-        socket.set_recv_buffer_size(BUFFER)?;
-    }
+    widen(&socket, BUFFER)?;
     Ok(socket.into())
 }
 

@@ -23,7 +23,7 @@ use super::sender::{Next, Seen, Sender, Train};
 use super::shelf::{self, Shelf};
 use super::symbols::{self, Outgoing, parity};
 use super::unread::Unread;
-use crate::secret;
+use crate::{check, secret};
 
 /// Where a session is, and what it may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -166,7 +166,7 @@ impl Server {
         let failed = |error| Error::io("multicast", "start", error);
         let (socket, port) = place.bind(interface)?;
         socket2::SockRef::from(&socket).set_multicast_if_v4(&interface).map_err(failed)?;
-        crate::check::widen(&socket).map_err(failed)?;
+        check::widen(&socket, check::BUFFER).map_err(failed)?;
         let terms = Terms::new(SocketAddrV4::new(interface, port))?;
         let lengths = source.lengths();
         let symbols = lengths.iter().map(|len| symbols::source(*len as usize)).collect();
