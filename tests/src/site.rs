@@ -225,8 +225,17 @@ impl World {
     /// # Errors
     /// It does not start.
     pub fn again(self, options: &[&str]) -> Result<Self> {
+        self.again_after(options, Duration::ZERO)
+    }
+
+    /// And after nobody was there for some time.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn again_after(self, options: &[&str], gone: Duration) -> Result<Self> {
         let Self { bench, site, machines } = self;
         drop(site);
+        std::thread::sleep(gone);
         let site = Site::start(serve(&bench, options), bench.path("state"))?;
         Ok(Self { bench, site, machines })
     }

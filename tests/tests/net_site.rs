@@ -100,7 +100,8 @@ fn net_machines_wait_for_a_word_and_are_restored_once() -> Result<()> {
     Ok(())
 }
 
-/// The server ends in the middle of an order and comes again: the machine joins again, and the order is carried out once.
+/// The server ends in the middle of an order and comes again after a while, as where a service manager or another computer begins
+/// it: the machines wait for it and join again, and the order is carried out once.
 #[test]
 fn net_an_order_outlives_its_server() -> Result<()> {
     let world = World::new(2, &["--rate", "15"])?;
@@ -111,7 +112,8 @@ fn net_an_order_outlives_its_server() -> Result<()> {
     let has = |row: &Value| row["blocks"].as_u64() > Some(3);
     world.site.until(|rows| rows.iter().filter(|row| has(row)).count() == 2)?;
     let answers = world.bench.path("answers.toml").display().to_string();
-    let world = world.again(&["--rate", "15", "--answers", &answers])?;
+    let gone = Duration::from_secs(12);
+    let world = world.again_after(&["--rate", "15", "--answers", &answers], gone)?;
     for (number, agent) in agents.into_iter().enumerate() {
         let (code, said) = site::end(agent)?;
         println!("{said}");

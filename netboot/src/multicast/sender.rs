@@ -29,6 +29,8 @@ const MOST_PATIENCE: Duration = Duration::from_millis(200);
 const GRACE: u32 = 2;
 /// A client that loses more than this, and far more than the others, is helped when there is nothing else to do.
 const MUCH_LOSS: f32 = 0.08;
+/// What so many times as many lack is worth more than the next block.
+const MANY: u32 = 8;
 
 /// Symbols of one block, sent one after the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,6 +108,8 @@ struct Repair {
     due: Duration,
     /// How often it was put off.
     waited: u32,
+    /// Whether parity was sent already.
+    is_repaired: bool,
 }
 
 /// The state of a session.
@@ -126,6 +130,8 @@ pub struct Sender {
     begun: u32,
     usual_loss: f32,
     common_loss: f32,
+    /// How many symbols the blocks lacked of late that came first.
+    usual_need: f32,
     /// Blocks that cannot be had now, and are sent to nobody.
     gone: BTreeSet<u32>,
 }
@@ -147,6 +153,7 @@ impl Sender {
             begun: 0,
             usual_loss: 0.0,
             common_loss: 0.0,
+            usual_need: 0.0,
             gone: BTreeSet::new(),
         }
     }
@@ -318,7 +325,7 @@ impl Sender {
         if let Some(train) = self.repair(now, false) {
             return Next::Send(train);
         }
-        if let Some(train) = self.begin(now) {
+        if let Some(train) = self.guess(now).or_else(|| self.begin(now)) {
             return Next::Send(train);
         }
         if let Some(train) = self.repair(now, true) {
@@ -355,6 +362,9 @@ impl Sender {
                 self.put_off(block, now + self.patience().mul_f64(0.4));
                 continue;
             }
+            if !repair.is_repaired {
+                self.usual_need = self.usual_need * 0.8 + f32::from(need.usual.0) * 0.2;
+            }
             let (deficit, loss) = match (need.usual, need.unusual) {
                 ((0, _), (0, _)) => {
                     self.close(block);
@@ -371,6 +381,23 @@ impl Sender {
             return self.more(block, deficit, loss, now);
         }
         None
+    }
+
+    /// Parity for a block of which nobody has told yet what he lacks, where far fewer lack the next one, or none is left: those who
+    /// are nearly done need not wait until their reports are due. It is as much as was needed of the others of late, and what this
+    /// one may need more.
+    fn guess(&mut self, now: Duration) -> Option<Train> {
+        if self.usual_need < 0.5 {
+            return None;
+        }
+        let lacking = |block: u32| self.lacking.get(block as usize).copied().unwrap_or(0);
+        let next = self.ahead(1).first().map_or(0, |block| lacking(*block));
+        let is_open = |block: u32, repair: &Repair| {
+            !repair.is_repaired && lacking(block) > next.saturating_mul(MANY)
+        };
+        let (block, _) = self.repairs.iter().find(|(block, repair)| is_open(**block, repair))?;
+        let most = self.usual_need + self.usual_need.sqrt();
+        self.more(*block, most.ceil() as u16, self.usual_loss, now)
     }
 
     fn need(&self, block: u32, repair: &Repair) -> Need {
@@ -439,7 +466,7 @@ impl Sender {
         self.cursor = block + 1;
         self.wanted.remove(&block);
         let k = u32::from(*self.symbols.get(block as usize)?);
-        self.repairs.insert(block, Repair { last: 0, due: now, waited: 0 });
+        self.repairs.insert(block, Repair { last: 0, due: now, waited: 0, is_repaired: false });
         // Source symbols cost nobody any work.
         if !self.peers.values().any(|peer| peer.deficits.contains_key(&block)) {
             *self.symbol.get_mut(block as usize)? = 0;
@@ -460,6 +487,7 @@ impl Sender {
         let repair = self.repairs.get_mut(&block)?;
         self.due.remove(&(repair.due, block));
         (repair.last, repair.due, repair.waited) = (self.sequence, due, 0);
+        repair.is_repaired = !begins;
         self.due.insert((due, block));
         let [first, count] = [first, count].map(|number| u16::try_from(number).unwrap_or(u16::MAX));
         Some(Train { block, first, count, begins, sequence, begun: self.begun })

@@ -22,9 +22,10 @@ pub const PAUSES: &[Duration] = &[
     Duration::from_secs(4),
 ];
 
-/// The same where the server gave an order, for over two minutes: it may be started again meanwhile, and nobody waits here.
+/// The same where the server gave an order, for ten minutes: its computer may start again meanwhile, or another take its place, and
+/// nobody waits here.
 pub const LONG_PAUSES: &[Duration] = &{
-    let mut pauses = [Duration::from_secs(8); 20];
+    let mut pauses = [Duration::from_secs(8); 80];
     let (first, _) = pauses.split_at_mut(PAUSES.len());
     first.copy_from_slice(PAUSES);
     pauses

@@ -107,6 +107,40 @@ fn blocks_come_in_order_then_what_is_lacking_of_them() {
 }
 
 #[test]
+fn those_who_are_nearly_done_do_not_wait_for_reports() {
+    let mut sender = Sender::new(vec![100; 5]);
+    sender.join(1, Blocks::none(5), 8, at(0));
+    (0..4).for_each(|_| assert!(sent(sender.next(at(0))).begins));
+    let report = status(&sender, 0, &[(0, 4), (1, 4), (2, 4), (3, 4)]);
+    sender.hear(1, &report, at(50));
+    (0..4).for_each(|block| assert_eq!(sent(sender.next(at(70))).block, block));
+    // Of the last block it says nothing until then; what it may lack comes at once, and once.
+    assert_eq!(sent(sender.next(at(70))).block, 4);
+    let train = sent(sender.next(at(70)));
+    assert!(train.block == 4 && !train.begins && (3..8).contains(&train.count), "{train:?}");
+    assert!(matches!(sender.next(at(71)), Next::Wait(_)));
+}
+
+#[test]
+fn what_few_lack_comes_behind_what_nearly_all_may_lack() {
+    let mut sender = Sender::new(vec![100; 3]);
+    (1..20).for_each(|slot| sender.join(slot, Blocks::none(3), 8, at(0)));
+    (0..2).for_each(|_| assert!(sent(sender.next(at(0))).begins));
+    let report = status(&sender, 0, &[(0, 4), (1, 4)]);
+    (1..20).for_each(|slot| sender.hear(slot, &report, at(50)));
+    (0..2).for_each(|block| assert_eq!(sent(sender.next(at(70))).block, block));
+    let report = status(&sender, 3, &[]);
+    (1..20).for_each(|slot| sender.hear(slot, &report, at(100)));
+    assert_eq!(sent(sender.next(at(140))).block, 2);
+    // Two come late, and have that one.
+    let mut has = Blocks::none(3);
+    has.add(2);
+    (20..22).for_each(|slot| sender.join(slot, has.clone(), 8, at(140)));
+    let next = [(); 2].map(|()| sent(sender.next(at(140))));
+    assert_eq!(next.map(|train| (train.block, train.begins)), [(2, false), (0, true)]);
+}
+
+#[test]
 fn nothing_is_begun_for_whom_has_no_room() {
     let mut sender = Sender::new(vec![100; 3]);
     sender.join(1, Blocks::none(3), 1, at(0));
