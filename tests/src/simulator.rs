@@ -5,43 +5,29 @@
 //! clients take seconds.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use fastrand::Rng;
-use netboot::multicast::blocks::Blocks;
 use netboot::multicast::gather::Gather;
-use netboot::multicast::receiver::{Receiver, URGENT};
-use netboot::multicast::sender::{Next, Sender, Train};
+use netboot::multicast::rate::Rate;
+use netboot::multicast::receiver::URGENT;
+use netboot::multicast::sender::{Next, Sender};
 use netboot::multicast::symbols;
 
-/// How often the server says what it has sent where it sends nothing, in seconds.
+mod client;
+
+use client::{Client, Flight};
+pub use client::{Machine, SOUND};
+
+/// How often the server says what it has sent, in seconds.
 const PLAN: f64 = 0.05;
 /// A client that has everything speaks so often, in seconds.
 const KEEP_ALIVE: f64 = 2.0;
 /// Seconds after which a scene is taken for one that does not end.
 const ENDLESS: f64 = 3600.0;
-
-/// A machine.
-#[derive(Clone, Debug)]
-pub struct Machine {
-    /// Which part of the packets it loses, one by one.
-    pub loss: f64,
-    /// And of which part of the trains a quarter at once, as where a switch drops everything for 2 ms.
-    pub bursts: f64,
-    /// Blocks that its disk takes in a second; infinite where that is no limit.
-    pub disk: f64,
-    /// When it joins, in seconds.
-    pub joins: f64,
-    /// When it falls silent for ever, in seconds.
-    pub dies: Option<f64>,
-    /// When it is started again, in seconds; what its disk had taken it still has.
-    pub reboots: Option<f64>,
-}
-
-/// A machine that loses nothing, has no slow disk and joins at the start.
-pub const SOUND: Machine =
-    Machine { loss: 0.0, bursts: 0.0, disk: f64::INFINITY, joins: 0.0, dies: None, reboots: None };
+/// Bytes of a packet with a symbol and 24 more between them on the wire.
+const WIRE: f64 = 1538.0;
 
 /// An image and a network.
 #[derive(Clone, Debug)]
@@ -59,9 +45,14 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// An image of so many MiB at 1 Gbit/s; packets have 1,514 bytes, with 24 more between them on the wire.
+    /// An image of so many MiB at 1 Gbit/s.
     pub fn gigabit(blocks: u32) -> Self {
-        Self { blocks, rate: 1e9 / 8.0 / 1538.0, room: 256, seed: 7, gathers: false }
+        Self { blocks, rate: 1e9 / 8.0 / WIRE, room: 64, seed: 7, gathers: false }
+    }
+
+    /// How many symbols each block has.
+    fn symbols(&self) -> Vec<u16> {
+        vec![symbols::source(1 << 20); self.blocks as usize]
     }
 
     /// Seconds that the image takes where nothing is lost.
@@ -98,11 +89,8 @@ pub fn play(scene: &Scene, machines: &[Machine]) -> Outcome {
     while room.now < ENDLESS && room.clients.iter().any(Client::is_waited_for) {
         room.speak();
         room.plan();
-        match room.gather.next(Duration::from_secs_f64(room.now), &mut room.sender) {
-            Next::Send(train) => room.send(train),
-            Next::Wait(until) => room.pass(until.as_secs_f64()),
-            Next::Idle => room.pass(room.now + PLAN),
-        }
+        room.begin();
+        room.pass();
     }
     let ideal = scene.ideal();
     let times = room.clients.iter().map(|c| Some((c.done? - c.machine.joins) / ideal));
@@ -113,59 +101,32 @@ pub fn play(scene: &Scene, machines: &[Machine]) -> Outcome {
     }
 }
 
-struct Client {
-    machine: Machine,
-    receiver: Receiver,
-    has_joined: bool,
-    /// When each block that is not written yet will be.
-    disk: VecDeque<(f64, u32)>,
-    written: Blocks,
-    done: Option<f64>,
-    /// When it speaks next, in nanoseconds.
-    turn: u64,
+/// A session of the server.
+struct Session {
+    sender: Sender,
+    gather: Gather,
+    rate: Rate,
+    /// What is on the wire; otherwise when it is asked again.
+    flight: Option<Flight>,
+    wakes: f64,
 }
 
-impl Client {
-    fn hears(&self, now: f64) -> bool {
-        self.machine.joins <= now && self.machine.dies.is_none_or(|dies| now < dies)
+impl Session {
+    fn new(scene: &Scene, rate: Rate) -> Self {
+        let (sender, gather) = (Sender::new(scene.symbols()), Gather::default());
+        Self { sender, gather, rate, flight: None, wakes: 0.0 }
     }
 
-    /// How many packets of a train of `count` that ends now are sent after it came.
-    fn rest(&self, count: u16, now: f64, rate: f64) -> u16 {
-        if self.has_joined { count } else { count.min(((now - self.machine.joins) * rate) as u16) }
-    }
-
-    fn is_waited_for(&self) -> bool {
-        self.done.is_none() && self.machine.dies.is_none()
-    }
-
-    /// What its disk has taken by now.
-    fn write(&mut self, now: f64) {
-        while let Some((_, block)) = self.disk.pop_front_if(|(end, _)| *end <= now) {
-            self.written.add(block);
-            self.receiver.written();
-        }
-    }
-
-    fn take(&mut self, train: Train, (all, came): (u16, u16), now: f64) {
-        let opens = train.begins && self.receiver.is_early(train.block, u32::from(all));
-        if !self.receiver.take(train.block, came, opens) {
-            return;
-        }
-        let free = self.disk.back().map_or(now, |(end, _)| end.max(now));
-        let end = free + 1.0 / self.machine.disk;
-        self.disk.push_back((end, train.block));
-        if self.receiver.has().is_full() {
-            self.done = Some(end);
-        }
+    /// Packets of a second.
+    fn speed(&self) -> f64 {
+        self.rate.get() as f64 / WIRE
     }
 }
 
 struct Room<'a> {
     scene: &'a Scene,
-    symbols: Vec<u16>,
-    sender: Sender,
-    gather: Gather,
+    all: Session,
+    lane: Session,
     clients: Vec<Client>,
     /// Who speaks when: nanoseconds, client.
     turns: BinaryHeap<Reverse<(u64, usize)>>,
@@ -183,24 +144,15 @@ fn nanos(seconds: f64) -> u64 {
 
 impl<'a> Room<'a> {
     fn new(scene: &'a Scene, machines: &[Machine]) -> Self {
-        let symbols = vec![symbols::source(1 << 20); scene.blocks as usize];
-        let client = |machine: &Machine| Client {
-            machine: machine.clone(),
-            receiver: Receiver::new(symbols.clone(), Blocks::none(scene.blocks), scene.room),
-            has_joined: false,
-            disk: VecDeque::new(),
-            written: Blocks::none(scene.blocks),
-            done: None,
-            turn: nanos(machine.joins),
-        };
+        let clients = machines.iter().map(|m| Client::new(m, scene, nanos(m.joins)));
         let turns = machines.iter().enumerate().map(|(at, m)| Reverse((nanos(m.joins), at)));
+        let cable = (scene.rate * WIRE).round() as u64;
         Self {
             scene,
-            sender: Sender::new(symbols.clone()),
-            gather: Gather::default(),
-            clients: machines.iter().map(client).collect(),
+            all: Session::new(scene, Rate::session(cable)),
+            lane: Session::new(scene, Rate::lane(cable)),
+            clients: clients.collect(),
             turns: turns.collect(),
-            symbols,
             now: 0.0,
             plan: 0.0,
             sent: 0.0,
@@ -216,48 +168,58 @@ impl<'a> Room<'a> {
                 return;
             }
             self.turns.pop();
-            let Some(client) = self.clients.get_mut(number) else { continue };
-            // It spoke meanwhile.
-            if client.turn != turn {
-                continue;
+            // Otherwise it spoke meanwhile.
+            if self.clients.get(number).is_some_and(|client| client.turn == turn)
+                && let Some(wait) = self.turn(number, Duration::from_nanos(turn))
+                && let Some(client) = self.clients.get_mut(number)
+            {
+                client.turn = turn + nanos(wait).max(1);
+                self.turns.push(Reverse((client.turn, number)));
             }
-            let at = Duration::from_nanos(turn);
-            let now = at.as_secs_f64();
-            let period = self.sender.period().as_secs_f64();
-            let slot = u16::try_from(number).unwrap_or(u16::MAX);
-            let restarts = client.machine.reboots.take_if(|when| *when <= now);
-            client.write(now);
-            let wait = if !client.has_joined || restarts.is_some() {
-                client.has_joined = true;
-                if restarts.is_some() {
-                    client.disk.clear();
-                    client.done = None;
-                    let (symbols, has) = (self.symbols.clone(), client.written.clone());
-                    client.receiver = Receiver::new(symbols, has, self.scene.room);
-                }
-                if self.scene.gathers {
-                    self.gather.expect(at, self.sender.is_idle());
-                }
-                self.sender.join(slot, client.written.clone(), self.scene.room, at);
-                period * self.rng.f64()
-            } else if client.hears(now) {
-                let status = client.receiver.status();
-                self.reports += 1.0;
-                if self.rng.f64() >= client.machine.loss {
-                    self.sender.hear(slot, &status, at);
-                }
-                // It fetches the rest, elsewhere.
-                if client.receiver.loses_most() {
-                    self.sender.leave(slot);
-                    client.machine.dies = Some(now);
-                }
-                if client.done.is_some() { period.max(KEEP_ALIVE) } else { period }
-            } else {
-                continue;
-            };
-            client.turn = turn + nanos(wait).max(1);
-            self.turns.push(Reverse((client.turn, number)));
         }
+    }
+
+    /// A client speaks, and does so again after so many seconds; never, where it is dead.
+    fn turn(&mut self, number: usize, at: Duration) -> Option<f64> {
+        let client = self.clients.get_mut(number)?;
+        let (now, slot) = (at.as_secs_f64(), u16::try_from(number).unwrap_or(u16::MAX));
+        let restarts = client.machine.reboots.take_if(|when| *when <= now).is_some();
+        client.write(now);
+        if !client.has_joined || restarts {
+            client.has_joined = true;
+            if restarts {
+                client.restart(self.scene);
+            }
+            if self.scene.gathers {
+                self.all.gather.expect(at, self.all.sender.is_idle());
+            }
+            self.all.sender.join(slot, client.written.clone(), self.scene.room, at);
+            return Some(self.all.sender.period().as_secs_f64() * self.rng.f64());
+        }
+        if !client.hears(now) {
+            return None;
+        }
+        let session = if client.is_slow { &mut self.lane } else { &mut self.all };
+        let status = client.receiver.status();
+        self.reports += 1.0;
+        if self.rng.f64() >= client.machine.loss {
+            session.sender.hear(slot, &status, at);
+        }
+        if client.receiver.loses_most() {
+            session.sender.leave(slot);
+            if client.is_slow {
+                // It fetches the rest, elsewhere.
+                client.machine.dies = Some(now);
+            } else {
+                client.leave(self.scene);
+                let has = client.receiver.has().clone();
+                self.lane.gather.expect(at, self.lane.sender.is_idle());
+                self.lane.sender.join(slot, has, self.scene.room, at);
+            }
+        }
+        let session = if client.is_slow { &self.lane } else { &self.all };
+        let period = session.sender.period().as_secs_f64();
+        Some(if client.done.is_some() { period.max(KEEP_ALIVE) } else { period })
     }
 
     /// What the server says at times, besides blocks.
@@ -266,57 +228,73 @@ impl<'a> Room<'a> {
             return;
         }
         self.plan = self.now + PLAN;
-        self.sender.look_at_losses();
+        let at = Duration::from_secs_f64(self.now);
+        for session in [&mut self.all, &mut self.lane] {
+            session.sender.look_at_losses();
+            let losses = (session.sender.usual_loss(), session.sender.common_loss());
+            session.rate.hear(losses, at);
+        }
         for client in self.clients.iter_mut().filter(|client| client.hears(self.now)) {
-            if self.rng.f64() >= client.machine.loss {
-                client.receiver.hear(self.sender.sequence(), self.sender.begun(), 0);
+            let session = if client.is_slow { &self.lane } else { &self.all };
+            // What is on the wire did not come yet.
+            if session.flight.is_none() && self.rng.f64() >= client.machine.loss {
+                client.receiver.hear(session.sender.sequence(), session.sender.begun(), 0);
             }
         }
     }
 
-    fn send(&mut self, train: Train) {
-        self.sent += f64::from(train.count);
-        self.now += f64::from(train.count) / self.scene.rate;
+    /// Each session begins what is to be sent next, where nothing of it is on the wire. They share the cable.
+    fn begin(&mut self) {
+        let (now, at) = (self.now, Duration::from_secs_f64(self.now));
+        let mut taken = 0.0;
+        for session in [&mut self.lane, &mut self.all] {
+            let speed = session.speed().min(self.scene.rate - taken);
+            if session.flight.is_none() {
+                match session.gather.next(at, &mut session.sender) {
+                    Next::Send(train) => {
+                        self.sent += f64::from(train.count);
+                        let ends = now + f64::from(train.count) / speed;
+                        session.flight = Some(Flight { train, begins: now, ends });
+                    }
+                    Next::Wait(until) => session.wakes = until.as_secs_f64(),
+                    Next::Idle => session.wakes = now + PLAN,
+                }
+            }
+            if session.flight.is_some() {
+                taken += speed;
+            }
+        }
+    }
+
+    /// Lets time pass until something happens.
+    fn pass(&mut self) {
+        // In the middle of that nanosecond: a number of seconds is not exact.
+        let turn = self.turns.peek().map(|Reverse((at, _))| (*at as f64 + 0.5) / 1e9);
+        let sessions = [&self.all, &self.lane];
+        let next = sessions.map(|one| one.flight.map_or(one.wakes, |flight| flight.ends));
+        self.now = next.into_iter().chain(turn).fold(self.plan, f64::min).max(self.now);
+        for is_slow in [false, true] {
+            let session = if is_slow { &mut self.lane } else { &mut self.all };
+            if let Some(flight) = session.flight.take_if(|flight| flight.ends <= self.now) {
+                self.arrive(flight, is_slow);
+            }
+        }
+    }
+
+    fn arrive(&mut self, flight: Flight, is_slow: bool) {
         for (number, client) in self.clients.iter_mut().enumerate() {
-            if !client.hears(self.now) || client.done.is_some() {
+            let is_there = client.hears(flight.ends) && client.done.is_none();
+            if !is_there || client.is_slow != is_slow {
                 continue;
             }
-            client.write(self.now);
-            let burst = if self.rng.f64() < client.machine.bursts { train.count / 4 } else { 0 };
-            let all = client.rest(train.count, self.now, self.scene.rate);
-            let left = all.saturating_sub(burst);
-            let came = left - lost(&mut self.rng, left, client.machine.loss);
-            client.receiver.hear(train.last(), train.begun, u32::from(came));
-            client.take(train, (all, came), self.now);
-            if !train.begins && client.receiver.has_part(train.block) {
-                let soon = nanos(self.now + URGENT.as_secs_f64() * self.rng.f64());
+            client.take(flight, &mut self.rng);
+            if !flight.train.begins && client.receiver.has_part(flight.train.block) {
+                let soon = nanos(flight.ends + URGENT.as_secs_f64() * self.rng.f64());
                 if soon < client.turn {
                     client.turn = soon;
                     self.turns.push(Reverse((soon, number)));
                 }
             }
         }
-    }
-
-    /// Lets time pass until `until`, or until somebody speaks.
-    fn pass(&mut self, until: f64) {
-        let next = self.turns.peek().map_or(until, |Reverse((at, _))| *at as f64 / 1e9);
-        self.now = until.min(next).min(self.plan).max(self.now + 1e-6);
-    }
-}
-
-/// How many of `count` packets are lost, each with probability `p`.
-fn lost(rng: &mut Rng, count: u16, p: f64) -> u16 {
-    if p <= 0.0 {
-        return 0;
-    }
-    // From one that is lost to the next: a geometric distribution.
-    let (mut at, mut lost) = (0.0, 0);
-    loop {
-        at += ((1.0 - rng.f64()).ln() / (1.0 - p).ln()).floor() + 1.0;
-        if at > f64::from(count) {
-            return lost;
-        }
-        lost += 1;
     }
 }

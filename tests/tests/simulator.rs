@@ -39,12 +39,12 @@ fn sim_loss_costs_little_more_than_itself() {
         (1, 0.0, 1.0, 1.001),
         (1000, 0.0, 1.0, 1.001),
         (1, 0.01, 1.012, 1.02),
-        (32, 0.01, 1.022, 1.03),
-        (32, 0.05, 1.08, 1.09),
-        (100, 0.01, 1.024, 1.035),
-        (1000, 0.001, 1.01, 1.04),
-        (1000, 0.01, 1.03, 1.07),
-        (100, 0.1, 1.16, 1.18),
+        (32, 0.01, 1.022, 1.025),
+        (32, 0.05, 1.08, 1.085),
+        (100, 0.01, 1.024, 1.025),
+        (1000, 0.001, 1.01, 1.015),
+        (1000, 0.01, 1.03, 1.035),
+        (100, 0.1, 1.16, 1.17),
         (100, 0.2, 1.33, 1.36),
     ] {
         let name = format!("{count}, {} %", loss * 100.0);
@@ -80,14 +80,14 @@ fn sim_nobody_waits_for_the_others() {
     let dies = Machine { dies: Some(2.0), ..usual.clone() };
     let reboots = Machine { reboots: Some(5.0), ..usual.clone() };
     for (name, count, odd, number, others, own) in [
-        ("disk of 1/4", 1000, Machine { disk: quarter, ..usual.clone() }, 50, 1.08, 4.1),
-        ("50 % lost", 1000, losing(0.5), 5, 1.08, 3.7),
-        ("5 % lost", 1000, losing(0.05), 50, 1.11, 1.14),
-        ("bursts lost", 100, Machine { bursts: 0.05, ..usual.clone() }, 20, 1.3, 1.3),
+        ("disk of 1/4", 1000, Machine { disk: quarter, ..usual.clone() }, 50, 1.04, 4.1),
+        ("50 % lost", 1000, losing(0.5), 5, 1.06, 3.69),
+        ("5 % lost", 1000, losing(0.05), 50, 1.08, 1.11),
+        ("bursts lost", 100, Machine { bursts: 0.05, ..usual.clone() }, 20, 1.2, 1.22),
         ("90 % lost", 8, losing(0.9), 1, 1.1, f64::INFINITY),
         ("90 % lost", 100, losing(0.9), 5, 1.1, f64::INFINITY),
-        ("dead", 8, dies, 1, 1.06, f64::INFINITY),
-        ("started again", 8, reboots, 1, 1.1, 1.7),
+        ("dead", 8, dies, 1, 1.03, f64::INFINITY),
+        ("started again", 8, reboots, 1, 1.03, 1.1),
     ] {
         let machines = [many(count - number, &usual), many(number, &odd)].concat();
         let name = format!("{number} of {count}: {name}");
@@ -99,6 +99,29 @@ fn sim_nobody_waits_for_the_others() {
     }
 }
 
+/// Ports that carry a part of what is sent: few of them share a lane, and where all are so, the session is as slow as they are.
+#[test]
+fn sim_slow_ports_hold_up_nobody_else() {
+    let scene = Scene::gigabit(BLOCKS);
+    let port = |part: f64| Machine { port: scene.rate * part, ..SOUND };
+    for (name, count, odd, number, most_sent, others, own) in [
+        ("port of 1/10", 8, port(0.1), 1, 2.2, 1.1, 11.2),
+        ("port of 1/10", 100, port(0.1), 20, 2.2, 1.1, 11.2),
+        ("port of 1/10", 1000, port(0.1), 50, 2.2, 1.1, 11.2),
+        ("port of 6/10", 100, port(0.6), 5, 2.5, 1.01, 2.8),
+        ("port of 6/10", 6, port(0.6), 5, 1.7, 1.7, 1.7),
+        ("port of 6/10", 100, port(0.6), 100, 1.1, 0.0, 1.7),
+    ] {
+        let machines = [many(count - number, &SOUND), many(number, &odd)].concat();
+        let name = format!("{number} of {count}: {name}");
+        let outcome = show(&name, &scene, &machines, number);
+        let usual = if number < count { outcome.times(0..count - number)[2] } else { 0.0 };
+        let slow = outcome.times(count - number..count)[2];
+        assert!(outcome.sent <= most_sent, "{name}: {}", outcome.sent);
+        assert!(usual <= others && slow <= own, "{name}: {usual}, {slow}");
+    }
+}
+
 mod only_all {
     use super::*;
 
@@ -107,6 +130,6 @@ mod only_all {
         let scene = Scene { room: 512, ..Scene::gigabit(512) };
         let machines = many(10_000, &losing(0.01));
         let outcome = show("10,000, 1 %", &scene, &machines, 0);
-        assert!(outcome.sent <= 1.04 && outcome.times(0..10_000)[2] <= 1.12, "{}", outcome.sent);
+        assert!(outcome.sent <= 1.03 && outcome.times(0..10_000)[2] <= 1.08, "{}", outcome.sent);
     }
 }

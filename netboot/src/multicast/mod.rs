@@ -6,11 +6,11 @@
 //! time, and nobody waits for anybody.
 //!
 //! - [`sender`] decides what is sent next, [`receiver`] what is kept. - [`symbols`] blocks in symbols and back.
-//! - [`packet`] packets as bytes; [`status`] what a client says of itself. - [`blocks`] a set of blocks.
+//! - [`packet`] packets as bytes; [`status`] what a client says of itself. - [`blocks`] a set of blocks; [`rate`] how fast is sent.
 //!
 //! None of these has a socket or a clock: the same code runs in the simulator of the tests, with ten thousand clients.
 //!
-//! - [`server`] and [`client`] are around them, with sockets and threads; [`pace`] how fast they send; `members` who is in a session; `shelf` has blocks in memory, `unread` knows those that cannot be read; [`gather`] waits for those who come together; `querier` keeps switches from forgetting who listens.
+//! - [`server`] and [`client`] are around them, with sockets and threads; [`pace`] when they send; `members` who is in a session; `shelf` has blocks in memory, `unread` knows those that cannot be read; [`gather`] waits for those who come together; `querier` keeps switches from forgetting who listens.
 
 pub mod blocks;
 pub mod client;
@@ -19,6 +19,7 @@ mod members;
 pub mod pace;
 pub mod packet;
 mod querier;
+pub mod rate;
 pub mod receiver;
 pub mod sender;
 pub mod server;

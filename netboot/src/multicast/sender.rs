@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::blocks::Blocks;
+use super::receiver::MOST_DEFICITS;
 use super::status::Status;
 use super::symbols::parity;
 
@@ -99,6 +100,13 @@ struct Peer {
     until: u32,
     spare: Option<f32>,
     is_counted: bool,
+}
+
+impl Peer {
+    /// Whether it can begin with one that is begun as the `next`.
+    fn has_room(&self, next: u32) -> bool {
+        self.until.wrapping_sub(next) < u32::MAX / 2
+    }
 }
 
 #[derive(Debug)]
@@ -322,7 +330,7 @@ impl Sender {
     /// What to send now.
     pub fn next(&mut self, now: Duration) -> Next {
         self.forget_silent(now);
-        if let Some(train) = self.repair(now, false) {
+        if let Some(train) = self.repair(now, !self.have_most_room()) {
             return Next::Send(train);
         }
         if let Some(train) = self.guess(now).or_else(|| self.begin(now)) {
@@ -355,32 +363,46 @@ impl Sender {
         for block in due {
             let repair = self.repairs.get(&block)?;
             let need = self.need(block, repair);
-            // Who is silent for long counts no longer.
+            // Who is silent for long counts no longer; who loses much loses reports, too, and the others do not wait for it.
+            let silent = need.silent.0 + if need.usual.0 > 0 { 0 } else { need.silent.1 };
             let is_known = need.usual.0 > 0 || need.unusual.0 > 0;
             let speak_for_others = self.patience() == MOST_PATIENCE;
-            if need.silent > 0 && (repair.waited < GRACE && !speak_for_others || !is_known) {
+            if silent > 0 && (repair.waited < GRACE && !speak_for_others || !is_known) {
                 self.put_off(block, now + self.patience().mul_f64(0.4));
                 continue;
             }
-            if !repair.is_repaired {
-                self.usual_need = self.usual_need * 0.8 + f32::from(need.usual.0) * 0.2;
-            }
+            let is_first = !repair.is_repaired;
             let (deficit, loss) = match (need.usual, need.unusual) {
+                ((0, _), (0, _)) if need.is_untold => {
+                    self.put_off(block, now + self.patience());
+                    continue;
+                }
                 ((0, _), (0, _)) => {
+                    if is_first {
+                        self.learn(0);
+                    }
                     self.close(block);
                     continue;
                 }
                 ((0, _), unusual) if late => unusual,
                 ((0, _), _) => continue,
                 // The most that one of very many lacks is about that much more than the most of some of them.
-                ((most, loss), _) if need.silent > 0 => {
+                ((most, loss), _) if silent > 0 => {
                     (most.saturating_add((f32::from(most).sqrt() / 2.0) as u16), loss)
                 }
                 (usual, _) => usual,
             };
+            if is_first && need.usual.0 > 0 {
+                self.learn(deficit);
+            }
             return self.more(block, deficit, loss, now);
         }
         None
+    }
+
+    /// A block that was sent once lacks so many symbols.
+    fn learn(&mut self, need: u16) {
+        self.usual_need = self.usual_need * 0.8 + f32::from(need) * 0.2;
     }
 
     /// Parity for a block of which nobody has told yet what he lacks, where far fewer lack the next one, or none is left: those who
@@ -402,14 +424,18 @@ impl Sender {
 
     fn need(&self, block: u32, repair: &Repair) -> Need {
         let mut need = Need::default();
-        let limit = MUCH_LOSS.max(3.0 * self.usual_loss);
+        let limit = MUCH_LOSS.max(3.0 * self.common_loss);
         for peer in self.peers.values().filter(|peer| peer.is_counted && !peer.has.has(block)) {
+            let is_usual = peer.loss <= limit;
             if peer.seen.wrapping_sub(repair.last) > u32::MAX / 2 {
-                need.silent += 1;
+                *(if is_usual { &mut need.silent.0 } else { &mut need.silent.1 }) += 1;
                 continue;
             }
-            let Some(deficit) = peer.deficits.get(&block) else { continue };
-            let worst = if peer.loss > limit { &mut need.unusual } else { &mut need.usual };
+            let Some(deficit) = peer.deficits.get(&block) else {
+                need.is_untold |= peer.deficits.len() >= MOST_DEFICITS;
+                continue;
+            };
+            let worst = if is_usual { &mut need.usual } else { &mut need.unusual };
             worst.0 = worst.0.max(*deficit);
             worst.1 = worst.1.max(peer.loss);
         }
@@ -444,6 +470,19 @@ impl Sender {
         self.train(block, wanted, false, now)
     }
 
+    /// Whether most of those who take blocks can begin with another one. Otherwise what few begin now is sent again to the rest of them.
+    fn have_most_room(&self) -> bool {
+        let next = self.begun.wrapping_add(1);
+        let mut all = 0;
+        let mut some = 0;
+        for peer in self.peers.values().filter(|peer| peer.is_counted && !peer.has.is_full()) {
+            let has_room = peer.has_room(next);
+            some += u32::from(has_room);
+            all += u32::from(has_room || !peer.deficits.is_empty());
+        }
+        some * 2 >= all
+    }
+
     /// The next block of the carousel that somebody lacks who has room.
     fn begin(&mut self, now: Duration) -> Option<Train> {
         let next = self.begun.wrapping_add(1);
@@ -451,7 +490,7 @@ impl Sender {
             .peers
             .values()
             .filter(|peer| peer.is_counted && !peer.has.is_full())
-            .map(|peer| (peer, peer.until.wrapping_sub(next) < u32::MAX / 2))
+            .map(|peer| (peer, peer.has_room(next)))
             .filter(|(peer, has_room)| *has_room || !peer.deficits.is_empty())
             .collect();
         let takes = |block: &u32| {
@@ -520,7 +559,9 @@ struct Need {
     usual: (u16, f32),
     unusual: (u16, f32),
     /// How many of those who lack it have not spoken since its last symbol.
-    silent: u32,
+    silent: (u32, u32),
+    /// Whether one of them has more parts of blocks than a report tells of, so that it may have one of this.
+    is_untold: bool,
 }
 
 #[cfg(test)]
