@@ -185,8 +185,8 @@ impl<'a> Room<'a> {
         let (now, slot) = (at.as_secs_f64(), u16::try_from(number).unwrap_or(u16::MAX));
         let restarts = client.machine.reboots.take_if(|when| *when <= now).is_some();
         client.write(now);
-        if !client.has_joined || restarts {
-            client.has_joined = true;
+        if client.joined.is_none() || restarts {
+            client.joined = Some(now);
             if restarts {
                 client.restart(self.scene);
             }
@@ -211,7 +211,7 @@ impl<'a> Room<'a> {
                 // It fetches the rest, elsewhere.
                 client.machine.dies = Some(now);
             } else {
-                client.leave(self.scene);
+                client.leave(self.scene, now);
                 let has = client.receiver.has().clone();
                 self.lane.gather.expect(at, self.lane.sender.is_idle());
                 self.lane.sender.join(slot, has, self.scene.room, at);

@@ -53,7 +53,8 @@ pub struct Flight {
 pub struct Client {
     pub machine: Machine,
     pub receiver: Receiver,
-    pub has_joined: bool,
+    /// When it joined last.
+    pub joined: Option<f64>,
     /// Whether it has left the session of all for the lane.
     pub is_slow: bool,
     /// When each block that is not written yet will be.
@@ -71,7 +72,7 @@ impl Client {
         Self {
             machine: machine.clone(),
             receiver: Receiver::new(scene.symbols(), Blocks::none(scene.blocks), scene.room),
-            has_joined: false,
+            joined: None,
             is_slow: false,
             disk: VecDeque::new(),
             written: Blocks::none(scene.blocks),
@@ -89,8 +90,8 @@ impl Client {
     }
 
     /// It leaves the session of all for the lane.
-    pub fn leave(&mut self, scene: &Scene) {
-        self.is_slow = true;
+    pub fn leave(&mut self, scene: &Scene, now: f64) {
+        (self.is_slow, self.joined) = (true, Some(now));
         self.receiver = Receiver::new(scene.symbols(), self.receiver.has().clone(), scene.room);
     }
 
@@ -136,8 +137,8 @@ impl Client {
     fn rest(&self, flight: Flight) -> u16 {
         let count = flight.train.count;
         let rate = f64::from(count) / (flight.ends - flight.begins);
-        let since = (flight.ends - self.machine.joins) * rate;
-        if self.has_joined { count } else { count.min(since as u16) }
+        let since = (flight.ends - self.joined.unwrap_or(flight.ends)) * rate;
+        count.min(since.round() as u16)
     }
 
     /// How many of so many packets its port carries, and the queue before it takes.
