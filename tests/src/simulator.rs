@@ -22,8 +22,6 @@ pub use client::{Machine, SOUND};
 
 /// How often the server says what it has sent, in seconds.
 const PLAN: f64 = 0.05;
-/// A client that has everything speaks so often, in seconds.
-const KEEP_ALIVE: f64 = 2.0;
 /// Seconds after which a scene is taken for one that does not end.
 const ENDLESS: f64 = 3600.0;
 /// Bytes of a packet with a symbol and 24 more between them on the wire.
@@ -128,6 +126,7 @@ struct Room<'a> {
     all: Session,
     lane: Session,
     clients: Vec<Client>,
+    next_slot: usize,
     /// Who speaks when: nanoseconds, client.
     turns: BinaryHeap<Reverse<(u64, usize)>>,
     now: f64,
@@ -144,7 +143,8 @@ fn nanos(seconds: f64) -> u64 {
 
 impl<'a> Room<'a> {
     fn new(scene: &'a Scene, machines: &[Machine]) -> Self {
-        let clients = machines.iter().map(|m| Client::new(m, scene, nanos(m.joins)));
+        let clients =
+            (0..).zip(machines).map(|(slot, m)| Client::new(m, scene, slot, nanos(m.joins)));
         let turns = machines.iter().enumerate().map(|(at, m)| Reverse((nanos(m.joins), at)));
         let cable = (scene.rate * WIRE).round() as u64;
         Self {
@@ -152,6 +152,7 @@ impl<'a> Room<'a> {
             all: Session::new(scene, Rate::session(cable)),
             lane: Session::new(scene, Rate::lane(cable)),
             clients: clients.collect(),
+            next_slot: machines.len(),
             turns: turns.collect(),
             now: 0.0,
             plan: 0.0,
@@ -182,18 +183,21 @@ impl<'a> Room<'a> {
     /// A client speaks, and does so again after so many seconds; never, where it is dead.
     fn turn(&mut self, number: usize, at: Duration) -> Option<f64> {
         let client = self.clients.get_mut(number)?;
-        let (now, slot) = (at.as_secs_f64(), u16::try_from(number).unwrap_or(u16::MAX));
+        let now = at.as_secs_f64();
         let restarts = client.machine.reboots.take_if(|when| *when <= now).is_some();
         client.write(now);
         if client.joined.is_none() || restarts {
             client.joined = Some(now);
             if restarts {
+                // Nobody knows that it is the same one.
+                client.slot = u16::try_from(self.next_slot).unwrap_or(u16::MAX);
+                self.next_slot += 1;
                 client.restart(self.scene);
             }
             if self.scene.gathers {
                 self.all.gather.expect(at, self.all.sender.is_idle());
             }
-            self.all.sender.join(slot, client.written.clone(), self.scene.room, at);
+            self.all.sender.join(client.slot, client.written.clone(), self.scene.room, at);
             return Some(self.all.sender.period().as_secs_f64() * self.rng.f64());
         }
         if !client.hears(now) {
@@ -203,10 +207,14 @@ impl<'a> Room<'a> {
         let status = client.receiver.status();
         self.reports += 1.0;
         if self.rng.f64() >= client.machine.loss {
-            session.sender.hear(slot, &status, at);
+            session.sender.hear(client.slot, &status, at);
+        }
+        if client.receiver.has().is_full() {
+            session.sender.leave(client.slot);
+            return None;
         }
         if client.receiver.loses_most() {
-            session.sender.leave(slot);
+            session.sender.leave(client.slot);
             if client.is_slow {
                 // It fetches the rest, elsewhere.
                 client.machine.dies = Some(now);
@@ -214,12 +222,11 @@ impl<'a> Room<'a> {
                 client.leave(self.scene, now);
                 let has = client.receiver.has().clone();
                 self.lane.gather.expect(at, self.lane.sender.is_idle());
-                self.lane.sender.join(slot, has, self.scene.room, at);
+                self.lane.sender.join(client.slot, has, self.scene.room, at);
             }
         }
         let session = if client.is_slow { &self.lane } else { &self.all };
-        let period = session.sender.period().as_secs_f64();
-        Some(if client.done.is_some() { period.max(KEEP_ALIVE) } else { period })
+        Some(session.sender.period().as_secs_f64())
     }
 
     /// What the server says at times, besides blocks.
@@ -287,8 +294,8 @@ impl<'a> Room<'a> {
             if !is_there || client.is_slow != is_slow {
                 continue;
             }
-            client.take(flight, &mut self.rng);
-            if !flight.train.begins && client.receiver.has_part(flight.train.block) {
+            let came = client.take(flight, &mut self.rng);
+            if came && !flight.train.begins && client.receiver.has_part(flight.train.block) {
                 let soon = nanos(flight.ends + URGENT.as_secs_f64() * self.rng.f64());
                 if soon < client.turn {
                     client.turn = soon;

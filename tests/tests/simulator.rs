@@ -86,6 +86,7 @@ fn sim_nobody_waits_for_the_others() {
         ("bursts lost", 100, Machine { bursts: 0.05, ..usual.clone() }, 20, 1.2, 1.22),
         ("90 % lost", 8, losing(0.9), 1, 1.1, f64::INFINITY),
         ("90 % lost", 100, losing(0.9), 5, 1.1, f64::INFINITY),
+        ("lucky", 8, SOUND, 1, 1.2, 1.2),
         ("dead", 8, dies, 1, 1.03, f64::INFINITY),
         ("started again", 8, reboots, 1, 1.03, 1.1),
     ] {

@@ -8,8 +8,8 @@ use super::status::Status;
 
 /// Words of the set of blocks in one report: 4,096 blocks.
 const PAGE: usize = 64;
-/// Deficits in one report, those of the blocks that were begun first.
-pub(super) const MOST_DEFICITS: usize = 100;
+/// Deficits in one report.
+const MOST_DEFICITS: usize = 100;
 
 /// Whoever lost more than this for some seconds is behind a cable that carries a part of what is sent: what it gets in a session
 /// is less than what it could fetch.

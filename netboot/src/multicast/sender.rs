@@ -8,7 +8,6 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::blocks::Blocks;
-use super::receiver::MOST_DEFICITS;
 use super::status::Status;
 use super::symbols::parity;
 
@@ -95,7 +94,8 @@ struct Peer {
     seen: u32,
     /// Symbols that it lacks of the blocks that it has a part of.
     deficits: BTreeMap<u32, u16>,
-    loss: f32,
+    /// None until something was sent since it joined.
+    loss: Option<f32>,
     /// Up to which block that is begun it has room.
     until: u32,
     spare: Option<f32>,
@@ -103,6 +103,10 @@ struct Peer {
 }
 
 impl Peer {
+    fn loss(&self) -> f32 {
+        self.loss.unwrap_or_default()
+    }
+
     /// Whether it can begin with one that is begun as the `next`.
     fn has_room(&self, next: u32) -> bool {
         self.until.wrapping_sub(next) < u32::MAX / 2
@@ -217,7 +221,7 @@ impl Sender {
             slot: *slot,
             address: None,
             blocks: peer.has.count(),
-            loss: peer.loss,
+            loss: peer.loss(),
             silent: now.saturating_sub(peer.heard),
             spare: peer.spare,
             is_slow: false,
@@ -243,7 +247,7 @@ impl Sender {
             heard: now,
             seen: self.sequence,
             deficits: BTreeMap::new(),
-            loss: 0.0,
+            loss: None,
             until: self.begun.saturating_add(room),
             spare: None,
             is_counted: false,
@@ -294,9 +298,12 @@ impl Sender {
         if status.seen.wrapping_sub(peer.seen) > u32::MAX / 2 {
             return;
         }
+        if status.seen != peer.seen {
+            let before = peer.loss.unwrap_or(status.loss);
+            peer.loss = Some(before * 0.75 + status.loss * 0.25);
+        }
         peer.seen = status.seen;
         peer.until = status.until;
-        peer.loss = peer.loss * 0.75 + status.loss * 0.25;
         let free = status.until.saturating_sub(self.begun);
         let spare = free as f32 + status.deficits.len() as f32;
         peer.spare = Some(peer.spare.map_or(spare, |before| before * 0.75 + spare * 0.25));
@@ -330,7 +337,7 @@ impl Sender {
     /// What to send now.
     pub fn next(&mut self, now: Duration) -> Next {
         self.forget_silent(now);
-        if let Some(train) = self.repair(now, !self.have_most_room()) {
+        if let Some(train) = self.repair(now, self.is_late_first()) {
             return Next::Send(train);
         }
         if let Some(train) = self.guess(now).or_else(|| self.begin(now)) {
@@ -364,38 +371,39 @@ impl Sender {
             let repair = self.repairs.get(&block)?;
             let need = self.need(block, repair);
             // Who is silent for long counts no longer; who loses much loses reports, too, and the others do not wait for it.
-            let silent = need.silent.0 + if need.usual.0 > 0 { 0 } else { need.silent.1 };
-            let is_known = need.usual.0 > 0 || need.unusual.0 > 0;
+            let silent = match need.usual.most {
+                0 => need.usual.silent + need.unusual.silent,
+                _ => need.usual.silent,
+            };
+            let is_known = need.usual.most > 0 || need.unusual.most > 0;
             let speak_for_others = self.patience() == MOST_PATIENCE;
             if silent > 0 && (repair.waited < GRACE && !speak_for_others || !is_known) {
                 self.put_off(block, now + self.patience().mul_f64(0.4));
                 continue;
             }
             let is_first = !repair.is_repaired;
-            let (deficit, loss) = match (need.usual, need.unusual) {
-                ((0, _), (0, _)) if need.is_untold => {
-                    self.put_off(block, now + self.patience());
-                    continue;
-                }
-                ((0, _), (0, _)) => {
+            let Lacks { mut most, loss, .. } = match (need.usual.most, need.unusual.most) {
+                (0, 0) => {
                     if is_first {
                         self.learn(0);
                     }
                     self.close(block);
                     continue;
                 }
-                ((0, _), unusual) if late => unusual,
-                ((0, _), _) => continue,
-                // The most that one of very many lacks is about that much more than the most of some of them.
-                ((most, loss), _) if silent > 0 => {
-                    (most.saturating_add((f32::from(most).sqrt() / 2.0) as u16), loss)
+                (0, _) if late => {
+                    return self.more(block, need.unusual.most, need.unusual.loss, now);
                 }
-                (usual, _) => usual,
+                (0, _) => continue,
+                _ => need.usual,
             };
-            if is_first && need.usual.0 > 0 {
-                self.learn(deficit);
+            if silent > 0 {
+                // The most that one of very many lacks is about that much more than the most of some of them.
+                most = most.saturating_add((f32::from(most).sqrt() / 2.0) as u16);
             }
-            return self.more(block, deficit, loss, now);
+            if is_first {
+                self.learn(most);
+            }
+            return self.more(block, most, loss, now);
         }
         None
     }
@@ -405,7 +413,7 @@ impl Sender {
         self.usual_need = self.usual_need * 0.8 + f32::from(need) * 0.2;
     }
 
-    /// Parity for a block of which nobody has told yet what he lacks, where far fewer lack the next one, or none is left: those who
+    /// Parity for a block before all have told what they lack of it, where far fewer lack the next one, or none is left: those who
     /// are nearly done need not wait until their reports are due. It is as much as was needed of the others of late, and what this
     /// one may need more.
     fn guess(&mut self, now: Duration) -> Option<Train> {
@@ -415,7 +423,7 @@ impl Sender {
         let lacking = |block: u32| self.lacking.get(block as usize).copied().unwrap_or(0);
         let next = self.ahead(1).first().map_or(0, |block| lacking(*block));
         let is_open = |block: u32, repair: &Repair| {
-            !repair.is_repaired && lacking(block) > next.saturating_mul(MANY)
+            !repair.is_repaired && repair.due > now && lacking(block) > next.saturating_mul(MANY)
         };
         let (block, _) = self.repairs.iter().find(|(block, repair)| is_open(**block, repair))?;
         let most = self.usual_need + self.usual_need.sqrt();
@@ -424,22 +432,22 @@ impl Sender {
 
     fn need(&self, block: u32, repair: &Repair) -> Need {
         let mut need = Need::default();
-        let limit = MUCH_LOSS.max(3.0 * self.common_loss);
+        let limit = self.limit();
         for peer in self.peers.values().filter(|peer| peer.is_counted && !peer.has.has(block)) {
-            let is_usual = peer.loss <= limit;
+            let lacks = if peer.loss() > limit { &mut need.unusual } else { &mut need.usual };
             if peer.seen.wrapping_sub(repair.last) > u32::MAX / 2 {
-                *(if is_usual { &mut need.silent.0 } else { &mut need.silent.1 }) += 1;
-                continue;
+                lacks.silent += 1;
+            } else if let Some(deficit) = peer.deficits.get(&block) {
+                lacks.most = lacks.most.max(*deficit);
+                lacks.loss = lacks.loss.max(peer.loss());
             }
-            let Some(deficit) = peer.deficits.get(&block) else {
-                need.is_untold |= peer.deficits.len() >= MOST_DEFICITS;
-                continue;
-            };
-            let worst = if is_usual { &mut need.usual } else { &mut need.unusual };
-            worst.0 = worst.0.max(*deficit);
-            worst.1 = worst.1.max(peer.loss);
         }
         need
+    }
+
+    /// Who loses more is helped late.
+    fn limit(&self) -> f32 {
+        MUCH_LOSS.max(3.0 * self.common_loss)
     }
 
     fn patience(&self) -> Duration {
@@ -470,29 +478,31 @@ impl Sender {
         self.train(block, wanted, false, now)
     }
 
-    /// Whether most of those who take blocks can begin with another one. Otherwise what few begin now is sent again to the rest of them.
-    fn have_most_room(&self) -> bool {
-        let next = self.begun.wrapping_add(1);
-        let mut all = 0;
-        let mut some = 0;
-        for peer in self.peers.values().filter(|peer| peer.is_counted && !peer.has.is_full()) {
-            let has_room = peer.has_room(next);
-            some += u32::from(has_room);
-            all += u32::from(has_room || !peer.deficits.is_empty());
+    /// Those who take something of what is begun next, and whether they can begin with it.
+    fn takers(&self, next: u32) -> impl Iterator<Item = (&Peer, bool)> {
+        self.peers
+            .values()
+            .filter(|peer| peer.is_counted && !peer.has.is_full())
+            .map(move |peer| (peer, peer.has_room(next)))
+            .filter(|(peer, has_room)| *has_room || !peer.deficits.is_empty())
+    }
+
+    /// Whether late repairs come first: what few begin now is sent again to those who have no room until they are helped, where these
+    /// are the most.
+    fn is_late_first(&self) -> bool {
+        let limit = self.limit();
+        let (mut free, mut stuck) = (0, 0);
+        for (peer, has_room) in self.takers(self.begun.wrapping_add(1)) {
+            free += u32::from(has_room);
+            stuck += u32::from(!has_room && peer.loss() > limit);
         }
-        some * 2 >= all
+        stuck > free
     }
 
     /// The next block of the carousel that somebody lacks who has room.
     fn begin(&mut self, now: Duration) -> Option<Train> {
         let next = self.begun.wrapping_add(1);
-        let counted: Vec<(&Peer, bool)> = self
-            .peers
-            .values()
-            .filter(|peer| peer.is_counted && !peer.has.is_full())
-            .map(|peer| (peer, peer.has_room(next)))
-            .filter(|(peer, has_room)| *has_room || !peer.deficits.is_empty())
-            .collect();
+        let counted: Vec<(&Peer, bool)> = self.takers(next).collect();
         let takes = |block: &u32| {
             let takes = |(peer, has_room): &(&Peer, bool)| {
                 !peer.has.has(*block) && (*has_room || peer.deficits.contains_key(block))
@@ -534,8 +544,12 @@ impl Sender {
 
     /// Learns what loss is usual. To be called now and then.
     pub fn look_at_losses(&mut self) {
-        let mut losses: Vec<f32> =
-            self.peers.values().filter(|peer| peer.is_counted).map(|peer| peer.loss).collect();
+        let mut losses: Vec<f32> = self
+            .peers
+            .values()
+            .filter(|peer| peer.is_counted)
+            .filter_map(|peer| peer.loss)
+            .collect();
         losses.sort_by(f32::total_cmp);
         // Of half of them: the others may be few, and one of them on a bad cable.
         self.usual_loss = losses.get(losses.len().saturating_sub(1) / 2).copied().unwrap_or(0.0);
@@ -553,15 +567,20 @@ impl Sender {
     }
 }
 
-/// The most symbols that a client lacks of a block, and the most loss of such a client.
+/// What clients lack of a block: those that lose what is usual, and those that lose far more.
 #[derive(Default)]
 struct Need {
-    usual: (u16, f32),
-    unusual: (u16, f32),
+    usual: Lacks,
+    unusual: Lacks,
+}
+
+#[derive(Default)]
+struct Lacks {
+    /// The most symbols that one of them lacks, and the most loss of such a client.
+    most: u16,
+    loss: f32,
     /// How many of those who lack it have not spoken since its last symbol.
-    silent: (u32, u32),
-    /// Whether one of them has more parts of blocks than a report tells of, so that it may have one of this.
-    is_untold: bool,
+    silent: u32,
 }
 
 #[cfg(test)]

@@ -52,6 +52,8 @@ pub struct Flight {
 
 pub struct Client {
     pub machine: Machine,
+    /// Its number.
+    pub slot: u16,
     pub receiver: Receiver,
     /// When it joined last.
     pub joined: Option<f64>,
@@ -68,9 +70,10 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(machine: &Machine, scene: &Scene, turn: u64) -> Self {
+    pub fn new(machine: &Machine, scene: &Scene, slot: u16, turn: u64) -> Self {
         Self {
             machine: machine.clone(),
+            slot,
             receiver: Receiver::new(scene.symbols(), Blocks::none(scene.blocks), scene.room),
             joined: None,
             is_slow: false,
@@ -111,8 +114,8 @@ impl Client {
         }
     }
 
-    /// A train came to an end, of which it gets what is not lost.
-    pub fn take(&mut self, flight: Flight, rng: &mut Rng) {
+    /// A train came to an end, of which it gets what is not lost; whether that is anything.
+    pub fn take(&mut self, flight: Flight, rng: &mut Rng) -> bool {
         let Flight { train, ends, .. } = flight;
         self.write(ends);
         let all = self.rest(flight);
@@ -120,10 +123,13 @@ impl Client {
         let burst = if rng.f64() < self.machine.bursts { train.count / 4 } else { 0 };
         let left = passed.saturating_sub(burst);
         let came = left - lost(rng, left, self.machine.loss);
+        if came == 0 {
+            return false;
+        }
         self.receiver.hear(train.last(), train.begun, u32::from(came));
         let opens = train.begins && self.receiver.is_early(train.block, u32::from(all));
         if !self.receiver.take(train.block, came, opens) {
-            return;
+            return true;
         }
         let free = self.disk.back().map_or(ends, |(end, _)| end.max(ends));
         let end = free + 1.0 / self.machine.disk;
@@ -131,6 +137,7 @@ impl Client {
         if self.receiver.has().is_full() {
             self.done = Some(end);
         }
+        true
     }
 
     /// How many packets of a train are sent after it came.

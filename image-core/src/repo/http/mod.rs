@@ -39,7 +39,9 @@ use crate::repo::catalog::Catalog;
 use crate::repo::read::{FileInfo, Read, check_path, is_missing, too_long};
 use crate::units::Bytes;
 use connect::Soon;
-use transfer::{Failure, LONG_PAUSES, PAUSES, accepted, append, length, part, retried, whole};
+use transfer::{
+    ABSENCE, Failure, LONG_PAUSES, PAUSES, accepted, append, length, part, retried, whole,
+};
 
 pub use address::{Address, ORDERED};
 pub use listing::names as listed_names;
@@ -67,6 +69,7 @@ pub struct Http {
     authorization: Option<String>,
     agent: Agent,
     pauses: &'static [Duration],
+    absence: Duration,
     /// Whether the server ever did: a mistyped address is not tried again and again.
     answered: Arc<AtomicBool>,
     lists: Arc<OnceLock<bool>>,
@@ -110,6 +113,7 @@ impl Http {
             url,
             agent: Agent::with_parts(config, Soon::default(), DefaultResolver::default()),
             pauses: if address.is_written() { LONG_PAUSES } else { PAUSES },
+            absence: if address.is_written() { ABSENCE } else { Duration::ZERO },
             answered: Arc::default(),
             lists: Arc::default(),
         })
@@ -162,13 +166,13 @@ impl Http {
         attempt: impl FnMut() -> Result<T, Failure>,
     ) -> Result<T> {
         let answered = || self.answered.load(Ordering::Relaxed);
-        retried(self.pauses, answered, attempt).map_err(|failure| {
+        retried((self.pauses, self.absence), answered, attempt).map_err(|failure| {
             let io = |source| {
                 let subject = format!("{}/{path}", self.location());
                 Error::Io { subject, action: action.to_owned(), offset: at, source }
             };
             match failure {
-                Failure::Passing(why) => io(io::Error::other(why)),
+                Failure::Passing(why) | Failure::Absent(why) => io(io::Error::other(why)),
                 Failure::Told(source) => io(source),
                 Failure::Other(error) => error,
             }

@@ -2,11 +2,11 @@
 
 use std::io::{self, Read as _};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ureq::Body;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderName, TRANSFER_ENCODING};
 use ureq::http::{Response, StatusCode};
+use ureq::{Body, Timeout};
 
 use crate::error::Error;
 use crate::extent::Extent;
@@ -22,20 +22,24 @@ pub const PAUSES: &[Duration] = &[
     Duration::from_secs(4),
 ];
 
-/// The same where the server gave an order, for ten minutes: its computer may start again meanwhile, or another take its place, and
-/// nobody waits here.
+/// The same where the server gave an order, for over two minutes: nobody waits here.
 pub const LONG_PAUSES: &[Duration] = &{
-    let mut pauses = [Duration::from_secs(8); 80];
+    let mut pauses = [Duration::from_secs(8); 20];
     let (first, _) = pauses.split_at_mut(PAUSES.len());
     first.copy_from_slice(PAUSES);
     pauses
 };
+
+/// And so long where nobody is there at all: its computer may start again, or another take its place.
+pub const ABSENCE: Duration = Duration::from_secs(600);
 
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Failure {
     /// The connection broke, or the server has too much to do: it may go better the next time.
     Passing(String),
+    /// There is no connection: nobody is there, who may come back.
+    Absent(String),
     /// The server said no.
     Told(io::Error),
     /// The answer is of no use.
@@ -51,8 +55,12 @@ impl Failure {
 impl From<ureq::Error> for Failure {
     fn from(error: ureq::Error) -> Self {
         match error {
+            ureq::Error::Timeout(Timeout::Connect | Timeout::Resolve) => {
+                Self::Absent("the server does not answer".into())
+            }
             ureq::Error::Timeout(_) => Self::Passing("the server did not answer in time".into()),
-            ureq::Error::HostNotFound => Self::Passing("there is no machine of that name".into()),
+            ureq::Error::HostNotFound => Self::Absent("there is no machine of that name".into()),
+            ureq::Error::Io(error) if is_absence(error.kind()) => Self::Absent(error.to_string()),
             // Not its kind: that this connection ended early does not mean that the file does.
             ureq::Error::Io(error) => Self::Passing(error.to_string()),
             ureq::Error::TooManyRedirects | ureq::Error::RedirectFailed => {
@@ -66,22 +74,34 @@ impl From<ureq::Error> for Failure {
     }
 }
 
-/// Tries until something comes, the server says no, or there are no more `pauses`.
+fn is_absence(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    matches!(kind, ConnectionRefused | HostUnreachable | NetworkUnreachable)
+}
+
+/// Tries until something comes, the server says no, or there are no more `pauses`; where nobody is there, for so long at least.
 pub fn retried<T>(
-    pauses: &[Duration],
+    (pauses, absence): (&[Duration], Duration),
     has_answered: impl Fn() -> bool,
     mut attempt: impl FnMut() -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    let began = Instant::now();
+    let last = pauses.last();
     let mut pauses = pauses.iter();
     let mut tries = 1;
     loop {
-        match attempt() {
-            Err(Failure::Passing(why)) => match pauses.next().filter(|_| has_answered()) {
-                Some(pause) => thread::sleep(*pause),
-                None if tries == 1 => return Err(Failure::told(why)),
-                None => return Err(Failure::told(format!("{why} (tried {tries} times)"))),
-            },
+        let (why, pause) = match attempt() {
+            Err(Failure::Passing(why)) => (why, pauses.next()),
+            Err(Failure::Absent(why)) => {
+                let waits = began.elapsed() < absence;
+                (why, pauses.next().or(last.filter(|_| waits)))
+            }
             other => return other,
+        };
+        match pause.filter(|_| has_answered()) {
+            Some(pause) => thread::sleep(*pause),
+            None if tries == 1 => return Err(Failure::told(why)),
+            None => return Err(Failure::told(format!("{why} (tried {tries} times)"))),
         }
         tries += 1;
     }
