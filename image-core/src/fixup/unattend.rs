@@ -298,6 +298,9 @@ fn elements(text: &[u8]) -> Result<Vec<Element>, String> {
                 part(&parent.part, root, &tag)?
             }
         };
+        if part.is_some() {
+            check(&tag)?;
+        }
         if !is_one_tag {
             open.push(part.is_some().then_some(found.len()));
         }
@@ -344,6 +347,14 @@ fn part(parent: &Part, root: &[u8], tag: &BytesStart<'_>) -> Result<Option<Part>
         (Part::Shell(_), b"ComputerName") => Some(Part::Name),
         _ => None,
     })
+}
+
+/// Refuses a tag with what is no attribute: what was put behind that would not be in the element.
+fn check(tag: &BytesStart<'_>) -> Result<(), String> {
+    for attribute in tag.attributes().with_checks(false) {
+        attribute.map_err(|error| format!("it is no XML: {error}"))?;
+    }
+    Ok(())
 }
 
 fn attribute(tag: &BytesStart<'_>, name: &str) -> Result<Option<String>, String> {
@@ -546,6 +557,7 @@ mod tests {
             (&deep, "ends too early"),
             (&format!("{OPEN}</unattend>{OPEN}</unattend>"), "several roots"),
             (&format!("{OPEN}<settings pass=\"x></unattend>"), "no XML"),
+            (&OPEN.replace('>', " x//>"), "no XML"),
             (&kind, "document type"),
             (&twice, "more than once"),
             (&long, "1 MiB"),

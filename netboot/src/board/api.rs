@@ -196,7 +196,13 @@ fn of_machine(
     };
     Ok(match done {
         Ok(true) => Made::json(&serde_json::json!({})),
-        Ok(false) => Made::said(409, "there is no such machine, or it is at work"),
+        Ok(false) if site.look(|list, _| list.machine(id).is_none()) => Made::said(
+            404,
+            "there is no machine with this id; status tells the id of each one, which is not its letters",
+        ),
+        Ok(false) => {
+            Made::said(409, "what it does now does not allow that; status tells what it does")
+        }
         Err(error) => Made::said(500, &error.to_string()),
     })
 }

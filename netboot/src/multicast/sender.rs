@@ -27,7 +27,7 @@ const PATIENCE: f64 = 1.2;
 const MOST_PATIENCE: Duration = Duration::from_millis(200);
 /// How often half as long again is waited for some who have not spoken since.
 const GRACE: u32 = 2;
-/// A client that loses more than this, and far more than the others, is helped when there is nothing else to do.
+/// A client that loses more than this, and far more than the others, is helped late: when there is nothing else to do, or most wait for that.
 const MUCH_LOSS: f32 = 0.08;
 /// What so many times as many lack is worth more than the next block.
 const MANY: u32 = 8;

@@ -90,6 +90,10 @@ impl Link {
     pub fn has_dhcp(&self) -> Result<bool> {
         let name = &self.interface.name;
         match (self.range, probe::other_server(&self.interface)) {
+            (Some(_), Ok(Some(other))) if other == self.interface.address => Err(Error::refused(format!(
+                "another program on this machine is a DHCP server on {name}; what it is tells: ss -lunp 'sport = :67'"
+            ))
+            .into()),
             (Some(_), Ok(Some(other))) => Err(Error::refused(format!(
                 "the DHCP server {other} answers on {name}: leave --dhcp-range away, and boot files are told beside it; or \
                  take it off this network"

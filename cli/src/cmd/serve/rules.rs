@@ -157,9 +157,10 @@ impl Rules {
         self.images =
             sent.map(|sent| (crate::output::image(sent), whole(sent))).into_iter().collect();
         self.shelf = Some(Shelf::new(repo.clone()));
-        for line in &self.listed {
+        for (number, line) in (2..).zip(&self.listed) {
             if let Some(image) = &line.image {
-                let image = repo.resolve(image, progress)?;
+                let wrong = || format!("the list of machines, line {number}");
+                let image = repo.resolve(image, progress).with_context(wrong)?;
                 self.images.push((line.image.clone().unwrap_or_default(), whole(&image)));
             }
         }

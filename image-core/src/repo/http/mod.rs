@@ -114,7 +114,8 @@ impl Http {
             agent: Agent::with_parts(config, Soon::default(), DefaultResolver::default()),
             pauses: if address.is_written() { LONG_PAUSES } else { PAUSES },
             absence: if address.is_written() { ABSENCE } else { Duration::ZERO },
-            answered: Arc::default(),
+            // Who gave an order is there, or was a moment ago.
+            answered: Arc::new(AtomicBool::new(address.is_written())),
             lists: Arc::default(),
         })
     }

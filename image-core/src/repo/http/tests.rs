@@ -2,10 +2,10 @@
 
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::server::{Asked, Fault, Server};
-use super::{Address, Http};
+use super::{Address, Http, ORDERED};
 use crate::error::Error;
 use crate::extent::Extent;
 use crate::repo::index::is_damage;
@@ -106,6 +106,22 @@ fn a_server_that_never_answered_is_not_asked_again() {
     drop(server);
     let said = why(http.get("keiki", MAX));
     assert!(said.contains("Connection refused"), "{said}");
+}
+
+/// Its computer may start again just when the first file is read.
+#[test]
+fn a_server_that_gave_an_order_is_asked_again_until_it_is_there() {
+    let folder = folder();
+    let server = Server::new(folder.path(), |_| None);
+    let address = Address::of(&server.address()).unwrap().with_login(ORDERED, "a/b");
+    drop(server);
+    let mut http = Http::new(&address).unwrap();
+    assert!(http.absence >= Duration::from_secs(600));
+    (http.pauses, http.absence) = (PAUSE, Duration::from_millis(300));
+    let began = Instant::now();
+    let said = why(http.get("keiki", MAX));
+    assert!(said.contains("Connection refused") && said.contains("tried"), "{said}");
+    assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
 }
 
 #[test]
