@@ -53,7 +53,7 @@ fn net_machines_wait_for_a_word_and_are_restored_once() -> Result<()> {
         (format!("api/machines/{first}/restore"), r#"{"hostname": "a b"}"#, 400),
         (format!("api/machines/{first}/restore"), r#"{"image": "none"}"#, 400),
         (format!("api/machines/{first}/restore"), r#"{"other": 1}"#, 400),
-        ("api/machines/0123456789abcdef/restore".to_owned(), "", 409),
+        ("api/machines/0123456789abcdef/restore".to_owned(), "", 404),
         (format!("api/machines/{first}/explode"), "", 404),
     ] {
         let (told, said) = server.ask(&path, server.token(), Some(wish))?;
@@ -97,6 +97,9 @@ fn net_machines_wait_for_a_word_and_are_restored_once() -> Result<()> {
     let (code, said) = site::end(agents.remove(0))?;
     ensure!(code == Some(0) && world.is_restored(1)?, "{code:?} {said}");
     ensure!(second.len() == 16);
+    // The third failed before: that is told again.
+    let (_, said) = world.site.interrupt()?;
+    ensure!(said.contains("FAILED: ") && said.contains("not signed"), "{said}");
     Ok(())
 }
 

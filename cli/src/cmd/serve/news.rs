@@ -16,9 +16,10 @@ pub struct News {
 }
 
 impl News {
-    /// What is so now is known.
+    /// What is so now is known, but for failures: a machine may have told of one while the server began, or was not there.
     pub fn new(site: &Site) -> Self {
-        Self { told: now(site), next: Instant::now() }
+        let is_other = |known: &Known| !matches!(known.state, State::Failed { .. });
+        Self { told: lines(site, is_other), next: Instant::now() }
     }
 
     /// A line for each machine of which something else is true than before.
@@ -27,15 +28,15 @@ impl News {
             return Vec::new();
         }
         self.next = Instant::now() + PERIOD;
-        let before = std::mem::replace(&mut self.told, now(site));
+        let before = std::mem::replace(&mut self.told, lines(site, |_| true));
         let is_new = |(id, line): &(&String, &String)| before.get(*id) != Some(*line);
         self.told.iter().filter(is_new).map(|(_, line)| line.clone()).collect()
     }
 }
 
-fn now(site: &Site) -> BTreeMap<String, String> {
+fn lines(site: &Site, is_meant: impl Fn(&Known) -> bool) -> BTreeMap<String, String> {
     site.look(|list, _| {
-        let machines = list.machines();
+        let machines = list.machines().filter(|(_, known)| is_meant(known));
         machines.map(|(id, known)| (id.clone(), line(&list.tag(id), known))).collect()
     })
 }
