@@ -337,7 +337,12 @@ impl Line {
     }
 
     /// Sends the symbols of a train.
-    fn train(&mut self, train: Train, block: &mut Outgoing, ends: &AtomicBool) {
+    fn train(
+        &mut self,
+        train: Train,
+        block: &mut Outgoing,
+        (state, ends): (&Mutex<State>, &AtomicBool),
+    ) {
         self.sent = (train.last(), train.begun);
         let k = block.symbols();
         let all = u32::from(k) + u32::from(parity(k));
@@ -357,7 +362,9 @@ impl Line {
             let packet = self.packet(sequence, train.begun, body);
             self.batch.extend(packet);
             if left.is_multiple_of(BATCH) {
+                let packets = self.batch.len().div_ceil(LONGEST);
                 self.send();
+                locked(state).packets += packets as u64;
                 if ends.load(Ordering::Relaxed) {
                     return;
                 }
@@ -430,10 +437,7 @@ fn run(mut line: Line, mut shelf: Shelf, state: &Mutex<State>, ends: &AtomicBool
                     }
                 }
                 match shelf.get(train.block) {
-                    Some(block) => {
-                        line.train(train, block, ends);
-                        locked(state).packets += u64::from(train.count);
-                    }
+                    Some(block) => line.train(train, block, (state, ends)),
                     None => locked(state).members.sender.unsent(train),
                 }
             }
