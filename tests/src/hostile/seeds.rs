@@ -216,8 +216,7 @@ fn moved() -> Vec<Vec<u8>> {
         name=\"Microsoft-Windows-Shell-Setup\" processorArchitecture=\"amd64\"><ComputerName>*</ComputerName></component>\
         </settings></unattend>";
     let state = b"\x05[State]\r\nImageState=IMAGE_STATE_COMPLETE\r\n";
-    let odd = b"\x05<unattend xmlns=\"urn:schemas-microsoft-com:unattend\"x//>";
-    let more = [unattend.to_vec(), state.to_vec(), odd.to_vec()];
+    let more = [unattend.to_vec(), state.to_vec()];
     (0..)
         .zip(texts)
         .map(|(number, text)| [vec![number], text.into()].concat())
