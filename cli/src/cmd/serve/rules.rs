@@ -4,8 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use csv::StringRecord;
 use image_core::disk::inventory::DiskInfo;
 use image_core::repo::{ImageInfo, Repository};
+use image_core::report::Report;
 use image_core::units::Bytes;
 use netboot::board::is_hostname;
 use netboot::event::Mac;
@@ -19,7 +21,6 @@ use super::shelf::{Named, Shelf, whole};
 use crate::answers::Answers;
 use crate::args::image as is_image;
 use crate::args::serve::{Pattern, Serve};
-use crate::output::progress::Progress;
 
 /// The rules where nobody gave any: the only disk of a machine, that cannot be pulled out.
 const USUAL: &str = "image = \"-\"\ncountdown = 10\n[[disk]]\n";
@@ -46,6 +47,9 @@ pub struct Rules {
 #[derive(Deserialize, Clone, PartialEq, Eq, Default, Debug)]
 #[serde(deny_unknown_fields, default)]
 struct Line {
+    /// `room.csv, line 3`.
+    #[serde(skip)]
+    place: String,
     mac: Option<String>,
     uuid: Option<String>,
     serial: Option<String>,
@@ -105,6 +109,16 @@ fn text(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
+/// The line of a record, from 1. Where empty lines are above it, the reader says where these begin.
+fn line_of(record: &StringRecord, text: &str) -> u64 {
+    let Some(begin) = record.position() else { return 0 };
+    let skipped = text.bytes().skip(usize::try_from(begin.byte()).unwrap_or(usize::MAX));
+    (begin.line()..)
+        .zip(skipped.filter(|byte| *byte != b'\r'))
+        .find_map(|(line, byte)| (byte != b'\n').then_some(line))
+        .unwrap_or_else(|| begin.line())
+}
+
 fn listed(path: &Path) -> Result<Vec<Line>> {
     let text = text(path)?;
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
@@ -115,9 +129,12 @@ fn listed(path: &Path) -> Result<Vec<Line>> {
         let why = format!("{other:?} is no column; it names them, with commas between: of {known}");
         return Err(Usage(format!("{}, line 1: {why}", path.display())).into());
     }
-    for line in reader.deserialize() {
-        let wrong =
-            |why: String| Usage(format!("{}, line {}: {why}", path.display(), lines.len() + 2));
+    let columns = columns.clone();
+    for record in reader.records() {
+        let record = record.map_err(|why| Usage(format!("{}: {why}", path.display())))?;
+        let place = format!("{}, line {}", path.display(), line_of(&record, &text));
+        let wrong = |why: String| Usage(format!("{place}: {why}"));
+        let line = record.deserialize(Some(&columns));
         let mut line: Line = line.map_err(|why| Usage(format!("{}: {why}", path.display())))?;
         let mac = line.mac.as_ref().map(|mac| mac.parse::<Mac>().map_err(wrong)).transpose()?;
         line.mac = mac.map(|mac| mac.to_string());
@@ -131,13 +148,12 @@ fn listed(path: &Path) -> Result<Vec<Line>> {
         if let Some(image) = &line.image {
             is_image(image).map_err(wrong)?;
         }
-        let same =
-            |(_, other): &(usize, &Line)| line.is_machine_of(other) || line.is_named_as(other);
-        if let Some((number, other)) = (2..).zip(&lines).find(same) {
+        let same = |other: &&Line| line.is_machine_of(other) || line.is_named_as(other);
+        if let Some(other) = lines.iter().find(same) {
             let what = if line.is_named_as(other) { "host name" } else { "machine" };
-            return Err(wrong(format!("it has the {what} of line {number}")).into());
+            return Err(wrong(format!("it has the {what} of {}", other.place)).into());
         }
-        lines.push(line);
+        lines.push(Line { place, ..line });
     }
     Ok(lines)
 }
@@ -151,16 +167,16 @@ impl Rules {
         mut self,
         repo: &Repository,
         sent: Option<&ImageInfo>,
-        progress: &Progress,
+        report: &dyn Report,
     ) -> Result<Self> {
         self.sent = sent.map(whole);
         self.images =
             sent.map(|sent| (crate::output::image(sent), whole(sent))).into_iter().collect();
         self.shelf = Some(Shelf::new(repo.clone()));
-        for (number, line) in (2..).zip(&self.listed) {
+        for line in &self.listed {
             if let Some(image) = &line.image {
-                let wrong = || format!("the list of machines, line {number}");
-                let image = repo.resolve(image, progress).with_context(wrong)?;
+                let wrong = || line.place.clone();
+                let image = repo.resolve(image, report).with_context(wrong)?;
                 self.images.push((line.image.clone().unwrap_or_default(), whole(&image)));
             }
         }
@@ -265,6 +281,10 @@ fn disk(disk: &Disk) -> DiskInfo {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::Arc;
+
+    use image_core::repo::Local;
+    use image_core::report::Quiet;
 
     use super::*;
 
@@ -355,11 +375,11 @@ mod tests {
             ("52:54:00:00:00:01,a\n", "line 1: \"52:54:00:00:00:01\" is no column"),
             (
                 "mac,hostname\n52:54:00:00:00:01,a\n52-54-00-00-00-01,b\n",
-                "line 3: it has the machine of line 2",
+                "room.csv, line 3: it has the machine of ",
             ),
             (
-                "mac,hostname\n52:54:00:00:00:01,a\n52:54:00:00:00:02,a\n",
-                "line 3: it has the host name of line 2",
+                "mac,hostname\n52:54:00:00:00:01,a\n\n\n52:54:00:00:00:02,a\n",
+                "room.csv, line 5: it has the host name of ",
             ),
             ("mac,hostname\nx,a\n", "line 2: \"x\" is no address"),
             ("mac,hostname\n52:54:00:00:00:01,a_b\n", "no host name"),
@@ -370,5 +390,10 @@ mod tests {
             let said = read(text).unwrap_err();
             assert!(said.contains(why), "{said}");
         }
+        let listed = read("mac,image\n\n52:54:00:00:00:01,lob\n").unwrap();
+        let files = Local::new(work.path().join("repository"));
+        let repo = Repository::create(Arc::new(files)).unwrap();
+        let said = format!("{:#}", rules(listed).with(&repo, None, &Quiet::default()).unwrap_err());
+        assert!(said.contains("room.csv, line 3: there is no image lob"), "{said}");
     }
 }
