@@ -204,7 +204,7 @@ impl<'a> Room<'a> {
             return None;
         }
         let session = if client.is_slow { &mut self.lane } else { &mut self.all };
-        let status = client.receiver.status();
+        let status = client.receiver.status(at);
         self.reports += 1.0;
         if self.rng.f64() >= client.machine.loss {
             session.sender.hear(client.slot, &status, at);

@@ -77,6 +77,7 @@ impl Listener {
             lengths,
             parts: HashMap::new(),
             period: PERIOD,
+            began: Instant::now(),
             turn: Instant::now(),
             give,
         };
@@ -170,6 +171,7 @@ struct Ear {
     lengths: Vec<u32>,
     parts: HashMap<u32, Incoming>,
     period: Duration,
+    began: Instant,
     turn: Instant,
     give: Sender<(u32, Incoming)>,
 }
@@ -247,7 +249,8 @@ impl Ear {
     }
 
     fn speak(&self, shared: &Shared) {
-        let status = shared.receiver(Receiver::status);
+        let now = self.began.elapsed();
+        let status = shared.receiver(|receiver| receiver.status(now));
         self.say((status.seen, status.until), Body::Status(self.slot, status));
     }
 

@@ -14,8 +14,10 @@ const MOST_DEFICITS: usize = 100;
 /// Whoever lost more than this for some seconds is behind a cable that carries a part of what is sent: what it gets in a session
 /// is less than what it could fetch.
 const MOST_LOSS: f32 = 0.75;
-/// How much of what is known of the loss stays with each report: with 20 reports in a second the last seconds count.
-const STAYS: f32 = 0.98;
+/// How much of what is known of the loss stays after a second: the last few count, however seldom it speaks.
+const STAYS: f32 = 2.0 / 3.0;
+/// But so long counts at most, or one that stood still for a while would have lost everything for ever.
+const MOST_AT_ONCE: Duration = Duration::from_secs(1);
 
 /// How soon a client speaks for which a repair was not enough, at most; at random before, so that not all speak at once.
 pub const URGENT: Duration = Duration::from_millis(100);
@@ -39,6 +41,8 @@ pub struct Receiver {
     lost: u32,
     /// Which part is lost, over some seconds.
     loss: f32,
+    /// When it last spoke.
+    spoke: Option<Duration>,
     /// The page that is told when nothing has changed, and those that have, by the time at which they last did.
     page: usize,
     changed: VecDeque<usize>,
@@ -60,6 +64,7 @@ impl Receiver {
             came: 0,
             lost: 0,
             loss: 0.0,
+            spoke: None,
             page: 0,
             changed: VecDeque::new(),
             tells_changed: false,
@@ -158,11 +163,12 @@ impl Receiver {
     }
 
     /// What to say now.
-    pub fn status(&mut self) -> Status {
+    pub fn status(&mut self, now: Duration) -> Status {
         let all = self.came.saturating_add(self.lost);
         let loss = self.lost as f32 / all.max(1) as f32;
+        let since = now.saturating_sub(self.spoke.replace(now).unwrap_or(now)).min(MOST_AT_ONCE);
         if all > 0 {
-            self.loss = self.loss * STAYS + loss * (1.0 - STAYS);
+            self.loss = loss + (self.loss - loss) * STAYS.powf(since.as_secs_f32());
         }
         (self.came, self.lost) = (0, 0);
         let page = self.page_to_tell();
@@ -184,7 +190,7 @@ impl Receiver {
 
 #[cfg(test)]
 mod tests {
-    use super::{Blocks, Receiver};
+    use super::*;
 
     #[test]
     fn a_block_is_begun_only_with_what_is_for_everybody() {
@@ -193,12 +199,12 @@ mod tests {
         assert!(!client.take(0, 4, true) && client.has_part(0));
         // There is room for one.
         assert!(!client.wants(1, true));
-        assert_eq!(client.status().deficits, [(0, 6)]);
+        assert_eq!(client.status(Duration::ZERO).deficits, [(0, 6)]);
         assert!(client.take(0, 6, false) && !client.has_part(0));
         assert!(!client.wants(1, true));
         client.written();
         assert!(client.wants(1, true) && !client.wants(0, true));
-        assert_eq!(client.status().words, [1]);
+        assert_eq!(client.status(Duration::ZERO).words, [1]);
     }
 
     #[test]
@@ -210,19 +216,31 @@ mod tests {
 
     #[test]
     fn whoever_loses_most_for_seconds_knows_it() {
+        for period in [50, 1000] {
+            let mut client = Receiver::new(vec![10], Blocks::none(1), 1);
+            let (mut sequence, mut now) = (1, Duration::ZERO);
+            let mut hears = |lost: u32, seconds: u64| {
+                for _ in 0..seconds * 1000 / period {
+                    sequence += 1 + lost;
+                    now += Duration::from_millis(period);
+                    client.hear(sequence, 1, 1);
+                    client.status(now);
+                }
+                client.loses_most()
+            };
+            assert!(!hears(9, 2) && hears(9, 10), "{period}");
+            assert!(!hears(0, 1) && !hears(1, 25), "{period}");
+        }
+    }
+
+    #[test]
+    fn who_stood_still_for_long_does_not_leave_for_it() {
         let mut client = Receiver::new(vec![10], Blocks::none(1), 1);
-        let mut sequence = 1;
-        let mut hears = |lost: u32, times: u32| {
-            for _ in 0..times {
-                sequence += 1 + lost;
-                client.hear(sequence, 1, 1);
-                client.status();
-            }
-            client.loses_most()
-        };
-        assert!(!hears(9, 20) && hears(9, 200));
-        assert!(!hears(0, 20));
-        assert!(!hears(1, 500));
+        client.hear(1, 1, 1);
+        client.status(Duration::from_secs(1));
+        client.hear(100_000, 1, 1);
+        client.status(Duration::from_secs(100));
+        assert!(!client.loses_most());
     }
 
     #[test]
@@ -231,7 +249,7 @@ mod tests {
         for sequence in (1..20).map(|at: u32| at.wrapping_mul(u32::MAX / 2 - 1)) {
             client.hear(sequence, u32::MAX, u32::MAX);
         }
-        let said = client.status();
+        let said = client.status(Duration::ZERO);
         assert!((0.0..=1.0).contains(&said.loss) && said.until == u32::MAX);
     }
 }

@@ -87,7 +87,7 @@ pub fn multicast(input: &[u8]) {
             assert!(train.block < 4 && train.count > 0);
         }
         sender.look_at_losses();
-        let status = receiver.status();
+        let status = receiver.status(now);
         assert!((0.0..=1.0).contains(&status.loss));
     }
     drop(part.whole());
