@@ -13,7 +13,7 @@ use crate::orders::talk::Doing;
 /// Whoever speaks every two seconds, and said nothing for so long, is off or hangs.
 const SILENT: Duration = Duration::from_secs(10);
 /// In a session silence is noticed earlier.
-const MUTE: f32 = 3.0;
+const MUTE: Duration = Duration::from_secs(3);
 /// More loss than this has a cause.
 const LOSS: f32 = 0.02;
 /// A machine that is not behind has memory for 60 blocks and more: they wait for its disk only.
@@ -68,6 +68,9 @@ pub struct Row {
     pub silent: Option<f32>,
     /// What hinders it, in words.
     pub limit: Option<String>,
+    /// Since it spoke to the site.
+    #[serde(skip)]
+    pub heard: Option<Duration>,
     /// What it noticed itself, which counts where no session knows of it.
     #[serde(skip)]
     pub note: Option<String>,
@@ -101,6 +104,7 @@ impl Row {
         };
         (self.state, self.stage) = (Some(state), stage);
         let silent = heard.map(|heard| now.saturating_sub(heard.at));
+        self.heard = silent;
         if let (State::Works, Some(heard)) = (&known.state, heard)
             && let Doing::Works { stage, done, total, note } = &heard.doing
         {
@@ -133,6 +137,10 @@ impl Row {
 
     /// Adds that it has left the session of this image, with so many of all blocks.
     pub fn left(&mut self, image: &str, has: u32, all: u32) {
+        // It is about to begin again.
+        if self.state == Some("called") {
+            return;
+        }
         // It may have been in several, one after the other.
         if self.image.as_deref().is_some_and(|mine| mine != image) {
             return;
@@ -146,18 +154,24 @@ impl Row {
 
     /// Adds what the session of so many blocks knows, which the machine is in: with what is still to come, and how fast it does.
     pub fn seen(&mut self, seen: &Seen, all: u32, (left, rate): (u64, Option<u64>)) {
+        // What fell silent there was an attempt that ended.
+        let works = self.state.is_none_or(|state| state == "works");
+        if seen.silent > MUTE && !works {
+            return;
+        }
+        let silent = self.heard.map_or(seen.silent, |heard| heard.min(seen.silent));
         if self.state.is_none() {
             "gets the image".clone_into(&mut self.stage);
         }
         (self.blocks, self.all_blocks) = (Some(seen.blocks), Some(all));
         self.loss = Some(seen.loss);
-        self.silent = Some(seen.silent.as_secs_f32());
-        let is_mute = seen.silent.as_secs_f32() > MUTE;
+        self.silent = Some(silent.as_secs_f32());
+        let is_mute = silent > MUTE;
         if self.done.is_none() {
             (self.left_bytes, self.bytes_per_second) = (Some(left), rate.filter(|_| !is_mute));
         }
         if is_mute {
-            self.limit = Some(mute(Some(seen.silent)));
+            self.limit = Some(mute(Some(silent)));
         } else if seen.blocks < all {
             self.limit = self.limit.take().or_else(|| hinders(seen));
         }
@@ -176,7 +190,7 @@ impl Row {
         };
         self.percent = match (self.done, self.total, self.blocks, self.all_blocks) {
             (Some(done), Some(total @ 1..), ..) => part(done, total),
-            (.., Some(has), Some(all @ 1..)) if self.state != Some("done") => {
+            (.., Some(has), Some(all @ 1..)) if !matches!(self.state, Some("done" | "called")) => {
                 part(has.into(), all.into())
             }
             _ => None,
@@ -231,7 +245,9 @@ fn words(disk: &Disk) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Row;
+    use std::time::Duration;
+
+    use super::{Row, Seen};
 
     #[test]
     fn how_far_it_is_is_computed_once() {
@@ -252,6 +268,32 @@ mod tests {
             Row { state: Some("done"), blocks: Some(5), all_blocks: Some(10), ..Row::default() };
         done.sum_up();
         assert_eq!(done.percent, None);
+    }
+
+    #[test]
+    fn an_attempt_that_fell_silent_hides_nothing() {
+        let [now, long] = [Duration::ZERO, Duration::from_secs(20)];
+        let row = |state: Option<&'static str>, heard: Option<Duration>| {
+            let mut row = Row { state, heard, limit: Some("by hand".to_owned()), ..Row::default() };
+            let (slot, address, blocks, loss, spare) = (0, None, 0, 0.0, None);
+            row.seen(
+                &Seen { slot, address, blocks, loss, silent: long, spare, is_slow: false },
+                9,
+                (1, None),
+            );
+            row.sum_up();
+            (row.silent, row.limit.unwrap().contains("silent"))
+        };
+        for state in ["done", "failed", "waits", "called"] {
+            assert_eq!(row(Some(state), Some(long)), (None, false), "{state}");
+        }
+        assert_eq!(row(Some("works"), Some(now)), (Some(0.0), false));
+        assert_eq!(row(Some("works"), Some(long)), (Some(20.0), true));
+        assert_eq!(row(None, None), (Some(20.0), true));
+        let mut called = Row { state: Some("called"), ..Row::default() };
+        called.left("lab", 9, 9);
+        called.sum_up();
+        assert_eq!((called.blocks, called.percent), (None, None));
     }
 
     #[test]
