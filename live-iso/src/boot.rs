@@ -113,12 +113,13 @@ impl Boot {
         write(&boot.place(name::KERNEL), &tree.read(&kernel.image)?)?;
         let [first, system] = system::gather(runner, tree, &kernel, profile)?;
         let ours = system::ours(tree, keiki)?;
-        let parts: [(_, &str, &str, &[&str]); 2] = [
+        let parts: [(_, &str, &str, &[&str]); 3] = [
             (first, name::FIRST, cache::FIRST, &system::FIRST),
             (system, name::SYSTEM, cache::SYSTEM, &[]),
+            (ours, name::PROGRAM, cache::PROGRAM, &[]),
         ];
         let mut ahead = Vec::new();
-        let mut size = ours.size()?;
+        let mut size = Bytes::ZERO;
         for (files, name, kind, order) in &parts {
             let kept = cache.join(format!("{kind}{}", files.hash(order, date)?));
             size += if kept.exists() { Bytes::ZERO } else { files.size()? };
@@ -136,7 +137,6 @@ impl Boot {
             cache::used(&kept);
             copy(&kept, &place)?;
         }
-        ours.pack(&[], date, &boot.place(name::PROGRAM), &packed)?;
         cache::sweep(cache);
         Ok(boot)
     }
