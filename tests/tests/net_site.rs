@@ -145,7 +145,9 @@ fn net_everyone_is_restored_and_one_begins_again() -> Result<()> {
         code == Some(6) && said.contains("not repaired") && world.is_restored(0)?,
         "{code:?} {said}"
     );
-    server.until(are(1, "done"))?;
+    let told = server.until(are(1, "done"))?;
+    let why = "by hand: not repaired: there is no Linux system on the targets";
+    ensure!(told[0]["limit"] == why, "{told:?}");
 
     let other = world.agent(1, &server.key)?;
     let told = server.until(are(1, "works"))?;

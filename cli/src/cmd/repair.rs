@@ -49,7 +49,8 @@ pub fn run(global: &Global, args: &Repair, progress: &Progress) -> anyhow::Resul
     progress.finish();
     plan.warnings.iter().for_each(|warning| progress.warning(warning));
     if args.dry_run {
-        tell(global, &plan, &Repaired { done: Vec::new(), steps: plan.steps.clone() }, true)?;
+        let nothing = Repaired { done: Vec::new(), steps: plan.steps.clone() };
+        tell(global, &plan, (&nothing, true), progress)?;
         return Ok(Exit::Done);
     }
     let repaired = if plan.acts.is_empty() {
@@ -69,7 +70,7 @@ pub fn run(global: &Global, args: &Repair, progress: &Progress) -> anyhow::Resul
     };
     progress.finish();
     let exit = if repaired.steps.is_empty() { Exit::Done } else { Exit::StepsRemain };
-    tell(global, &plan, &repaired, false)
+    tell(global, &plan, (&repaired, false), progress)
         .with_context(|| format!("{} is repaired, {}", paths.join(", "), output::UNSAID))?;
     Ok(exit)
 }
@@ -101,7 +102,12 @@ fn words(plan: &Plan, candidates: &[Candidate]) -> String {
     lines.join("\n")
 }
 
-fn tell(global: &Global, plan: &Plan, repaired: &Repaired, dry_run: bool) -> anyhow::Result<()> {
+fn tell(
+    global: &Global,
+    plan: &Plan,
+    (repaired, dry_run): (&Repaired, bool),
+    progress: &Progress,
+) -> anyhow::Result<()> {
     let planned: Vec<String> = plan.acts.iter().map(repair::Act::words).collect();
     if global.json {
         let runs: bool = plan.acts.iter().any(repair::Act::runs_programs);
@@ -119,5 +125,5 @@ fn tell(global: &Global, plan: &Plan, repaired: &Repaired, dry_run: bool) -> any
             output::say("nothing was found that keeps it from starting")?;
         }
     }
-    repaired.steps.iter().try_for_each(|step| still_to_do(step))
+    repaired.steps.iter().try_for_each(|step| still_to_do(step, progress))
 }

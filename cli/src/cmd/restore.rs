@@ -194,7 +194,7 @@ pub fn onto(
     let volumes = written(origin, &plan);
     let exit = exit(&volumes, &restored);
     let seconds = began.elapsed().as_secs_f64();
-    let told = tell(global, (origin, &plan), (&volumes, &restored), seconds);
+    let told = tell(global, (origin, &plan), (&volumes, &restored), seconds, progress);
     holes::tell(&volumes);
     match exit {
         // It was said on standard error too.
@@ -292,6 +292,7 @@ fn tell(
     (origin, plan): (&Origin<'_>, &RestorePlan),
     (volumes, restored): (&[VolumeEntry], &Restored),
     seconds: f64,
+    progress: &Progress,
 ) -> anyhow::Result<()> {
     output::damage::tell(&restored.damaged);
     let targets: Vec<_> = plan.targets.iter().map(|target| &target.path).collect();
@@ -319,7 +320,7 @@ fn tell(
         ));
     }
     if global.quiet {
-        return restored.steps.iter().try_for_each(|step| still_to_do(step));
+        return restored.steps.iter().try_for_each(|step| still_to_do(step, progress));
     }
     let checked = if restored.verified { ", read back and equal" } else { "" };
     output::say(&format!(
@@ -335,10 +336,11 @@ fn tell(
         };
         output::say(&format!("{} grew from {} to {}: {how}", grown.id, grown.from, grown.to))?;
     }
-    restored.steps.iter().try_for_each(|step| still_to_do(step))
+    restored.steps.iter().try_for_each(|step| still_to_do(step, progress))
 }
 
-pub(super) fn still_to_do(step: &str) -> anyhow::Result<()> {
+pub(super) fn still_to_do(step: &str, progress: &Progress) -> anyhow::Result<()> {
+    progress.step(step);
     output::say(&format!("still to do: {step}"))
 }
 

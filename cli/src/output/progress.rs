@@ -24,6 +24,8 @@ pub struct Progress {
     quiet: bool,
     /// The last note of the stage.
     note: Arc<Mutex<Option<String>>>,
+    /// What remains to be done by hand.
+    steps: Arc<Mutex<Vec<String>>>,
     interrupted: Arc<AtomicBool>,
 }
 
@@ -67,7 +69,14 @@ impl Progress {
             ProgressKind::Jsonl => Some(Lines::new(&bar, true, global)),
             _ => None,
         };
-        Self { bar, lines, quiet: global.quiet, note: Arc::default(), interrupted }
+        Self {
+            bar,
+            lines,
+            quiet: global.quiet,
+            note: Arc::default(),
+            steps: Arc::default(),
+            interrupted,
+        }
     }
 
     /// Takes the bar off the screen, before a question or a result; the next stage brings it back.
@@ -81,8 +90,17 @@ impl Progress {
 
     /// The same for another thread.
     pub fn watch(&self) -> Watch {
-        let (note, interrupted) = (Arc::clone(&self.note), Arc::clone(&self.interrupted));
-        Watch { bar: self.bar.clone(), note, interrupted }
+        Watch {
+            bar: self.bar.clone(),
+            note: Arc::clone(&self.note),
+            steps: Arc::clone(&self.steps),
+            interrupted: Arc::clone(&self.interrupted),
+        }
+    }
+
+    /// Notes what remains to be done by hand, for whoever watches.
+    pub fn step(&self, step: &str) {
+        locked(&self.steps).push(step.to_owned());
     }
 
     /// Prints a text on standard error, above the bar.
@@ -95,6 +113,7 @@ impl Progress {
 pub struct Watch {
     bar: ProgressBar,
     note: Arc<Mutex<Option<String>>>,
+    steps: Arc<Mutex<Vec<String>>>,
     interrupted: Arc<AtomicBool>,
 }
 
@@ -107,6 +126,11 @@ impl Watch {
     /// What was noted last in this stage, if anything.
     pub fn note(&self) -> Option<String> {
         locked(&self.note).clone()
+    }
+
+    /// What remains to be done by hand, which is not told again.
+    pub fn take_steps(&self) -> Vec<String> {
+        std::mem::take(&mut *locked(&self.steps))
     }
 
     /// Interrupts the work as the user would, or lets other work begin after that.

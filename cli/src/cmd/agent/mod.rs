@@ -202,6 +202,8 @@ fn ordered(
     progress: &Progress,
 ) -> Result<Option<Exit>> {
     let watch = progress.watch();
+    // What remained of an order before is not of this one.
+    watch.take_steps();
     let mut begun = "; a disk that was begun does not start";
     let ended = site.line.while_telling(machine, nonce, &watch, || {
         let (order, answers, disks) = checked(site, (machine, nonce, made), (args, signed))?;
@@ -219,11 +221,7 @@ fn ordered(
         Ok(Some((_, None))) => Doing::Done {
             remains: Some("but not all of it could be read: see keiki show".to_owned()),
         },
-        Ok(Some(_)) => Doing::Done {
-            remains: Some(
-                "something remains to be done: see its screen, or run keiki repair".to_owned(),
-            ),
-        },
+        Ok(Some(_)) => Doing::Done { remains: Some(remains(&watch.take_steps())) },
         Ok(None) => Doing::Failed { why: "somebody at the machine stopped it".to_owned() },
         Err(error) => Doing::Failed { why: super::message(error) },
     };
@@ -237,6 +235,14 @@ fn ordered(
     let Some(then) = then else { return Ok(None) };
     let seconds = if exit == Exit::Done { after::MOMENT } else { after::WHILE };
     after::end(then, seconds, consoles, progress).map(Some)
+}
+
+/// What remains to be done by hand. Of what was restored before, nothing is known but that something did.
+fn remains(steps: &[String]) -> String {
+    match steps {
+        [] => "something remains to be done: see its screen, or run keiki repair".to_owned(),
+        steps => steps.join("; "),
+    }
 }
 
 /// The order, if it is one for this machine as it is now.

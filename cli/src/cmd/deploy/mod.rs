@@ -72,7 +72,9 @@ impl Onto {
             let words = Answers::repair(&self.targets, hostname);
             repaired = typed(repo, words, progress).unwrap_or_else(|error| {
                 // Not every image has a system that could be made to start here, and what is restored stays so.
-                output::talk(&format!("not repaired: {}", super::message(&error)));
+                let step = format!("not repaired: {}", super::message(&error));
+                output::talk(&step);
+                progress.step(&step);
                 Exit::StepsRemain
             });
         }
