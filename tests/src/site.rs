@@ -225,17 +225,21 @@ impl World {
     /// # Errors
     /// It does not start.
     pub fn again(self, options: &[&str]) -> Result<Self> {
-        self.again_after(options, Duration::ZERO)
+        self.again_after(options, |_| Ok(()))
     }
 
-    /// And after nobody was there for some time.
+    /// And after what happens while nobody is there.
     ///
     /// # Errors
-    /// It does not start.
-    pub fn again_after(self, options: &[&str], gone: Duration) -> Result<Self> {
+    /// It does not start, or that failed.
+    pub fn again_after(
+        self,
+        options: &[&str],
+        gone: impl FnOnce(&Bench) -> Result<()>,
+    ) -> Result<Self> {
         let Self { bench, site, machines } = self;
         drop(site);
-        std::thread::sleep(gone);
+        gone(&bench)?;
         let site = Site::start(serve(&bench, options), bench.path("state"))?;
         Ok(Self { bench, site, machines })
     }

@@ -6,8 +6,10 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use keiki_tests::bench::Bench;
+use keiki_tests::network::HERE;
 use keiki_tests::site::{self, Site, World, are};
-use keiki_tests::volumes;
+use keiki_tests::{run, volumes};
 use serde_json::Value;
 
 #[test]
@@ -103,10 +105,45 @@ fn net_machines_wait_for_a_word_and_are_restored_once() -> Result<()> {
     Ok(())
 }
 
-/// The server ends in the middle of an order and comes again after a while, as where a service manager or another computer begins
-/// it: the machines wait for it and join again, and the order is carried out once.
+/// The server ends in the middle of an order and comes again after a while, as where a service manager begins it.
 #[test]
 fn net_an_order_outlives_its_server() -> Result<()> {
+    let gone = |_: &Bench| {
+        std::thread::sleep(Duration::from_secs(12));
+        Ok(())
+    };
+    outlives(|_| Ok(()), gone)
+}
+
+/// Its computer dies, and another one with copies of what it had takes its address: nobody says a word while none is there.
+#[test]
+fn net_another_computer_takes_the_place_of_a_dead_one() -> Result<()> {
+    let address = format!("{HERE}/24");
+    let dies = |bench: &Bench| {
+        for name in ["repo", "state"] {
+            run!("cp", "-a", bench.path(name), bench.path(&format!("copy-{name}")))?;
+        }
+        run!("ip", "addr", "del", &address, "dev", "br0")?;
+        Ok(())
+    };
+    let comes = |bench: &Bench| {
+        std::thread::sleep(Duration::from_secs(12));
+        for name in ["repo", "state"] {
+            fs::rename(bench.path(name), bench.path(&format!("dead-{name}")))?;
+            fs::rename(bench.path(&format!("copy-{name}")), bench.path(name))?;
+        }
+        run!("ip", "link", "set", "br0", "address", "02:00:00:00:00:99")?;
+        run!("ip", "addr", "add", &address, "brd", "+", "dev", "br0")?;
+        Ok(())
+    };
+    outlives(dies, comes)
+}
+
+/// Whether machines in the middle of an order wait for their server and join again, and the order is carried out once.
+fn outlives(
+    dies: impl FnOnce(&Bench) -> Result<()>,
+    comes: impl FnOnce(&Bench) -> Result<()>,
+) -> Result<()> {
     let world = World::new(2, &["--rate", "15"])?;
     let key = world.site.key.clone();
     let agents = [world.agent(0, &key)?, world.agent(1, &key)?];
@@ -115,8 +152,8 @@ fn net_an_order_outlives_its_server() -> Result<()> {
     let has = |row: &Value| row["blocks"].as_u64() > Some(3);
     world.site.until(|rows| rows.iter().filter(|row| has(row)).count() == 2)?;
     let answers = world.bench.path("answers.toml").display().to_string();
-    let gone = Duration::from_secs(12);
-    let world = world.again_after(&["--rate", "15", "--answers", &answers], gone)?;
+    dies(&world.bench)?;
+    let world = world.again_after(&["--rate", "15", "--answers", &answers], comes)?;
     for (number, agent) in agents.into_iter().enumerate() {
         let (code, said) = site::end(agent)?;
         println!("{said}");
