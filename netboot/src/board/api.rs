@@ -79,7 +79,8 @@ pub(super) fn answer(board: &Board, question: &Question<'_>) -> Option<Made> {
         }
         (name, None) => {
             let group = name.strip_prefix("api/groups/")?.parse().ok()?;
-            Some(Made::json(&board.told(Some(&group))))
+            let is_there = board.site.as_deref().map_or(Ok(()), |site| is_group(site, &group));
+            Some(is_there.map_or_else(|why| why, |()| Made::json(&board.told(Some(&group)))))
         }
         (name, Some(posted)) => Some(decided(board, board.site.as_deref()?, (name, posted))),
     }
@@ -154,19 +155,38 @@ fn counted(count: image_core::error::Result<usize>) -> Made {
 
 /// Does what a person decided for all of a group.
 fn of_group(site: &Site, group: &Group, (what, posted): (&str, &[u8])) -> Result<Made, Made> {
-    let count = match what {
+    let wish = match what {
         "restore" => {
             let (machines, wish) = wished(site, posted)?;
             if machines.is_some() {
                 return Err(Made::said(400, "machines: all of the group are meant"));
             }
-            site.change(|list| list.call_group(group, &wish))
+            Some(wish)
         }
-        "stop" => site.change(|list| list.stop_group(group)),
-        "wake" => Ok(site.wake(|list| list.of(group))),
+        _ => None,
+    };
+    is_group(site, group)?;
+    let count = match (what, wish) {
+        (_, Some(wish)) => site.change(|list| list.call_group(group, &wish)),
+        ("stop", None) => site.change(|list| list.stop_group(group)),
+        ("wake", None) => Ok(site.wake(|list| list.of(group))),
         _ => return Err(unknown()),
     };
     Ok(counted(count))
+}
+
+/// Refuses a group that no machine is in: its name may be mistyped, and who waits for all of it would wait for nobody.
+fn is_group(site: &Site, group: &Group) -> Result<(), Made> {
+    site.look(|list, _| {
+        let groups = list.groups();
+        if groups.contains(group) {
+            return Ok(());
+        }
+        let groups: Vec<&str> = groups.into_iter().map(Group::name).collect();
+        let there_is = if groups.is_empty() { "none".to_owned() } else { groups.join(", ") };
+        let why = format!("no machine is in the group {}; there is: {there_is}", group.name());
+        Err(Made::said(404, &why))
+    })
 }
 
 /// Does what a person decided for one machine.

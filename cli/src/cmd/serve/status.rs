@@ -44,10 +44,12 @@ pub fn run(global: &Global, args: &Status) -> Result<Exit> {
         .limit(64 << 20)
         .read_to_vec()
         .with_context(|| url.clone())?;
+    let told: serde_json::Result<Value> = serde_json::from_slice(&told);
     if !status.is_success() {
-        bail!("{url}: it says {status}");
+        let why = told.ok().and_then(|told| told["error"].as_str().map(str::to_owned));
+        bail!("{}", why.unwrap_or_else(|| format!("{url}: it says {status}")));
     }
-    let mut told: Value = serde_json::from_slice(&told).with_context(|| url.clone())?;
+    let mut told = told.with_context(|| url.clone())?;
     let file = args.state.join(KEY);
     let key = SiteKey::read(&file)?.with_context(|| format!("{} is missing", file.display()))?;
     let (page, key) = (super::board_at(address, Some(&token)), key.public());

@@ -1,5 +1,6 @@
 //! Groups: machines that belong together, such as those of a room.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -82,6 +83,11 @@ impl List {
     pub fn of(&self, group: &Group) -> Vec<String> {
         let is_in = |(_, known): &(&String, &Known)| known.group() == Some(group);
         self.machines.iter().filter(is_in).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// All groups that machines are in.
+    pub fn groups(&self) -> BTreeSet<&Group> {
+        self.machines.values().filter_map(Known::group).collect()
     }
 
     /// Puts machines into a group, or into none: then the one counts that is written down. How many are known.
