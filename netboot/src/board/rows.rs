@@ -137,8 +137,8 @@ impl Row {
 
     /// Adds that it has left the session of this image, with so many of all blocks.
     pub fn left(&mut self, image: &str, has: u32, all: u32) {
-        // It is about to begin again.
-        if self.state == Some("called") {
+        // It begins again, and has nothing yet.
+        if matches!(self.state, Some("called" | "works")) {
             return;
         }
         // It may have been in several, one after the other.
@@ -154,24 +154,22 @@ impl Row {
 
     /// Adds what the session of so many blocks knows, which the machine is in: with what is still to come, and how fast it does.
     pub fn seen(&mut self, seen: &Seen, all: u32, (left, rate): (u64, Option<u64>)) {
-        // What fell silent there was an attempt that ended.
-        let works = self.state.is_none_or(|state| state == "works");
-        if seen.silent > MUTE && !works {
+        let is_mute = seen.silent > MUTE;
+        // It spoke to the site since: what fell silent here was an attempt that ended.
+        if is_mute && self.heard.is_some_and(|heard| heard < seen.silent) {
             return;
         }
-        let silent = self.heard.map_or(seen.silent, |heard| heard.min(seen.silent));
         if self.state.is_none() {
             "gets the image".clone_into(&mut self.stage);
         }
         (self.blocks, self.all_blocks) = (Some(seen.blocks), Some(all));
         self.loss = Some(seen.loss);
-        self.silent = Some(silent.as_secs_f32());
-        let is_mute = silent > MUTE;
+        self.silent = Some(seen.silent.as_secs_f32());
         if self.done.is_none() {
             (self.left_bytes, self.bytes_per_second) = (Some(left), rate.filter(|_| !is_mute));
         }
         if is_mute {
-            self.limit = Some(mute(Some(silent)));
+            self.limit = Some(mute(Some(seen.silent)));
         } else if seen.blocks < all {
             self.limit = self.limit.take().or_else(|| hinders(seen));
         }
@@ -190,7 +188,7 @@ impl Row {
         };
         self.percent = match (self.done, self.total, self.blocks, self.all_blocks) {
             (Some(done), Some(total @ 1..), ..) => part(done, total),
-            (.., Some(has), Some(all @ 1..)) if !matches!(self.state, Some("done" | "called")) => {
+            (.., Some(has), Some(all @ 1..)) if self.state != Some("done") => {
                 part(has.into(), all.into())
             }
             _ => None,
@@ -284,16 +282,17 @@ mod tests {
             row.sum_up();
             (row.silent, row.limit.unwrap().contains("silent"))
         };
-        for state in ["done", "failed", "waits", "called"] {
-            assert_eq!(row(Some(state), Some(long)), (None, false), "{state}");
+        for state in ["done", "failed", "waits", "called", "works"] {
+            assert_eq!(row(Some(state), Some(now)), (None, false), "{state}");
+            // The session heard of it last, as where somebody restores it by hand.
+            assert_eq!(row(Some(state), Some(long * 2)), (Some(20.0), true), "{state}");
         }
-        assert_eq!(row(Some("works"), Some(now)), (Some(0.0), false));
-        assert_eq!(row(Some("works"), Some(long)), (Some(20.0), true));
         assert_eq!(row(None, None), (Some(20.0), true));
-        let mut called = Row { state: Some("called"), ..Row::default() };
-        called.left("lab", 9, 9);
-        called.sum_up();
-        assert_eq!((called.blocks, called.percent), (None, None));
+        for (state, blocks) in [(Some("called"), None), (Some("works"), None), (None, Some(9))] {
+            let mut begins = Row { state, ..Row::default() };
+            begins.left("lab", 9, 9);
+            assert_eq!(begins.blocks, blocks, "{state:?}");
+        }
     }
 
     #[test]
