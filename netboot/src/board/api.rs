@@ -1,6 +1,6 @@
 //! What a person, or a program of theirs, may ask and decide: `openapi.json` beside this file is the description.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use serde::Deserialize;
@@ -175,10 +175,12 @@ fn of_group(site: &Site, group: &Group, (what, posted): (&str, &[u8])) -> Result
     Ok(counted(count))
 }
 
-/// Refuses a group that no machine is in: its name may be mistyped, and who waits for all of it would wait for nobody.
+/// Refuses a group that no machine is in, and none is written down for: its name may be mistyped, and who waits for all of it
+/// would wait for nobody.
 fn is_group(site: &Site, group: &Group) -> Result<(), Made> {
     site.look(|list, _| {
-        let groups = list.groups();
+        let groups: BTreeSet<&Group> =
+            list.groups().union(&site.policy().groups()).copied().collect();
         if groups.contains(group) {
             return Ok(());
         }

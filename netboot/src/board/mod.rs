@@ -282,8 +282,8 @@ impl Answers for Board {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::net::Ipv4Addr;
-
     use std::path::Path;
     use std::sync::Arc;
 
@@ -291,7 +291,7 @@ mod tests {
     use crate::event::{Event, Kind, Mac, What};
     use crate::files::{Answers, Made, Question};
     use crate::interface::Interface;
-    use crate::orders::list::{Choice, Expected, Policy, Wish};
+    use crate::orders::list::{Choice, Expected, Group, Policy, Wish};
     use crate::orders::machine::Machine;
     use crate::orders::site::Site;
 
@@ -344,6 +344,10 @@ mod tests {
     struct Nothing;
 
     impl Policy for Nothing {
+        fn groups(&self) -> BTreeSet<&Group> {
+            BTreeSet::new()
+        }
+
         fn choose(&self, _: &Machine, _: Option<&str>) -> Result<Choice, String> {
             Err(String::new())
         }

@@ -13,7 +13,7 @@ mod saves;
 mod starts;
 mod waking;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -60,6 +60,9 @@ pub trait Policy: Send + Sync + std::fmt::Debug {
 
     /// The name of a machine that nobody named, which is not one of those that are `taken`.
     fn name(&self, taken: &dyn Fn(&str) -> bool) -> Option<String>;
+
+    /// The groups that are written down, of machines that were heard of or not.
+    fn groups(&self) -> BTreeSet<&Group>;
 
     /// Whether every machine is restored without a person's word.
     fn everyone(&self) -> bool;

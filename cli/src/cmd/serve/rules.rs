@@ -1,10 +1,11 @@
 //! By which rules machines are restored: the answer file, somebody's list of machines, and the images of the repository.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use csv::StringRecord;
+use csv::{ErrorKind, StringRecord};
 use image_core::disk::inventory::DiskInfo;
 use image_core::repo::{ImageInfo, Repository};
 use image_core::report::Report;
@@ -109,19 +110,33 @@ fn text(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// The line of a record, from 1. Where empty lines are above it, the reader says where these begin.
-fn line_of(record: &StringRecord, text: &str) -> u64 {
-    let Some(begin) = record.position() else { return 0 };
-    let skipped = text.bytes().skip(usize::try_from(begin.byte()).unwrap_or(usize::MAX));
-    (begin.line()..)
-        .zip(skipped.filter(|byte| *byte != b'\r'))
-        .find_map(|(line, byte)| (byte != b'\n').then_some(line))
-        .unwrap_or_else(|| begin.line())
+/// Where a record begins in a text: what the reader says is where empty lines above it do.
+struct Place<'a> {
+    text: &'a str,
+    /// From 1.
+    line: usize,
+    /// In bytes.
+    at: usize,
+}
+
+impl Place<'_> {
+    fn go_to(&mut self, record: &StringRecord) {
+        let begins = record.position().and_then(|place| usize::try_from(place.byte()).ok());
+        let is_end = |byte: &u8| b"\r\n".contains(byte);
+        let rest = self.text.as_bytes().iter().enumerate().skip(begins.unwrap_or(self.at));
+        let to = rest.filter(|(_, byte)| !is_end(byte)).map(|(at, _)| at).next().unwrap_or(self.at);
+        let between = self.text.as_bytes().get(self.at..to).unwrap_or_default();
+        // Lines end with LF, CR LF or CR.
+        let ends = between.iter().filter(|byte| is_end(byte)).count();
+        let pairs = between.windows(2).filter(|pair| pair == b"\r\n").count();
+        (self.line, self.at) = (self.line + ends - pairs, to);
+    }
 }
 
 fn listed(path: &Path) -> Result<Vec<Line>> {
     let text = text(path)?;
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
+    let mut builder = csv::ReaderBuilder::new();
+    let mut reader = builder.trim(csv::Trim::All).flexible(true).from_reader(text.as_bytes());
     let mut lines: Vec<Line> = Vec::new();
     let columns = reader.headers().with_context(|| path.display().to_string())?;
     if let Some(other) = columns.iter().find(|column| !COLUMNS.contains(column)) {
@@ -130,12 +145,24 @@ fn listed(path: &Path) -> Result<Vec<Line>> {
         return Err(Usage(format!("{}, line 1: {why}", path.display())).into());
     }
     let columns = columns.clone();
+    let mut place = Place { text: &text, line: 1, at: 0 };
     for record in reader.records() {
-        let record = record.map_err(|why| Usage(format!("{}: {why}", path.display())))?;
-        let place = format!("{}, line {}", path.display(), line_of(&record, &text));
+        let record = record.with_context(|| path.display().to_string())?;
+        place.go_to(&record);
+        let place = format!("{}, line {}", path.display(), place.line);
         let wrong = |why: String| Usage(format!("{place}: {why}"));
+        if record.len() != columns.len() {
+            let (has, names) = (record.len(), columns.len());
+            return Err(wrong(format!(
+                "line 1 names {names} columns, and here is another number of fields, {has}"
+            ))
+            .into());
+        }
         let line = record.deserialize(Some(&columns));
-        let mut line: Line = line.map_err(|why| Usage(format!("{}: {why}", path.display())))?;
+        let mut line: Line = line.map_err(|why| match why.kind() {
+            ErrorKind::Deserialize { err, .. } => wrong(err.kind().to_string()),
+            _ => wrong(why.to_string()),
+        })?;
         let mac = line.mac.as_ref().map(|mac| mac.parse::<Mac>().map_err(wrong)).transpose()?;
         line.mac = mac.map(|mac| mac.to_string());
         line.uuid = line.uuid.map(|uuid| uuid.to_lowercase());
@@ -250,6 +277,10 @@ impl Policy for Rules {
         (1..100_000)
             .map(|number| pattern.name(number))
             .find(|name| !taken(name) && !is_listed(name))
+    }
+
+    fn groups(&self) -> BTreeSet<&Group> {
+        self.listed.iter().filter_map(|line| line.group.as_ref()).collect()
     }
 
     fn everyone(&self) -> bool {
@@ -385,7 +416,16 @@ mod tests {
             ("mac,hostname\n52:54:00:00:00:01,a_b\n", "no host name"),
             ("hostname\na\n", "needs a mac"),
             ("mac,image\n52:54:00:00:00:01,a/b\n", "line 2"),
-            ("mac,group\n52:54:00:00:00:01,a/b\n", "no name of a group"),
+            (
+                "mac,group\n\n52:54:00:00:00:01,a/b\n",
+                "room.csv, line 3: \"a/b\" is no name of a group",
+            ),
+            ("mac,group\r\n52:54:00:00:00:01,a/b\r\n", "room.csv, line 2: \"a/b\" is no name"),
+            ("mac,group\r52:54:00:00:00:01,a\rx,a\r", "room.csv, line 3: \"x\" is no"),
+            (
+                "mac,group\n\"52:54:00:00:00:01\",a\nb\n",
+                "line 3: line 1 names 2 columns, and here is another number of fields, 1",
+            ),
         ] {
             let said = read(text).unwrap_err();
             assert!(said.contains(why), "{said}");

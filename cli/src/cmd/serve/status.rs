@@ -10,6 +10,7 @@ use netboot::orders::order::SiteKey;
 use netboot::orders::site::{KEY, token_of};
 use serde_json::Value;
 use ureq::Agent;
+use ureq::http::StatusCode;
 
 use crate::args::Global;
 use crate::args::serve::Status;
@@ -47,7 +48,14 @@ pub fn run(global: &Global, args: &Status) -> Result<Exit> {
     let told: serde_json::Result<Value> = serde_json::from_slice(&told);
     if !status.is_success() {
         let why = told.ok().and_then(|told| told["error"].as_str().map(str::to_owned));
-        bail!("{}", why.unwrap_or_else(|| format!("{url}: it says {status}")));
+        match why {
+            _ if status == StatusCode::UNAUTHORIZED => bail!(
+                "{url}: another site is served there than the one in {}; name its folder with --state",
+                args.state.display()
+            ),
+            Some(why) => bail!("{url}: {why}"),
+            None => bail!("{url}: it says {status}"),
+        }
     }
     let mut told = told.with_context(|| url.clone())?;
     let file = args.state.join(KEY);

@@ -1,5 +1,6 @@
 //! What machines are told, in every state that they and the list can be in.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -22,6 +23,10 @@ struct Rules {
 }
 
 impl Policy for Rules {
+    fn groups(&self) -> BTreeSet<&Group> {
+        BTreeSet::new()
+    }
+
     fn choose(&self, machine: &Machine, image: Option<&str>) -> Result<Choice, String> {
         let [disk] = machine.disks.as_slice() else { return Err("which disk?".to_owned()) };
         let image = image.unwrap_or(&self.image).to_owned();
