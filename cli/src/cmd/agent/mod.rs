@@ -221,7 +221,7 @@ fn ordered(
         Ok(Some((_, None))) => Doing::Done {
             remains: Some("but not all of it could be read: see keiki show".to_owned()),
         },
-        Ok(Some(_)) => Doing::Done { remains: Some(remains(&watch.take_steps())) },
+        Ok(Some((exit, _))) => Doing::Done { remains: Some(remains(*exit, &watch.take_steps())) },
         Ok(None) => Doing::Failed { why: "somebody at the machine stopped it".to_owned() },
         Err(error) => Doing::Failed { why: super::message(error) },
     };
@@ -237,12 +237,29 @@ fn ordered(
     after::end(then, seconds, consoles, progress).map(Some)
 }
 
+/// Bytes of steps that are told: the server keeps 400 letters of what a machine says.
+const MOST_STEPS: usize = 250;
+
 /// What remains to be done by hand. Of what was restored before, nothing is known but that something did.
-fn remains(steps: &[String]) -> String {
-    match steps {
-        [] => "something remains to be done: see its screen, or run keiki repair".to_owned(),
-        steps => steps.join("; "),
+fn remains(exit: Exit, steps: &[String]) -> String {
+    let holes = "what could not be read when the image was saved is zeros there: see keiki show";
+    let holes = (exit == Exit::Unreadable).then_some(holes);
+    let mut said: Vec<&str> = holes.into_iter().collect();
+    let mut left: usize = MOST_STEPS;
+    for step in steps {
+        // No step is torn: half a command does something else.
+        let Some(rest) = left.checked_sub(step.len() + "; ".len()) else { break };
+        left = rest;
+        said.push(step);
     }
+    let told = said.len() - usize::from(holes.is_some());
+    match (told, steps.len()) {
+        (0, 0) if holes.is_some() => {}
+        (0, _) => said.push("something remains to be done: see its screen, or run keiki repair"),
+        (told, all) if told < all => said.push("and more: see its screen, or run keiki repair"),
+        _ => {}
+    }
+    said.join("; ")
 }
 
 /// The order, if it is one for this machine as it is now.

@@ -8,7 +8,7 @@ use netboot::orders::order::{Order, SiteKey};
 use tempfile::TempDir;
 
 use super::line::Line;
-use super::{Agent, Site, checked, own};
+use super::{Agent, Exit, Site, checked, own, remains};
 
 const NONCE: &str = "nonce";
 
@@ -48,6 +48,22 @@ fn world() -> World {
         grant: String::new(),
     };
     World { folder, key, site, args, machine, order }
+}
+
+#[test]
+fn what_remains_is_told_step_by_step_and_none_is_torn() {
+    let steps = |count: usize, length: usize| vec!["x".repeat(length); count];
+    let [holes, screen] = ["is zeros there: see keiki show", "see its screen, or run keiki repair"];
+    assert_eq!(remains(Exit::StepsRemain, &["mount it".into(), "go".into()]), "mount it; go");
+    assert!(remains(Exit::StepsRemain, &[]).ends_with(screen));
+    let said = remains(Exit::Unreadable, &[]);
+    assert!(said.ends_with(holes), "{said}");
+    let said = remains(Exit::Unreadable, &steps(1, 9));
+    assert!(said.contains(holes) && said.ends_with("; xxxxxxxxx"), "{said}");
+    for (count, length) in [(4, 100), (1, 300), (30, 12), (200, 2)] {
+        let said = remains(Exit::Unreadable, &steps(count, length));
+        assert!(said.len() < 400 && said.ends_with(screen), "{}: {said}", said.len());
+    }
 }
 
 impl World {
