@@ -80,6 +80,7 @@ mod tests {
             ("tree-2", 100),
             ("archives/a_1.deb", 100),
             ("system-2", 80),
+            ("program-2", 6),
         ];
         let others = ["notes", "updated", "archives/notes", "archives/partial", "my-tree-1"];
         let make = |(name, days): (&str, u32)| {
@@ -101,7 +102,7 @@ mod tests {
         let there = |name: &str| cache.join(name).exists();
         assert_eq!(
             ours.map(|(name, _)| there(name)),
-            [false, false, false, false, true, true, true]
+            [false, false, false, false, true, true, true, true]
         );
         assert!(others.into_iter().all(there));
         // A cache that is not there is swept, too.

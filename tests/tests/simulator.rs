@@ -105,10 +105,12 @@ fn sim_nobody_waits_for_the_others() {
 fn sim_slow_disks_and_a_bad_cable_hold_up_nobody_else() {
     let scene = Scene::gigabit(BLOCKS);
     let slow = Machine { disk: scene.rate / 745.0 / 4.0, ..SOUND };
-    let machines = [many(40, &SOUND), many(59, &slow), many(1, &losing(0.5))].concat();
-    let outcome = show("60 of 100: slow disks, and 50 % lost by one", &scene, &machines, 60);
-    let [fast, slow] = [0..40, 40..100].map(|group| outcome.times(group)[2]);
-    assert!(fast <= 1.05 && slow <= 4.3, "{fast} {slow}");
+    let both = Machine { loss: 0.5, ..slow.clone() };
+    let machines = [many(40, &SOUND), many(59, &slow), many(1, &both)].concat();
+    let outcome =
+        show("60 of 100: slow disks, and 50 % lost by one of them", &scene, &machines, 60);
+    let [fast, slow, both] = [0..40, 40..99, 99..100].map(|group| outcome.times(group)[2]);
+    assert!(fast <= 1.05 && slow <= 4.1 && both <= 5.3, "{fast} {slow} {both}");
 }
 
 /// Ports that carry a part of what is sent: few of them share a lane, and where all are so, the session is as slow as they are.
