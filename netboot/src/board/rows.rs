@@ -137,7 +137,7 @@ impl Row {
 
     /// Adds that it has left the session of this image, with so many of all blocks.
     pub fn left(&mut self, image: &str, has: u32, all: u32) {
-        // It begins again, and has nothing yet.
+        // It begins again, and has nothing yet; or it says itself what it does with the image.
         if matches!(self.state, Some("called" | "works")) {
             return;
         }
@@ -170,7 +170,12 @@ impl Row {
         }
         if is_mute {
             self.limit = Some(mute(Some(seen.silent)));
-        } else if seen.blocks < all {
+            return;
+        }
+        // It speaks here, whatever the site missed.
+        let is_missed = self.heard.is_none_or(|heard| heard > SILENT);
+        self.limit = self.limit.take().filter(|_| !(is_missed && self.state == Some("works")));
+        if seen.blocks < all {
             self.limit = self.limit.take().or_else(|| hinders(seen));
         }
     }
@@ -271,23 +276,29 @@ mod tests {
     #[test]
     fn an_attempt_that_fell_silent_hides_nothing() {
         let [now, long] = [Duration::ZERO, Duration::from_secs(20)];
-        let row = |state: Option<&'static str>, heard: Option<Duration>| {
+        let row = |state: Option<&'static str>, heard: Option<Duration>, silent: Duration| {
             let mut row = Row { state, heard, limit: Some("by hand".to_owned()), ..Row::default() };
             let (slot, address, blocks, loss, spare) = (0, None, 0, 0.0, None);
             row.seen(
-                &Seen { slot, address, blocks, loss, silent: long, spare, is_slow: false },
+                &Seen { slot, address, blocks, loss, silent, spare, is_slow: false },
                 9,
                 (1, None),
             );
             row.sum_up();
-            (row.silent, row.limit.unwrap().contains("silent"))
+            (row.silent, row.limit)
         };
+        let by_hand = Some("by hand".to_owned());
         for state in ["done", "failed", "waits", "called", "works"] {
-            assert_eq!(row(Some(state), Some(now)), (None, false), "{state}");
+            assert_eq!(row(Some(state), Some(now), long), (None, by_hand.clone()), "{state}");
             // The session heard of it last, as where somebody restores it by hand.
-            assert_eq!(row(Some(state), Some(long * 2)), (Some(20.0), true), "{state}");
+            let (silent, limit) = row(Some(state), Some(long * 2), long);
+            assert!(silent == Some(20.0) && limit.unwrap().contains("silent"), "{state}");
         }
-        assert_eq!(row(None, None), (Some(20.0), true));
+        assert_eq!(row(None, None, long).0, Some(20.0));
+        // What a site missed does not count of one that works and speaks here; what holds others back does.
+        assert_eq!(row(Some("works"), Some(long), now).1, None);
+        assert_eq!(row(Some("works"), Some(now), now).1, by_hand);
+        assert_eq!(row(Some("done"), Some(long), now).1, by_hand);
         for (state, blocks) in [(Some("called"), None), (Some("works"), None), (None, Some(9))] {
             let mut begins = Row { state, ..Row::default() };
             begins.left("lab", 9, 9);
