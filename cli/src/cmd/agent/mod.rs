@@ -244,20 +244,15 @@ const MOST_STEPS: usize = 250;
 fn remains(exit: Exit, steps: &[String]) -> String {
     let holes = "what could not be read when the image was saved is zeros there: see keiki show";
     let holes = (exit == Exit::Unreadable).then_some(holes);
-    let mut said: Vec<&str> = holes.into_iter().collect();
-    let mut left: usize = MOST_STEPS;
-    for step in steps {
-        // No step is torn: half a command does something else.
-        let Some(rest) = left.checked_sub(step.len() + "; ".len()) else { break };
-        left = rest;
-        said.push(step);
-    }
-    let told = said.len() - usize::from(holes.is_some());
-    match (told, steps.len()) {
-        (0, 0) if holes.is_some() => {}
-        (0, _) => said.push("something remains to be done: see its screen, or run keiki repair"),
-        (told, all) if told < all => said.push("and more: see its screen, or run keiki repair"),
-        _ => {}
+    let all = steps.len() + usize::from(holes.is_some());
+    // No step is torn: half a command does something else.
+    let whole = steps.iter().scan(MOST_STEPS, |left, step| {
+        *left = left.checked_sub(step.len() + "; ".len())?;
+        Some(step.as_str())
+    });
+    let mut said: Vec<&str> = holes.into_iter().chain(whole).collect();
+    if said.is_empty() || said.len() < all {
+        said.push("what remains is on its screen, or run keiki repair");
     }
     said.join("; ")
 }

@@ -53,7 +53,7 @@ fn world() -> World {
 #[test]
 fn what_remains_is_told_step_by_step_and_none_is_torn() {
     let steps = |count: usize, length: usize| vec!["x".repeat(length); count];
-    let [holes, screen] = ["is zeros there: see keiki show", "see its screen, or run keiki repair"];
+    let [holes, screen] = ["is zeros there: see keiki show", "on its screen, or run keiki repair"];
     assert_eq!(remains(Exit::StepsRemain, &["mount it".into(), "go".into()]), "mount it; go");
     assert!(remains(Exit::StepsRemain, &[]).ends_with(screen));
     let said = remains(Exit::Unreadable, &[]);
