@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use image_core::image::time::Timestamp;
 use keiki_tests::site::{self, World, are};
-use keiki_tests::{keiki, tool};
+use keiki_tests::{keiki, run, tool};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -151,7 +151,8 @@ fn net_a_group_is_restored_by_one_word() -> Result<()> {
         let (told, said) = world.site.ask(path, world.site.token(), Some(&wish.to_string()))?;
         ensure!(told == status, "{path} {wish}: {told} {said}");
     }
-    let csv = format!("mac,group\n{},room-1\n", field(&machines[1], "mac")?);
+    let csv =
+        format!("mac,group\n{},room-1\n02:00:00:00:00:77,room-9\n", field(&machines[1], "mac")?);
     fs::write(world.bench.path("room.csv"), csv)?;
     let [answers, csv] =
         ["answers.toml", "room.csv"].map(|name| world.bench.path(name).display().to_string());
@@ -180,18 +181,27 @@ fn net_a_group_is_restored_by_one_word() -> Result<()> {
     for (path, posted) in [("", None), ("/stop", Some(""))] {
         let path = format!("api/groups/room-2{path}");
         let (status, said) = server.ask(&path, server.token(), posted)?;
-        let why = "no machine is in the group room-2; there is: room-1";
+        let why = "no machine is in the group room-2; there is: room-1, room-9";
         ensure!(status == 404 && said.contains(why), "{status} {said}");
     }
-    let state = world.bench.path("state");
-    let status = |group: &str| {
+    // Of that one somebody wrote down nobody was heard of yet.
+    ensure!(of_group("room-9")?.is_empty(), "room-9");
+    let [state, other] = ["state", "other"].map(|name| world.bench.path(name));
+    run!("cp", "-a", &state, &other)?;
+    let token: String = server.token().chars().rev().collect();
+    fs::write(other.join("token"), token)?;
+    let status = |state: &Path, group: &str| {
         let mut call = keiki!("--json", "serve", "status", "--interface", "br0", "--group", group);
-        call.args.extend(["--state".into(), state.clone().into()]);
+        call.args.extend(["--state".into(), state.into()]);
         tool::outcome(&call)
     };
-    let said = status("room-2")?.text();
-    ensure!(said.contains("no machine is in the group room-2"), "{said}");
-    let status: Value = serde_json::from_str(&status("room-1")?.text())?;
+    for (state, why) in
+        [(&state, "no machine is in the group room-2"), (&other, "another site is served there")]
+    {
+        let outcome = status(state, "room-2")?;
+        ensure!(outcome.code == Some(1) && outcome.text().contains(why), "{}", outcome.text());
+    }
+    let status: Value = serde_json::from_str(&status(&state, "room-1")?.text())?;
     ensure!(status["machines"].as_array().map(Vec::len) == Some(2), "{status}");
 
     // Whom it means gets its order; the third one still waits.
